@@ -1,0 +1,28 @@
+# make run    the main job: train on simulated cells, compare with UMAP and t-SNE, write results/NNNN-*/report.html
+# make test   lint and all tests
+# Both build the environment in .venv first; VENV=path reuses another one.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed-$(shell cat pyproject.toml Makefile | cksum | cut -d' ' -f1)-$(shell pwd | cksum | cut -d' ' -f1)
+
+.PHONY: run test lint install
+
+run: $(READY)
+	$(BIN)/python VAE_framework.py --preset laptop
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+install: $(READY)
+
+# One stamp per state of pyproject.toml and per checkout, so that a shared environment always imports this one.
+$(READY):
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	rm -f $(VENV)/.installed-*
+	touch $@

@@ -1,0 +1,1 @@
+"""Architectures, objectives, the training loop and the projections they are compared with."""

@@ -1,0 +1,1 @@
+"""What every layer above needs: cells, figures, run folders, bounds on mutual information."""
