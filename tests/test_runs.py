@@ -1,0 +1,143 @@
+"""Run folders, settings, atomic files, seeds and checkpoints."""
+
+import dataclasses
+import errno
+import os
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from util.runs import (
+    UserError,
+    create_run_folder,
+    describe_run,
+    load_checkpoint,
+    parse_settings,
+    pick_device,
+    run_script,
+    save_checkpoint,
+    seed_everything,
+    write_atomically,
+    write_json,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    """Settings of a script that does nothing."""
+
+    epochs: int = 100
+    """At most so many passes."""
+    base: int = 32
+    """Channels of the first block."""
+    preset: str = "thesis"
+    """Named set of values."""
+    resume: str | None = None
+    """Go on with a run."""
+
+
+PRESETS = {"thesis": {}, "laptop": {"epochs": 10, "base": 8}}
+
+
+def parse(argv, results, changeable=("epochs",)):
+    return parse_settings(Toy(), PRESETS, argv, results, changeable)
+
+
+def test_preset_gives_way_to_an_explicit_option(tmp_path):
+    assert parse([], tmp_path) == Toy()
+    assert parse(["--preset", "laptop"], tmp_path).base == 8
+    chosen = parse(["--preset", "laptop", "--base", "16"], tmp_path)
+    assert (chosen.base, chosen.epochs) == (16, 10)
+    with pytest.raises(UserError, match="--preset desktop"):
+        parse(["--preset", "desktop"], tmp_path)
+
+
+def test_misspelt_option_exits_with_2(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(["--epoch", "3"], tmp_path)
+    assert caught.value.code == 2
+    assert "--epochs" in capsys.readouterr().err
+
+
+def test_resume_takes_the_settings_of_the_run(tmp_path):
+    folder = create_run_folder(tmp_path, "toy")
+    write_json(folder / "settings.json", describe_run(Toy(base=4, epochs=7)))
+    for asked in (["--resume"], ["--resume", "1"], ["--resume", str(folder)]):
+        resumed = parse([*asked, "--epochs", "9"], tmp_path)
+        assert (resumed.base, resumed.epochs, resumed.resume) == (4, 9, str(folder))
+    with pytest.raises(UserError, match="--base 5 differs from 4"):
+        parse(["--resume", "--base", "5"], tmp_path)
+    with pytest.raises(UserError, match="no settings.json"):
+        parse(["--resume", str(tmp_path / "nowhere")], tmp_path)
+    with pytest.raises(UserError, match="no run of this script"):
+        parse(["--resume"], tmp_path / "empty")
+
+
+def test_numbers_are_never_shared(tmp_path):
+    made = []
+    threads = [
+        threading.Thread(target=lambda i=i: made.append(create_run_folder(tmp_path, f"set {i}")))
+        for i in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(int(p.name[:4]) for p in made) == list(range(1, 17))
+    assert made[0].name[4:].startswith("-set-") and not list(tmp_path.glob(".*"))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(UserError, match="no space left"):
+        with write_atomically(path) as temporary:
+            temporary.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_checkpoint_is_plain_data_and_refuses_code(tmp_path):
+    state = {"weights": torch.arange(3.0), "history": [{"epoch": 1}], "scale": [0.5]}
+    save_checkpoint(tmp_path / "a.pt", state)
+    assert load_checkpoint(tmp_path / "a.pt")["history"] == [{"epoch": 1}]
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(UserError, match="evil.pt is damaged or not a checkpoint"):
+        load_checkpoint(tmp_path / "evil.pt")
+    assert not (tmp_path / "executed").exists()
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:100])
+    with pytest.raises(UserError, match="cut.pt"):
+        load_checkpoint(tmp_path / "cut.pt")
+    with pytest.raises(UserError, match="missing"):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+def test_seeds_differ_by_epoch_and_repeat():
+    def draw(seed, epoch):
+        seed_everything(seed, epoch)
+        return float(torch.rand(())), float(np.random.rand())
+
+    assert draw(0, 1) == draw(0, 1) != draw(0, 2) != draw(1, 1)
+
+
+def test_device():
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(UserError, match="--device tpu9"):
+        pick_device("tpu9")
+
+
+def test_a_users_mistake_is_one_line_and_code_2(capsys):
+    def fails():
+        raise UserError("--dataset x: there is no such folder")
+
+    with pytest.raises(SystemExit) as caught:
+        run_script(fails)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: --dataset x: there is no such folder\n"

@@ -1,0 +1,472 @@
+"""From a folder or an array file to cells, from cells to batches on the device.
+
+    source --load_cells--> Cells (images uint8|uint16 (N, C, S, S), table)
+           --split_cells--> train / valid
+           --CellBatches--> float batches (B, C, S, S) in 0..1, scaled, augmented, on the device
+
+Images keep their integers (and their range) until they reach the device. The result of reading and
+resizing is cached beside the source, or in the user's cache folder where the source cannot be
+written, and made again when a file, its size, its time or the input size changes.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from util.cell_cache import CellCache, cache_folder, fingerprint
+from util.image_files import (
+    LOOK_AT,
+    Fitter,
+    choose_padding,
+    choose_scaling,
+    list_images,
+    read_array,
+    scaling_rule,
+    try_read,
+)
+from util.metadata import count_and_name, join_metadata, read_table, refuse_duplicates
+from util.runs import UserError
+
+CACHE_VERSION = 1  # raise it when the pixels that load_cells makes change
+CHUNK = 512  # images read and resized at a time
+
+
+@dataclass
+class Cells:
+    """All cells of a data set, at the input size.
+
+    Attributes:
+        images: (N, C, S, S) uint8 or uint16, in memory or a read-only memory map.
+        table: N rows; `Unique_ID` first, then `class` where the source has class folders, then the
+            metadata.
+        name: name of the data set, for the run folder.
+        masked: crops are zero outside the cell (else they are windows of the field).
+        padding: (C,) value around an image smaller than the input: 0, or the channel's border
+            median.
+        low, high: (C,) raw values that become 0 and 1; values beyond are clipped.
+        channels: C names.
+        notes: one line for everything counted on the way (unreadable files, ids without partner).
+        fingerprint: changes when a pixel does.
+        cache: folder for what is derived from the images; None where nothing can be written.
+    """
+
+    images: np.ndarray
+    table: pd.DataFrame
+    name: str
+    masked: bool
+    padding: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    channels: list[str]
+    notes: list[str] = field(default_factory=list)
+    fingerprint: str = ""
+    cache: Path | None = None
+
+    def describe(self) -> dict:
+        """What settings.json and the checkpoint remember of the data."""
+        return {
+            "name": self.name,
+            "cells": len(self.table),
+            "shape": list(self.images.shape[1:]),
+            "dtype": str(self.images.dtype),
+            "channels": self.channels,
+            "padding": "zero" if self.masked else "border median of each channel",
+            "padding_values": self.padding.tolist(),
+            "scaling": {
+                "rule": scaling_rule(self.images.dtype, self.masked),
+                "low": self.low.tolist(),
+                "high": self.high.tolist(),
+            },
+            "fingerprint": self.fingerprint,
+        }
+
+
+# ------------------------------------------------------------------------------------------ sources
+
+
+def load_cells(
+    source: str | Path,
+    metadata: str | Path | None = None,
+    image_size: int = 64,
+    array_key: str | None = None,
+    array_axes: str | None = None,
+    simulated_cells: int = 7387,
+    simulated_seed: int = 0,
+    progress: bool = True,
+) -> Cells:
+    """Turn a source into cells at the input size.
+
+    Args:
+        source: `simulated` (BBBC031 drawn from its published law); or a folder of TIFF, PNG or JPEG
+            images, flat or with one subfolder per class; or a `.npz`/`.npy` file with an array of
+            images.
+        metadata: CSV with one row per cell. A folder's is joined on `Unique_ID` (the file name), an
+            array's by row.
+        image_size: side S of the square input in pixels. Larger images are rescaled, smaller ones
+            padded.
+        array_key: name of the array in the `.npz`; None takes the only one that can be images.
+        array_axes: its axes, as `NHWC`, `NCHW` or `NHW`; None takes the axis of at most 16 entries
+            for C.
+        simulated_cells: how many cells to draw when the source is `simulated`.
+        simulated_seed: seed of the simulator.
+        progress: show progress bars.
+
+    Raises:
+        UserError: one line that names the file or value which is wrong and what would be right.
+    """
+    if metadata is not None and not Path(metadata).is_file():
+        raise UserError(f"--metadata {metadata}: there is no such file")
+    if str(source) == "simulated":
+        if metadata is not None:
+            raise UserError(
+                "--metadata: the simulated cells bring their own; give it with --dataset"
+            )
+        return _load_simulated(simulated_cells, simulated_seed, image_size)
+    path = Path(source)
+    if path.is_dir():
+        return _load_folder(path, metadata, image_size, progress)
+    if path.is_file() and path.suffix.lower() in (".npz", ".npy"):
+        return _load_array(path, metadata, image_size, array_key, array_axes)
+    if path.is_file():
+        raise UserError(f"--dataset {path}: give a folder of images or an .npz/.npy file")
+    raise UserError(f"--dataset {path}: there is no such folder or file")
+
+
+def _load_simulated(n_cells: int, seed: int, image_size: int) -> Cells:
+    from util.simulate_cells import simulate_bbbc031
+
+    crops, table = simulate_bbbc031(n_cells, seed)
+    fit = Fitter(image_size, np.zeros(3))
+    images = np.stack([fit(np.moveaxis(crop, -1, 0)) for crop in crops])
+    return Cells(
+        images=images,
+        table=table.reset_index(drop=True),
+        name="simulated-BBBC031",
+        masked=True,
+        padding=np.zeros(3),
+        low=np.zeros(3),
+        high=np.full(3, 255.0),
+        channels=["Red", "Green", "Blue"],
+        fingerprint=fingerprint(images),
+        cache=cache_folder(Path("DataSets") / "simulated", f"cells_{image_size}"),
+    )
+
+
+def _load_folder(
+    folder: Path, metadata: str | Path | None, image_size: int, progress: bool
+) -> Cells:
+    files = list_images(folder)
+    names = [file.name for file in files]
+    unique = len(set(names)) == len(names)
+    ids = names if unique else [file.relative_to(folder).as_posix() for file in files]
+    classes = [file.relative_to(folder).parts[0] if file.parent != folder else "" for file in files]
+
+    stamp = hashlib.sha256(f"{CACHE_VERSION} {image_size}".encode())
+    for file in files:
+        stat = file.stat()
+        stamp.update(f"{file.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    cached = CellCache(cache_folder(folder, f"cells_{image_size}"), stamp.hexdigest())
+    if not cached.fresh():
+        _build_folder_cache(cached, folder, files, image_size, progress)
+    images, facts = cached.load()
+
+    unreadable = dict(facts["unreadable"])
+    kept = [
+        i for i, file in enumerate(files) if file.relative_to(folder).as_posix() not in unreadable
+    ]
+    notes = []
+    if unreadable:
+        notes.append(
+            count_and_name(
+                "image files could not be read and were left out", list(unreadable.items())
+            )
+        )
+    if not unique:
+        notes.append("file names repeat between class folders: Unique_ID is class/file name")
+    if facts["alpha_dropped"]:
+        notes.append("the alpha channel of PNG images was dropped")
+    table = pd.DataFrame({"Unique_ID": [ids[i] for i in kept]})
+    if any(classes):
+        table["class"] = [classes[i] for i in kept]
+    if metadata is not None:
+        table, more = join_metadata(table, Path(metadata))
+        notes += more
+    channels = [f"channel_{c}" for c in range(images.shape[1])]
+    if images.shape[1] == 3 and facts["rgb"]:
+        channels = ["Red", "Green", "Blue"]
+    return _assemble(images, table, folder.resolve().name, facts, channels, notes, cached.folder)
+
+
+def _load_array(
+    path: Path, metadata: str | Path | None, image_size: int, key: str | None, axes: str | None
+) -> Cells:
+    stat = path.stat()
+    stamp = hashlib.sha256(
+        f"{CACHE_VERSION} {image_size} {stat.st_size} {stat.st_mtime_ns} {key} {axes}".encode()
+    )
+    cached = CellCache(
+        cache_folder(path.parent, f"{path.stem}.cells_{image_size}"), stamp.hexdigest()
+    )
+    if not cached.fresh():
+        _build_array_cache(cached, path, image_size, key, axes)
+    images, facts = cached.load()
+    table = pd.DataFrame({"Unique_ID": [f"cell_{row:06d}" for row in range(len(images))]})
+    if metadata is not None:
+        rows = read_table(Path(metadata))
+        if len(rows) != len(images):
+            raise UserError(
+                f"{metadata} has {len(rows)} rows, but {path} holds {len(images)} images: "
+                "an array is joined by row, so give a table with one row per image"
+            )
+        table = rows if "Unique_ID" in rows else pd.concat([table, rows], axis=1)
+        refuse_duplicates(table, Path(metadata))
+    return _assemble(images, table, path.stem, facts, facts["channels"], [], cached.folder)
+
+
+def _assemble(
+    images: np.ndarray,
+    table: pd.DataFrame,
+    name: str,
+    facts: dict,
+    channels: list[str],
+    notes: list[str],
+    cache: Path | None,
+) -> Cells:
+    first = ["Unique_ID", *(["class"] if "class" in table else [])]
+    return Cells(
+        images=images,
+        table=table[first + [c for c in table.columns if c not in first]].reset_index(drop=True),
+        name=name,
+        masked=facts["masked"],
+        padding=np.array(facts["padding"]),
+        low=np.array(facts["low"]),
+        high=np.array(facts["high"]),
+        channels=channels,
+        notes=notes,
+        fingerprint=facts["fingerprint"],
+        cache=cache,
+    )
+
+
+def _build_folder_cache(
+    cached: CellCache, folder: Path, files: list[Path], image_size: int, progress: bool
+) -> None:
+    looked, unreadable = [], []
+    for file in files[:: max(1, len(files) // LOOK_AT)]:
+        image, _, _ = try_read(file)
+        if image is not None:
+            looked.append((file, image))
+    if not looked:
+        _, reason, _ = try_read(files[0])
+        raise UserError(f"no image of {folder} could be read; {files[0].name}: {reason}")
+    reference_file, reference = looked[0]
+    kind = (reference.shape[0], reference.dtype)
+
+    def refuse_other_kinds(file: Path, image: np.ndarray) -> None:
+        if (image.shape[0], image.dtype) != kind:
+            raise UserError(
+                f"{file} has {image.shape[0]} channels of {image.dtype}, but {reference_file} has "
+                f"{kind[0]} of {kind[1]}: all images of a data set must agree"
+            )
+
+    for file, image in looked:
+        refuse_other_kinds(file, image)
+    masked, padding = choose_padding([image for _, image in looked])
+    fit = Fitter(image_size, padding)
+
+    def prepare(file: Path) -> tuple[np.ndarray | None, str, bool]:
+        image, reason, alpha = try_read(file)
+        if image is None:
+            return None, reason, False
+        refuse_other_kinds(file, image)
+        return fit(image), "", alpha
+
+    alpha_dropped, row = False, 0
+    with cached.writing((len(files), kind[0], image_size, image_size), kind[1]) as (images, finish):
+        bar = tqdm(
+            total=len(files), desc=f"reading {folder.name}", unit=" cells", disable=not progress
+        )
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool, bar:
+            for start in range(0, len(files), CHUNK):
+                chunk = files[start : start + CHUNK]
+                for file, (image, reason, alpha) in zip(
+                    chunk, pool.map(prepare, chunk), strict=True
+                ):
+                    if image is None:
+                        unreadable.append((file.relative_to(folder).as_posix(), reason))
+                    else:
+                        images[row] = image
+                        row += 1
+                        alpha_dropped |= alpha
+                bar.update(len(chunk))
+        low, high = choose_scaling(images[:row], masked)
+        finish(
+            row,
+            {
+                "masked": masked,
+                "padding": padding.tolist(),
+                "low": low.tolist(),
+                "high": high.tolist(),
+                "unreadable": unreadable,
+                "alpha_dropped": alpha_dropped,
+                "rgb": reference_file.suffix.lower() not in (".tif", ".tiff"),
+            },
+        )
+
+
+def _build_array_cache(
+    cached: CellCache, path: Path, image_size: int, key: str | None, axes: str | None
+) -> None:
+    array, channels = read_array(path, key, axes)
+    masked, padding = choose_padding(array[:: max(1, len(array) // LOOK_AT)])
+    fit = Fitter(image_size, padding)
+    with cached.writing((len(array), array.shape[1], image_size, image_size), array.dtype) as (
+        images,
+        finish,
+    ):
+        for start in range(0, len(array), CHUNK):
+            images[start : start + CHUNK] = fit(array[start : start + CHUNK])
+        low, high = choose_scaling(images, masked)
+        finish(
+            len(array),
+            {
+                "masked": masked,
+                "padding": padding.tolist(),
+                "low": low.tolist(),
+                "high": high.tolist(),
+                "channels": channels or [f"channel_{c}" for c in range(array.shape[1])],
+            },
+        )
+
+
+# -------------------------------------------------------------------------------- split and batches
+
+
+def split_cells(
+    labels: Sequence | None, n_cells: int, valid_fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seeded, stratified split into (train, valid) indices, each ascending.
+
+    Each class gives its share to the validation set, rounded so that the shares add up (largest
+    remainder). A class of one cell stays in the training set, as does every class too small for a
+    share.
+
+    Args:
+        labels: class of each cell (None where missing), or None for no classes at all.
+        n_cells: N.
+        valid_fraction: share of the validation set, above 0 and below 1.
+        seed: of the run.
+
+    Raises:
+        UserError: a share outside 0..1, or one that leaves fewer than 2 cells to train on.
+    """
+    if not 0 < valid_fraction < 1:
+        raise UserError(f"--valid-fraction {valid_fraction}: must lie between 0 and 1, e.g. 0.15")
+    n_valid = max(1, round(valid_fraction * n_cells))
+    if n_cells - n_valid < 2:
+        raise UserError(
+            f"{n_cells} cells with --valid-fraction {valid_fraction} leave {n_cells - n_valid} to "
+            "train on: at least 2 are needed"
+        )
+    classes = pd.Series([None] * n_cells if labels is None else labels, dtype=object)
+    codes = pd.factorize(classes)[0]  # -1 where missing: one more class
+    rng = np.random.default_rng([seed, 1])
+    groups = [rng.permutation(np.flatnonzero(codes == code)) for code in np.unique(codes)]
+    shares = np.array([valid_fraction * len(group) if len(group) > 1 else 0.0 for group in groups])
+    counts = np.floor(shares).astype(int)
+    by_remainder = np.argsort(counts - shares, kind="stable")
+    with_room = [g for g in by_remainder if len(groups[g]) - counts[g] > 1]
+    counts[with_room[: n_valid - counts.sum()]] += 1
+    if counts.sum() == 0:  # nothing but classes of one cell: any cell may validate
+        groups, counts = [rng.permutation(n_cells)], np.array([n_valid])
+    chosen = [group[:count] for group, count in zip(groups, counts, strict=True)]
+    valid = np.sort(np.concatenate(chosen))
+    return np.setdiff1d(np.arange(n_cells), valid), valid
+
+
+def augment(
+    images: torch.Tensor, fill: torch.Tensor, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Random orientation for each image of a batch, in one resampling.
+
+    With probability 1/2 each: a quarter turn; a rotation by a random multiple of 5 degrees in
+    5..85; a flip of the columns; a flip of the rows (the thesis's augmentation). All four are one
+    affine map, so a batch costs one bilinear `grid_sample`; without the rotation, sampling points
+    fall on pixel centres and the pixels stay as they are.
+
+    Args:
+        images: (B, C, S, S) float.
+        fill: (C,) value that turns in from outside: 0 for masked crops, else the channel's padding.
+        generator: of the device of the images.
+    """
+    chance = torch.rand(5, len(images), generator=generator, device=images.device)
+    quarter, rotated, flipped_x, flipped_y = chance[:4] < 0.5
+    steps = (17 * chance[4]).floor() + 1  # 1..17 times 5 degrees
+    radians = (90.0 * quarter + 5.0 * steps * rotated) * (math.pi / 180)
+    cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
+    x, y = 1.0 - 2.0 * flipped_x, 1.0 - 2.0 * flipped_y
+    rows = [torch.stack([cos * x, -sin * y, zero], 1), torch.stack([sin * x, cos * y, zero], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    fill = fill.to(images)[:, None, None]
+    turned = F.grid_sample(images - fill, grid, padding_mode="zeros", align_corners=False)
+    return turned.add_(fill).clamp_(0, 1)
+
+
+class CellBatches:
+    """Batches of cells on the device.
+
+    The integers of all cells lie on the device; scaling to 0..1 and augmentation happen there, per
+    batch.
+
+    Args:
+        cells: images and scaling.
+        device: where batches come out.
+        batch_size: cells per batch.
+        augmentation: turn and flip the training images.
+    """
+
+    def __init__(self, cells: Cells, device: torch.device, batch_size: int, augmentation: bool):
+        self.device = device
+        self.images = torch.from_numpy(np.array(cells.images)).to(device)  # (N, C, S, S)
+        self.low = self._per_channel(cells.low)
+        self.span = self._per_channel(cells.high - cells.low)
+        self.fill = self._scale(self._per_channel(cells.padding)).flatten()  # (C,)
+        self.batch_size = batch_size
+        self.augmentation = augmentation
+
+    def _per_channel(self, values: np.ndarray) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self.device)[:, None, None]
+
+    def _scale(self, raw: torch.Tensor) -> torch.Tensor:
+        return ((raw - self.low) / self.span).clamp_(0, 1)
+
+    def take(self, index: torch.Tensor) -> torch.Tensor:
+        """Cells (B,) -> (B, C, S, S) float32 in 0..1."""
+        return self._scale(self.images[index.to(self.images.device)].float())
+
+    def in_order(self, indices: np.ndarray) -> Iterator[torch.Tensor]:
+        """Every cell of `indices` once, in order, not augmented; the last batch may be smaller."""
+        for chunk in torch.from_numpy(indices).split(self.batch_size):
+            yield self.take(chunk)
+
+    def shuffled(self, indices: np.ndarray) -> Iterator[torch.Tensor]:
+        """One epoch: full batches of a random order, augmented if asked.
+
+        What does not fill a batch waits for the next epoch's order, unless it is all there is.
+        Randomness follows torch's global generators, which the training loop seeds for each epoch.
+        """
+        order = torch.from_numpy(indices)[torch.randperm(len(indices))]
+        n_full = max(len(order) // self.batch_size, 1) * self.batch_size
+        for chunk in order[:n_full].split(self.batch_size):
+            images = self.take(chunk)
+            yield augment(images, self.fill) if self.augmentation else images

@@ -1,0 +1,154 @@
+"""Tables beside the images: reading them, joining them on Unique_ID, choosing the class column."""
+
+from collections import Counter
+from io import StringIO
+from pathlib import Path
+
+import pandas as pd
+
+from util.runs import UserError
+
+NAMED = 3  # how many of the ids concerned a note names
+
+
+def count_and_name(what: str, items: list) -> str:
+    """One line: how many, what, and the first few by name, pairs as `name (reason)`."""
+    shown = ", ".join(
+        f"{i[0]} ({i[1]})" if isinstance(i, (tuple, list)) else str(i) for i in items[:NAMED]
+    )
+    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
+    return f"{len(items)} {what}: {shown}{more}"
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV with a comma, semicolon or tab between its columns, in UTF-8 or Windows' encoding.
+
+    Raises:
+        UserError: it is empty or cannot be read as a table.
+    """
+    try:
+        raw = path.read_bytes()
+        try:
+            text = raw.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = raw.decode("cp1252", errors="replace")
+        header = text.split("\n", 1)[0]
+        separator = max(",;\t", key=header.count)
+        table = pd.read_csv(StringIO(text), sep=separator, low_memory=False)
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise UserError(f"{path} cannot be read as a table ({error})") from error
+    if table.empty:
+        raise UserError(f"{path} has no rows")
+    return table.drop(columns=[c for c in table.columns if str(c).startswith("Unnamed:")])
+
+
+def refuse_duplicates(table: pd.DataFrame, path: Path) -> None:
+    """Raise a UserError that names what stands more than once in `Unique_ID`."""
+    twice = table["Unique_ID"][table["Unique_ID"].duplicated()]
+    if len(twice):
+        raise UserError(
+            f"{path}: {count_and_name('ids stand in more than one row', list(twice.unique()))}; "
+            "keep one row per cell"
+        )
+
+
+def join_metadata(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Join the CSV at `path` to a table of images on `Unique_ID`, with or without the file ending.
+
+    Every image keeps its row; images without metadata and rows without image are counted and named.
+
+    Returns:
+        the joined table, N rows in its order, and the notes.
+
+    Raises:
+        UserError: no column Unique_ID, an id in two rows, or no id that matches.
+    """
+    rows = read_table(path)
+    if "Unique_ID" not in rows:
+        raise UserError(
+            f"{path} has no column Unique_ID (the file name of each image); its columns are "
+            f"{', '.join(map(str, rows.columns[:8]))}"
+        )
+    rows["Unique_ID"] = rows["Unique_ID"].astype(str)
+    refuse_duplicates(rows, path)
+    notes = []
+    if not table["Unique_ID"].isin(rows["Unique_ID"]).any():
+        stems = dict(
+            zip(
+                table["Unique_ID"].map(lambda name: name.rsplit(".", 1)[0]),
+                table["Unique_ID"],
+                strict=True,
+            )
+        )
+        if not rows["Unique_ID"].isin(stems).any():
+            raise UserError(
+                f"{path}: no Unique_ID matches an image; it has {rows['Unique_ID'].iloc[0]!r}, "
+                f"the images are named like {table['Unique_ID'].iloc[0]!r}"
+            )
+        rows["Unique_ID"] = rows["Unique_ID"].map(lambda name: stems.get(name, name))
+        notes.append(f"{path.name} names the images without their ending")
+    without_row = table["Unique_ID"][~table["Unique_ID"].isin(rows["Unique_ID"])]
+    without_image = rows["Unique_ID"][~rows["Unique_ID"].isin(table["Unique_ID"])]
+    if len(without_row):
+        notes.append(
+            count_and_name(
+                f"images have no row in {path.name} and keep empty metadata", list(without_row)
+            )
+        )
+    if len(without_image):
+        notes.append(
+            count_and_name(
+                f"rows of {path.name} have no image and were left out", list(without_image)
+            )
+        )
+    if "class" in rows and "class" in table:
+        rows = rows.rename(columns={"class": "class_metadata"})
+    return table.merge(rows, on="Unique_ID", how="left", validate="one_to_one"), notes
+
+
+def choose_labels(
+    table: pd.DataFrame, label: str | None
+) -> tuple[str | None, pd.Series | None, list[str]]:
+    """The class column: the one asked for, else `GT_label`, else the class folders.
+
+    Returns:
+        its name, its values as strings (missing ones as None), and notes on what is missing.
+
+    Raises:
+        UserError: the column asked for is not there or is empty.
+    """
+    if label is None:
+        label = next((name for name in ("GT_label", "class") if name in table), None)
+        if label is None:
+            return (
+                None,
+                None,
+                ["no class column: nothing is scored by class; name one with --label"],
+            )
+    if label not in table:
+        raise UserError(
+            f"--label {label}: no such column; there are {', '.join(map(str, table.columns))}"
+        )
+    missing = table[label].isna()
+    if missing.all():
+        raise UserError(f"--label {label}: the column is empty")
+    values = table[label].map(_label_text, na_action="ignore").astype(object).where(~missing, None)
+    notes = []
+    if missing.any():
+        ids = list(table["Unique_ID"][missing])
+        notes.append(count_and_name(f"cells have no {label}: trained on, not scored by class", ids))
+    single = [name for name, count in Counter(values.dropna()).items() if count == 1]
+    if single:
+        notes.append(
+            count_and_name(
+                "classes have a single cell, which cannot be both learnt and tested", single
+            )
+        )
+    return label, values, notes
+
+
+def _label_text(value: object) -> str:
+    """3.0 and 3 are one class: a column of integers with a gap is read as floats."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value)

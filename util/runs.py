@@ -1,0 +1,350 @@
+"""A run: its numbered folder, its settings on the command line, its seeds and its checkpoints.
+
+A run folder is `results/0007-<data set>-<model>/`. The number is taken by creating the folder, so
+two runs started in the same second get two folders. A file appears in it whole or not at all
+(`write_atomically`), so that a killed run leaves nothing half written behind.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+SettingsT = TypeVar("SettingsT")
+
+# What is written into settings.json, so that a number can be traced to the code that made it.
+RECORDED_PACKAGES = (
+    "torch torchvision numpy scipy scikit-learn scikit-image pandas matplotlib umap-learn "
+    "cp-measure"
+).split()
+
+
+class UserError(ValueError):
+    """A mistake of the user's: one line that names the file or value and says what would be right.
+
+    The scripts print it without a traceback and exit with code 2.
+    """
+
+
+# ------------------------------------------------------------------------------------- command line
+
+
+def parse_settings(
+    default: SettingsT,
+    presets: dict[str, dict[str, Any]],
+    argv: Sequence[str] | None = None,
+    results: Path = Path("results"),
+    changeable_on_resume: Sequence[str] = (),
+) -> SettingsT:
+    """Settings of a script: its defaults, then a preset or the run resumed, then the command line.
+
+    `--resume` alone means the newest unfinished or finished run of `results`; with a path that run.
+    A resumed run keeps its own settings; of them only `changeable_on_resume` may be given again.
+
+    Args:
+        default: the frozen dataclass instance on top of the script.
+        presets: name -> values that differ from the defaults; an explicit option wins over a
+            preset.
+        argv: the command line without the program's name; None for `sys.argv`.
+        results: where `--resume` without a path looks.
+        changeable_on_resume: names of fields that may differ from the run resumed.
+
+    Raises:
+        UserError: a field is changed that a resumed run cannot change, or there is no such run.
+        SystemExit: code 2 for a misspelt option or a value of the wrong kind, 0 after `--help`.
+    """
+    import tyro
+
+    argv = _give_bare_resume_a_value(list(sys.argv[1:] if argv is None else argv))
+
+    def parse(base: SettingsT) -> SettingsT:
+        about = sys.modules[type(default).__module__].__doc__
+        return tyro.cli(type(default), default=base, args=argv, description=about)
+
+    asked = parse(default)
+    if asked.resume:
+        folder = find_run(asked.resume, results, type(default).__name__)
+        saved = settings_from_json(type(default), read_json(folder / "settings.json")["settings"])
+        resumed = dataclasses.replace(parse(saved), resume=str(folder))
+        _refuse_changes(resumed, saved, changeable_on_resume, folder)
+        return resumed
+    if asked.preset not in presets:
+        raise UserError(f"--preset {asked.preset}: must be one of {', '.join(presets)}")
+    return parse(dataclasses.replace(default, **presets[asked.preset]))
+
+
+def _give_bare_resume_a_value(argv: list[str]) -> list[str]:
+    """`--resume` at the end or before another option means the newest run."""
+    for place in range(len(argv) - 1, -1, -1):
+        bare = place + 1 == len(argv) or argv[place + 1].startswith("--")
+        if argv[place] == "--resume" and bare:
+            argv = [*argv[: place + 1], "last", *argv[place + 1 :]]
+    return argv
+
+
+def _refuse_changes(new: Any, saved: Any, changeable: Sequence[str], folder: Path) -> None:
+    for field in dataclasses.fields(saved):
+        name = field.name
+        if name in (*changeable, "resume") or getattr(new, name) == getattr(saved, name):
+            continue
+        raise UserError(
+            f"--{name.replace('_', '-')} {getattr(new, name)} differs from {getattr(saved, name)} "
+            f"of {folder}; a resumed run can change only {', '.join(changeable)}: "
+            "leave it out or start a new run"
+        )
+
+
+def find_run(asked: str, results: Path, kind: str) -> Path:
+    """The folder of the run to resume: a path, a number, or `last` for the newest run of this
+    script.
+
+    Args:
+        asked: `last`, a path, or the number of a run in `results`.
+        results: the folder of numbered runs.
+        kind: class name of the settings, which tells the script that made a run.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    runs = [path for path in numbered_runs(results) if (path / "settings.json").is_file()]
+    if asked == "last":
+        runs = [path for path in runs if read_json(path / "settings.json").get("kind") == kind]
+        if not runs:
+            raise UserError(
+                f"--resume: no run of this script in {results}; start one without --resume"
+            )
+        return runs[-1]
+    if asked.isdigit():
+        runs = [path for path in runs if int(path.name[:4]) == int(asked)]
+        if not runs:
+            raise UserError(f"--resume {asked}: no run of that number in {results}")
+        return runs[-1]
+    folder = Path(asked)
+    if not (folder / "settings.json").is_file():
+        raise UserError(f"--resume {asked}: no settings.json there; give the folder of a run")
+    found = read_json(folder / "settings.json").get("kind")
+    if found != kind:
+        raise UserError(
+            f"--resume {asked}: that run was made by another script ({found}, here {kind})"
+        )
+    return folder
+
+
+def settings_from_json(kind: type[SettingsT], values: dict[str, Any]) -> SettingsT:
+    """Rebuild a settings dataclass; tuples come back from JSON as lists.
+
+    Raises:
+        UserError: a field is unknown or missing, as in a run of another version.
+    """
+    names = {field.name for field in dataclasses.fields(kind)}
+    odd = sorted(names.symmetric_difference(values))
+    if odd:
+        raise UserError(
+            f"settings.json was written by another version: field {odd[0]!r} does not match"
+        )
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def run_script(main: Callable[[], Any]) -> None:
+    """Run `main` as a command: a user's mistake is one line on stderr and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            "stopped; nothing is lost: --resume goes on from the last finished epoch",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+
+
+# -------------------------------------------------------------------------------------- run folder
+
+
+def numbered_runs(results: Path) -> list[Path]:
+    """Run folders `NNNN-...` below `results`, oldest number first."""
+    if not results.is_dir():
+        return []
+    return sorted(p for p in results.iterdir() if p.is_dir() and re.match(r"\d{4,}-", p.name))
+
+
+def create_run_folder(results: Path, name: str) -> Path:
+    """Make `results/NNNN-name` with the next free number; safe when several runs start at once.
+
+    Raises:
+        UserError: `results` cannot be written.
+    """
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-") or "run"
+    with explain_os_error(results):
+        results.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((int(p.name.split("-")[0]) for p in numbered_runs(results)), default=0)
+        while True:
+            # The number is claimed first, so that two runs of different names never share one.
+            claim = results / f".{number:04d}"
+            try:
+                claim.mkdir()
+            except FileExistsError:
+                number += 1
+                continue
+            taken = any(int(p.name.split("-")[0]) == number for p in numbered_runs(results))
+            folder = results / f"{number:04d}-{slug}"
+            if not taken:
+                folder.mkdir()
+            claim.rmdir()
+            if not taken:
+                return folder
+            number += 1
+
+
+@contextlib.contextmanager
+def explain_os_error(path: Path) -> Iterator[None]:
+    """Turn a full disk or a forbidden folder into one line that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"no space left on the disk of {path}: free some and --resume"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
+        raise
+
+
+@contextlib.contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Give a temporary path with the same ending in the same folder; rename it to `path` on
+    success.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    with explain_os_error(path):
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, default=_to_json) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete it or restore it") from error
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    return str(value)
+
+
+def describe_run(settings: Any, **more: Any) -> dict[str, Any]:
+    """Content of settings.json: what was asked, with which versions, on which machine, when."""
+    versions = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "kind": type(settings).__name__,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "settings": dataclasses.asdict(settings),
+        **more,
+        "versions": versions,
+        "machine": {"system": platform.platform(), "threads": torch.get_num_threads()},
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+# ----------------------------------------------------------------------- seeds, device, checkpoint
+
+
+def seed_everything(seed: int, epoch: int = 0) -> None:
+    """Seed Python, NumPy and torch from the seed of the run and the epoch.
+
+    Every epoch starts from its own seed, so the random state after a resume is that of an
+    undisturbed run whatever was drawn before.
+    """
+    mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    random.seed(mixed)
+    np.random.seed(mixed)
+    torch.manual_seed(mixed)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` takes cuda, then mps, then cpu.
+
+    Raises:
+        UserError: the device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and torch.backends.mps.is_available():
+            name = "mps"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--device {name}: not usable here ({reason}); try --device auto"
+        ) from error
+    return device
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write one plain dict of tensors and numbers, atomically."""
+    with write_atomically(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint without executing anything in it (`weights_only=True`).
+
+    Raises:
+        UserError: the file is missing, damaged, or holds more than plain data.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing: there is nothing to go on from")
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises pickle, zip, EOF and runtime errors here
+        reason = (
+            str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        )
+        raise UserError(
+            f"{path} is damaged or not a checkpoint of this project ({reason})"
+        ) from error
