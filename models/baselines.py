@@ -1,0 +1,202 @@
+"""Projections of a feature table that the VAE is compared with: UMAP, t-SNE and PCA.
+
+UMAP: McInnes, Healy, Melville 2018, arXiv:1802.03426. t-SNE: van der Maaten and Hinton 2008, JMLR
+9:2579, in the Barnes-Hut form (van der Maaten 2014, JMLR 15:3221), since the FFT form stops at two
+dimensions. Features are taken as they are: normalise them first (`util.cell_features`).
+"""
+
+import hashlib
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+
+from util.runs import UserError, write_atomically
+
+MIN_CELLS = 3  # two cells have no neighbourhood to keep
+WIDEST_TSNE_INPUT = 50  # columns; van der Maaten and Hinton 2008, section 4.1, reduce to 30
+
+
+def umap_projection(
+    features: np.ndarray | pd.DataFrame,
+    dim: int = 3,
+    n_neighbors: int = 15,
+    min_dist: float = 0.1,
+    seed: int = 0,
+) -> np.ndarray:
+    """UMAP of the features with Euclidean distances, on one thread so that the seed decides.
+
+    Args:
+        features: (N, F) numbers without NaN, N >= 3.
+        dim: number of coordinates, at least 1.
+        n_neighbors: size of the neighbourhood, at least 2; N - 1 is taken where it is larger.
+        min_dist: least distance of neighbours in the projection, 0..1.
+        seed: of the random state; the same seed gives the same bytes on one machine.
+
+    Returns:
+        (N, dim) float32.
+
+    Raises:
+        UserError: fewer than 3 cells, NaN, cells all alike, parameters out of range.
+    """
+    values = _check_features(features, dim)
+    _check_range("n_neighbors", n_neighbors, 2, np.inf)
+    _check_range("min_dist", min_dist, 0, 1)
+    from umap import UMAP
+
+    few = len(values) <= dim + 2  # the spectral start needs more eigenvectors than there are
+    reducer = UMAP(
+        n_components=dim,
+        n_neighbors=min(n_neighbors, len(values) - 1),
+        min_dist=min_dist,
+        init="random" if few else "spectral",
+        random_state=seed,
+        n_jobs=1,
+    )
+    return reducer.fit_transform(values).astype(np.float32)
+
+
+def tsne_projection(
+    features: np.ndarray | pd.DataFrame, dim: int = 3, perplexity: float = 30, seed: int = 0
+) -> np.ndarray:
+    """Barnes-Hut t-SNE of the features, started from their principal components.
+
+    Features of more than 50 columns are reduced to 50 principal components first: distances
+    hardly change and the search for neighbours is faster. 1,000 iterations, learning rate
+    max(N / 48, 50) (Belkina et al. 2019, Nature Communications 10:5415; scikit-learn's "auto").
+    On one thread: several add up the forces in no fixed order, and its many short parallel regions
+    crawl on a busy machine. Sweeps run one process per projection.
+
+    Args:
+        features: (N, F) numbers without NaN, N >= 3.
+        dim: number of coordinates, 1, 2 or 3.
+        perplexity: effective number of neighbours, at least 1; (N - 1) / 3 is taken where it is
+            larger, since the search covers three times as many neighbours.
+        seed: of the random state; the same seed gives the same bytes on one machine.
+
+    Returns:
+        (N, dim) float32.
+
+    Raises:
+        UserError: fewer than 3 cells, NaN, cells all alike, parameters out of range.
+    """
+    values = _check_features(features, dim)
+    _check_range("dim of a Barnes-Hut t-SNE", dim, 1, 3)
+    _check_range("perplexity", perplexity, 1, np.inf)
+    reducer = TSNE(
+        n_components=dim,
+        perplexity=min(perplexity, (len(values) - 1) / 3),
+        init="pca" if min(values.shape) >= dim else "random",
+        random_state=seed,
+    )
+    with threadpool_limits(limits=1):
+        if values.shape[1] > WIDEST_TSNE_INPUT:
+            components = min(WIDEST_TSNE_INPUT, len(values))
+            values = PCA(components, svd_solver="full").fit_transform(values)
+        return reducer.fit_transform(values).astype(np.float32)
+
+
+def pca_projection(features: np.ndarray | pd.DataFrame, dim: int = 3, seed: int = 0) -> np.ndarray:
+    """The first principal components of the features, in units of the features.
+
+    Args:
+        features: (N, F) numbers without NaN, N >= 3.
+        dim: number of components, at most min(N, F).
+        seed: without effect; the decomposition is exact. For a common signature.
+
+    Returns:
+        (N, dim) float32, columns of descending variance.
+
+    Raises:
+        UserError: fewer than 3 cells, NaN, cells all alike, more components than cells or
+            features.
+    """
+    values = _check_features(features, dim)
+    _check_range("dim of a PCA of this table", dim, 1, min(values.shape))
+    return PCA(dim, svd_solver="full").fit_transform(values).astype(np.float32)
+
+
+def cached_projection(
+    name: str,
+    features: np.ndarray | pd.DataFrame,
+    dim: int = 3,
+    seed: int = 0,
+    cache_dir: Path | None = None,
+    **settings: float,
+) -> np.ndarray:
+    """A projection of `BASELINES`, kept in a file of `cache_dir` so that no run computes it twice.
+
+    The file's name holds a SHA-256 fingerprint of features, settings and the versions of umap-learn
+    and scikit-learn. Cells without any feature (a row of NaN) get NaN coordinates.
+
+    Args:
+        name: of `BASELINES`.
+        features: (N, F) numbers.
+        dim: number of coordinates.
+        seed: of the random state.
+        cache_dir: folder of the files; None keeps nothing.
+        settings: further arguments of the projection.
+
+    Returns:
+        (N, dim) float32.
+
+    Raises:
+        UserError: as the projection itself.
+    """
+    values = pd.DataFrame(features).to_numpy(dtype=np.float64)
+    known = ~np.isnan(values).all(axis=1)
+    words = f"{name} {dim} {seed} {sorted(settings.items())} {values.shape}"
+    versions = f"{version('umap-learn')} {version('scikit-learn')}"
+    digest = hashlib.sha256(f"{words} {versions}".encode() + values.tobytes()).hexdigest()[:16]
+    path = None if cache_dir is None else Path(cache_dir) / f"{name}-{digest}.npy"
+    if path is not None and path.is_file():
+        try:
+            return np.load(path)
+        except (ValueError, OSError, EOFError):  # damaged: computed again below
+            path.unlink()
+    codes = np.full((len(values), dim), np.nan, np.float32)
+    codes[known] = BASELINES[name](values[known], dim=dim, seed=seed, **settings)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(path) as temporary:
+            np.save(temporary, codes)
+    return codes
+
+
+BASELINES: dict[str, Callable[..., np.ndarray]] = {
+    "UMAP": umap_projection,
+    "TSNE": tsne_projection,
+    "PCA": pca_projection,
+}
+
+
+def _check_features(features: np.ndarray | pd.DataFrame, dim: int) -> np.ndarray:
+    """Refuse what cannot be projected; return the values, (N, F) float64."""
+    table = pd.DataFrame(features)
+    values = table.to_numpy(dtype=np.float64)
+    if len(values) < MIN_CELLS or values.shape[1] == 0:
+        raise UserError(
+            f"a feature table of shape {values.shape}: at least {MIN_CELLS} cells and 1 feature "
+            "are needed for a projection"
+        )
+    undefined = np.argwhere(~np.isfinite(values))
+    if len(undefined):
+        row, column = undefined[0]
+        raise UserError(
+            f"feature {table.columns[column]} of cell {table.index[row]} is "
+            f"{values[row, column]}: clean the features first (first of {len(undefined)} values)"
+        )
+    if (values == values[0]).all():
+        raise UserError(f"all {len(values)} cells have the same features: nothing to project")
+    _check_range("dim", dim, 1, np.inf)
+    return values
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UserError(f"{name} is {value}: between {low} and {high} is possible")

@@ -1,0 +1,101 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.model_selection import cross_val_score
+from sklearn.neighbors import KNeighborsClassifier
+
+from models.baselines import BASELINES, pca_projection, tsne_projection, umap_projection
+from util.runs import UserError
+
+LABELS = np.repeat([0, 1, 2], 40)
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    """(120, 60): three clouds 10 standard deviations apart."""
+    return np.random.default_rng(0).normal(size=(120, 60)) + 7 * np.eye(60)[LABELS]
+
+
+@pytest.fixture(scope="module")
+def projections(blobs):
+    return {name: project(blobs) for name, project in BASELINES.items()}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_separates_what_is_separate(name, projections):
+    projection = projections[name]
+    assert projection.shape == (120, 3)
+    assert projection.dtype == np.float32
+    accuracy = cross_val_score(KNeighborsClassifier(5), projection, LABELS, cv=5).mean()
+    assert accuracy > 0.95
+    shuffled = np.random.default_rng(0).permutation(LABELS)
+    assert cross_val_score(KNeighborsClassifier(5), projection, shuffled, cv=5).mean() < 0.6
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_same_seed_same_bytes(name, blobs, projections):
+    assert BASELINES[name](blobs).tobytes() == projections[name].tobytes()
+
+
+@pytest.mark.filterwarnings("error")
+def test_another_seed_another_umap(blobs, projections):
+    assert umap_projection(blobs, seed=1).tobytes() != projections["UMAP"].tobytes()
+
+
+def test_pca_is_the_singular_value_decomposition(blobs):
+    left, scale, _ = np.linalg.svd(blobs - blobs.mean(axis=0), full_matrices=False)
+    expected = left[:, :2] * scale[:2]
+    projection = pca_projection(blobs, dim=2)
+    np.testing.assert_allclose(np.abs(projection), np.abs(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("n_cells", [3, 5, 6])
+def test_few_cells(name, n_cells, blobs):
+    projection = BASELINES[name](blobs[:n_cells])
+    assert projection.shape == (n_cells, 3)
+    assert np.isfinite(projection).all()
+
+
+@pytest.mark.parametrize("project", [umap_projection, tsne_projection])
+def test_fewer_features_than_coordinates(project, blobs):
+    assert project(blobs[:10, :2]).shape == (10, 3)
+
+
+def test_large_neighbourhoods_are_cut(blobs):
+    few = blobs[::6]
+    np.testing.assert_array_equal(
+        umap_projection(few, n_neighbors=1000), umap_projection(few, n_neighbors=19)
+    )
+    np.testing.assert_array_equal(
+        tsne_projection(few, perplexity=1000), tsne_projection(few, perplexity=19 / 3)
+    )
+
+
+@pytest.mark.parametrize("project", BASELINES.values())
+def test_refuses_what_cannot_be_projected(project, blobs):
+    table = pd.DataFrame(blobs).rename(columns={4: "Area"}, index={2: "cell_2.tiff"})
+    table.iloc[2, 4] = np.nan
+    table.iloc[7, 1] = np.inf
+    with pytest.raises(UserError, match="Area of cell cell_2.tiff is nan"):
+        project(table)
+    with pytest.raises(UserError, match="at least 3 cells"):
+        project(blobs[:2])
+    with pytest.raises(UserError, match="same features"):
+        project(np.ones((10, 5)))
+    with pytest.raises(UserError, match="dim"):
+        project(blobs, dim=0)
+
+
+def test_refuses_parameters_out_of_range(blobs):
+    with pytest.raises(UserError, match="perplexity is 0"):
+        tsne_projection(blobs, perplexity=0)
+    with pytest.raises(UserError, match="dim of a Barnes-Hut t-SNE is 4"):
+        tsne_projection(blobs, dim=4)
+    with pytest.raises(UserError, match="n_neighbors is 1"):
+        umap_projection(blobs, n_neighbors=1)
+    with pytest.raises(UserError, match="min_dist is 2"):
+        umap_projection(blobs, min_dist=2)
+    with pytest.raises(UserError, match="dim of a PCA"):
+        pca_projection(blobs[:, :2], dim=3)

@@ -1,0 +1,647 @@
+"""Human-designed features of single cells: measured here, or read from a CellProfiler table.
+
+They are the classical description of a cell (size, shape, intensity, texture, ...) that a learned
+representation is compared with. The measurements are CellProfiler's (Stirling et al. 2021, BMC
+Bioinformatics 22:433), taken with cp_measure (Muñoz et al. 2025, arXiv:2507.01163); the clean-up
+follows image-based profiling practice (Caicedo et al. 2017, Nature Methods 14:849).
+
+Every function that builds a table returns `(table, report)`: `report` is a list of lines for the
+user, empty where there is nothing to say.
+"""
+
+import hashlib
+import json
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+from scipy.stats import median_abs_deviation
+from skimage.filters import threshold_otsu
+from skimage.measure import regionprops
+from tqdm import tqdm
+
+from util.runs import UserError, explain_os_error, write_atomically
+
+Groups = Literal["fast", "full"]
+
+CELLS_PER_MOSAIC = 64  # larger mosaics fall out of the CPU cache, smaller ones cost calls
+GRANULARITY = dict(
+    subsample_size=1,  # the default of 1/4 is meant for fields and leaves a crop too few pixels
+    image_sample_size=1,
+    element_size=10,  # pixels; radius of the opening that is subtracted as background
+    granular_spectrum_length=8,  # pixels
+)
+CACHE_FORMAT = 1  # raise it when masks or measurements change, so that old caches are not read
+
+# Not features of a cell: where it lies in the mosaic (or in the field of view), and moments that
+# are zero by definition and hold nothing but rounding, or undefined.
+_POSITION = re.compile(
+    r"(^|_)(Location_|AreaShape_(Center|BoundingBoxM(in|ax)imum)_[XYZ]$|"
+    r"AreaShape_(Central|Normalized)Moment_(0_1|1_0)$|AreaShape_NormalizedMoment_0_0$)"
+)
+# Book-keeping of CellProfiler, of the ground truth and of other projections.
+_METADATA = re.compile(
+    r"^(Unnamed|Metadata_|Image_|FileName_|PathName_|URL_|GT_|CP_|VAE_|UMAP_|R?TSNE_|PCA_|"
+    r"PositionOnRegressionPlane|Group_|TrackObjects_)"
+    r"|^(Image_?Number|Table_?Number|Plate|Well|Site|Class|Label|split)$"
+    r"|(^|_)(Object_?Number|Number_Object_Number)$|(^|_)(Parent|Children)_"
+    r"|ClosestObjectNumber|_coord$|_logvar$",
+    re.IGNORECASE,
+)
+# Angles: -90 is next to 90 degrees, which no Euclidean distance knows.
+_CIRCULAR = re.compile(r"AreaShape_Orientation$|ZernikePhase_")
+
+
+def find_masks(images: np.ndarray, masked: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Find the cell in each image.
+
+    Masked crops (background exactly 0 in every channel): the pixels above 0 in any channel.
+
+    Unmasked windows: per channel the absolute deviation from the median of the window's border,
+    in units of the border's noise (1.4826 MAD, at least one grey level) and cut at
+    `_SATURATION`, so that a bright nucleus does not outshine its cell; the mean over the channels
+    is smoothed (Gaussian, sigma `_SMOOTHING` pixels) and thresholded by Otsu's method (1979).
+    A constant margin, as padding leaves it, is no part of the window.
+
+    Of several components (8-connected) a masked crop keeps the largest, a window the one nearest to
+    its centre among those of at least a quarter of the largest one's area. Holes are filled.
+
+    Args:
+        images: (N, C, S, S) integers.
+        masked: whether the background is exactly 0.
+
+    Returns:
+        The masks, (N, S, S) bool, never empty: where no cell is found a central disc of radius
+        S / 4 stands in. And whether a cell was found, (N,) bool.
+    """
+    if masked:
+        foreground = (images > 0).any(axis=1)  # (N, S, S)
+        labels = _label_each(foreground, connectivity=2)
+        masks = _pick_component(labels, _component_areas(labels))
+    else:
+        masks = _segment_windows(images)
+    masks = _fill_holes(masks)
+    found = masks.any(axis=(1, 2))
+    masks[~found] = _central_disc(images.shape[-1])
+    return masks, found
+
+
+def measure_features(
+    images: np.ndarray,
+    masked: bool,
+    channel_names: Sequence[str] | None = None,
+    ids: Sequence[str] | None = None,
+    groups: Groups = "fast",
+    n_jobs: int | None = None,
+    progress: bool = True,
+) -> tuple[pd.DataFrame, list[str]]:
+    """Measure CellProfiler's features of each cell.
+
+    `fast`: size and shape, Feret diameters, intensity, correlation between channels (Pearson,
+    Manders). `full` adds spatial moments, Zernike moments of shape and intensity, texture, radial
+    distribution, granularity, rank-weighted and Costes colocalisation, at about 30 times the cost.
+
+    Only the pixels of the mask (`find_masks`) are seen: all others are set to 0 first, so that a
+    value depends on nothing but the cell. Intensities are fractions of full scale: 255 for uint8,
+    for uint16 the smallest 2^b - 1 (b >= 8) that no pixel of the set exceeds, since cameras of 10
+    or 12 bits write uint16 as well. Granularity is measured at full resolution (`GRANULARITY`).
+
+    Args:
+        images: (N, C, S, S) uint8 or uint16, a numpy memmap if wished.
+        masked: whether the background is exactly 0 (see `find_masks`).
+        channel_names: C different names, the suffix of columns that belong to a channel
+            (`Intensity_MeanIntensity_DNA`) or a pair of them; `ch0`, `ch1`, ... by default.
+        ids: N different names, the index of the table; 0..N-1 by default.
+        groups: "fast" or "full".
+        n_jobs: worker processes; by default one per CPU.
+        progress: whether to show a progress bar.
+
+    Returns:
+        One row per cell in the order of `images`, float64 columns named as in CellProfiler; NaN
+        where a feature is undefined for a cell. Positions are left out. And the report: cells
+        that were not found and for which a central disc was measured.
+
+    Raises:
+        UserError: wrong shape or type of the images, names that do not fit, unknown group.
+    """
+    names = _check_request(images, channel_names, ids, groups)
+    table, found = _measure(images, masked, names, groups, n_jobs, progress)
+    return _with_ids(table, found, ids)
+
+
+def features_of(
+    images: np.ndarray,
+    masked: bool,
+    channel_names: Sequence[str] | None = None,
+    ids: Sequence[str] | None = None,
+    groups: Groups = "fast",
+    cache_dir: Path | None = None,
+    n_jobs: int | None = None,
+    progress: bool = True,
+) -> tuple[pd.DataFrame, list[str]]:
+    """`measure_features`, kept in a file of `cache_dir` so that a second call is immediate.
+
+    The file's name holds a SHA-256 fingerprint of pixels, shape, type, settings and cp_measure's
+    version; `ids` are not part of it. A damaged file is measured again, and the report says so.
+    Without `cache_dir` nothing is written.
+    """
+    names = _check_request(images, channel_names, ids, groups)
+    if cache_dir is None:
+        return measure_features(images, masked, names, ids, groups, n_jobs, progress)
+    path = Path(cache_dir) / f"features-{groups}-{_fingerprint(images, masked, names, groups)}.npz"
+    cached, report = _read_cache(path, len(images))
+    if cached is None:
+        cached = _measure(images, masked, names, groups, n_jobs, progress)
+        _write_cache(path, *cached)
+    table, mask_report = _with_ids(*cached, ids)
+    return table, report + mask_report
+
+
+def read_cellprofiler_table(path: Path | str, ids: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Read a table of features that has a `Unique_ID` column, one row per cell.
+
+    Positions, object numbers, metadata, ground truth (`GT_*`) and projections (`VAE_*`, `UMAP_*`,
+    `TSNE_*`, `PCA_*`) are no features and left out.
+
+    Args:
+        path: CSV file; undefined values are empty or `nan`.
+        ids: names of the cells wanted.
+
+    Returns:
+        The numeric features, float64, one row per id in the order of `ids`; a row of NaN where
+        the file has no such cell. And the report: ids without a partner, text columns left out.
+
+    Raises:
+        UserError: no such file or not a CSV, no `Unique_ID`, a `Unique_ID` twice, no numeric
+            feature, no id in common.
+    """
+    path = Path(path)
+    table = _read_csv(path)
+    if "Unique_ID" not in table:
+        raise UserError(
+            f"{path}: no column Unique_ID; it has to hold the file name of each cell's image"
+        )
+    names = table.pop("Unique_ID").astype(str)
+    if names.duplicated().any():
+        twice = names[names.duplicated()].iloc[0]
+        raise UserError(f"{path}: Unique_ID {twice} appears more than once; one row per cell")
+    table.index = pd.Index(names, name="Unique_ID")
+
+    candidates = table[[name for name in table if not is_metadata(str(name))]]
+    features = candidates.select_dtypes("number").astype(np.float64)
+    if features.columns.empty:
+        raise UserError(f"{path}: no numeric feature column besides metadata and positions")
+    return _join(features, ids, path, text_columns=candidates.columns.difference(features.columns))
+
+
+def is_metadata(column: str) -> bool:
+    """Whether a name is that of no feature: book-keeping, a position, nothing but rounding."""
+    return bool(_METADATA.search(column) or _POSITION.search(column))
+
+
+def clean_features(
+    table: pd.DataFrame,
+    max_missing: float = 0.05,
+    max_correlation: float = 0.95,
+    clip: float = 10.0,
+) -> tuple[pd.DataFrame, list[str]]:
+    """Select and normalise features, as profilers do (Caicedo et al. 2017; cf. pycytominer).
+
+    In this order: angles go (orientation, Zernike phase: circular, so distances mislead); columns
+    with more than `max_missing` of their values missing or infinite go, elsewhere the column's
+    median stands in; constant columns go; then, from left to right, each column with an absolute
+    Pearson correlation above `max_correlation` to a column already kept goes. What is left is
+    z-scored robustly, (x - median) / (1.4826 MAD), with the standard deviation where the MAD is 0,
+    and clipped to [-clip, clip]. Deterministic.
+
+    Args:
+        table: (N, F) numeric features.
+        max_missing: largest fraction of missing values of a column, 0..1.
+        max_correlation: largest absolute correlation of two columns kept, 0..1.
+        clip: largest absolute z-score, in robust standard deviations.
+
+    Returns:
+        The matrix, N rows, float32. A cell without any value (no partner in the user's table)
+        has no place among the others: its row stays NaN and counts nowhere. And the report: the
+        columns that went, by reason.
+
+    Raises:
+        UserError: no cell or no column is left.
+    """
+    values = table.astype(np.float64).replace([np.inf, -np.inf], np.nan)
+    dropped: dict[str, list[str]] = {}
+    measured = values[values.notna().any(axis=1)]
+    if measured.empty:
+        raise UserError(f"no feature is left: none of the {len(table)} cells has any")
+
+    def drop(reason: str, columns: Sequence[str]) -> None:
+        nonlocal measured
+        dropped[reason] = list(columns)
+        measured = measured.drop(columns=dropped[reason])
+
+    drop("angles", [name for name in measured if _CIRCULAR.search(str(name))])
+    drop("missing values", measured.columns[measured.isna().mean() > max_missing])
+    measured = measured.fillna(measured.median())
+    drop("constant", measured.columns[_is_constant(measured.to_numpy())])
+    drop("correlated", measured.columns[_is_redundant(measured.to_numpy(), max_correlation)])
+
+    report = _cleaning_report(table.shape[1], dropped, len(table) - len(measured))
+    if measured.empty:
+        raise UserError(f"no feature is left to compare cells by: {'; '.join(report)}")
+    scores = (measured - measured.median()) / _robust_scale(measured.to_numpy())
+    matrix = scores.clip(-clip, clip).reindex(table.index).astype(np.float32)
+    return matrix, report
+
+
+# --- masks ------------------------------------------------------------------------------------
+
+
+_SATURATION = 8.0  # border noises above which a pixel is surely not background
+_SMOOTHING = 1.0  # pixels; the noise of single pixels goes, the outline stays
+_BORDER = 2  # pixels; width of the frame that shows the background
+
+
+def _segment_windows(images: np.ndarray) -> np.ndarray:
+    """Masks of unmasked windows by the rule of `find_masks`: (N, C, S, S) -> (N, S, S) bool."""
+    window = _window_extent(images, margin=0)
+    border = window & ~_window_extent(images, margin=_BORDER)
+    signal = np.stack([_signal(*pair) for pair in zip(images, border, strict=True)]) * window
+    signal = ndimage.gaussian_filter(signal, (0, _SMOOTHING, _SMOOTHING))  # (N, S, S)
+
+    # Otsu's threshold over the window alone: padding would only add weight to the background.
+    thresholds = [threshold_otsu(s[w]) for s, w in zip(signal, window, strict=True)]
+    labels = _label_each(signal > np.reshape(thresholds, (-1, 1, 1)), connectivity=2)
+    areas = _component_areas(labels)
+    large = areas >= 0.25 * areas.max(axis=(1, 2), keepdims=True)
+    rows, columns = np.indices(signal.shape[1:]) - (signal.shape[-1] - 1) / 2
+    nearness = signal.shape[-1] - np.hypot(rows, columns)  # > 0 everywhere
+    return _pick_component(labels, np.where(large, nearness, 0))
+
+
+def _signal(image: np.ndarray, border: np.ndarray) -> np.ndarray:
+    """How far each pixel is from the background that `border` shows: (C, S, S) -> (S, S), 0..8."""
+    background = np.median(image[:, border], axis=1)[:, None]  # (C, 1)
+    noise = 1.4826 * np.median(np.abs(image[:, border] - background), axis=1)  # (C,)
+    deviation = np.abs(image - background[..., None]) / np.maximum(noise, 1)[:, None, None]
+    return np.minimum(deviation, _SATURATION).mean(axis=0)
+
+
+def _window_extent(images: np.ndarray, margin: int) -> np.ndarray:
+    """The bounding box of what differs from the corner pixel, less `margin`: (N, S, S) bool."""
+    differs = (images != images[..., :1, :1]).any(axis=1)  # (N, S, S)
+    differs[~differs.any(axis=(1, 2))] = True  # a flat image is all window
+    size = images.shape[-1]
+    position = np.arange(size)
+
+    def span(occupied: np.ndarray) -> np.ndarray:
+        first = occupied.argmax(axis=1)[:, None] + margin
+        last = size - 1 - occupied[:, ::-1].argmax(axis=1)[:, None] - margin
+        return (position >= first) & (position <= last)  # (N, S)
+
+    return span(differs.any(axis=2))[:, :, None] & span(differs.any(axis=1))[:, None, :]
+
+
+def _label_each(masks: np.ndarray, connectivity: int) -> np.ndarray:
+    """Connected components of each plane of (N, S, S), numbered through all planes in one call."""
+    structure = np.zeros((3, 3, 3), dtype=bool)  # no connection between planes
+    structure[1] = ndimage.generate_binary_structure(2, connectivity)
+    return ndimage.label(masks, structure)[0]
+
+
+def _component_areas(labels: np.ndarray) -> np.ndarray:
+    """The area of each pixel's component, 0 on the background: (N, S, S)."""
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    return areas[labels]
+
+
+def _pick_component(labels: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Per plane the component that holds the pixel of highest score, the first one in a tie."""
+    best = (score * (labels > 0)).reshape(len(labels), -1).argmax(axis=1)
+    winner = labels.reshape(len(labels), -1)[np.arange(len(labels)), best]
+    return (labels == winner[:, None, None]) & (labels > 0)
+
+
+def _fill_holes(masks: np.ndarray) -> np.ndarray:
+    """Fill background that is not 4-connected to the outside of its plane: (N, S, S) bool."""
+    outside = np.pad(~masks, ((0, 0), (1, 1), (1, 1)), constant_values=True)
+    labels = _label_each(outside, connectivity=1)
+    return (labels != labels[:, :1, :1])[:, 1:-1, 1:-1]
+
+
+def _central_disc(size: int) -> np.ndarray:
+    """A disc of radius size / 4 in the middle: (size, size) bool."""
+    offset = np.arange(size) - (size - 1) / 2
+    return np.hypot(offset[:, None], offset) <= size / 4
+
+
+# --- measurement ------------------------------------------------------------------------------
+
+
+def _check_request(
+    images: np.ndarray, names: Sequence[str] | None, ids: Sequence[str] | None, groups: str
+) -> list[str]:
+    """Refuse what cannot be measured; return the channel names."""
+    if images.ndim != 4 or images.shape[2] != images.shape[3] or 0 in images.shape:
+        raise UserError(f"images of shape {images.shape}: (N, C, S, S) with at least one cell")
+    if images.dtype not in (np.uint8, np.uint16):
+        raise UserError(f"images of type {images.dtype}: features are measured on uint8 or uint16")
+    if groups not in ("fast", "full"):
+        raise UserError(f"feature groups {groups!r}: 'fast' or 'full'")
+    channels = images.shape[1]
+    names = [f"ch{c}" for c in range(channels)] if names is None else list(map(str, names))
+    if len(names) != channels or len(set(names)) != channels:
+        raise UserError(f"channel names {names}: {channels} different ones are needed")
+    if ids is not None and (len(ids) != len(images) or len(set(ids)) != len(images)):
+        raise UserError(
+            f"{len(set(ids))} different ids for {len(images)} cells: one each is needed"
+        )
+    return names
+
+
+def _measure(
+    images: np.ndarray,
+    masked: bool,
+    names: Sequence[str],
+    groups: Groups,
+    n_jobs: int | None,
+    progress: bool,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """The table of `measure_features` without ids, and whether each cell was found, (N,) bool."""
+    from joblib import Parallel, cpu_count, delayed
+
+    full_scale = _full_scale(images)
+    starts = range(0, len(images), CELLS_PER_MOSAIC)
+    jobs = (
+        delayed(_measure_block)(
+            np.asarray(images[i : i + CELLS_PER_MOSAIC]), masked, names, groups, full_scale
+        )
+        for i in starts
+    )
+    workers = min(n_jobs or cpu_count(), len(starts))
+    blocks = Parallel(n_jobs=workers, return_as="generator")(jobs)
+    with tqdm(total=len(images), desc="features", unit="cell", disable=not progress) as bar:
+        tables, found = [], []
+        for table, block_found in blocks:
+            tables.append(table)
+            found.append(block_found)
+            bar.update(len(table))
+    return pd.concat(tables, ignore_index=True), np.concatenate(found)
+
+
+def _full_scale(images: np.ndarray) -> int:
+    """The grey level that becomes 1: 255, or the smallest 2^b - 1 that no uint16 pixel exceeds."""
+    if images.dtype == np.uint8:
+        return 255
+    starts = range(0, len(images), 1024)
+    highest = max(int(images[i : i + 1024].max()) for i in starts)
+    return 2 ** max(highest.bit_length(), 8) - 1
+
+
+def _measure_block(
+    images: np.ndarray, masked: bool, names: Sequence[str], groups: Groups, full_scale: int
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Measure one mosaic's worth of cells, (n, C, S, S)."""
+    from threadpoolctl import threadpool_limits
+
+    masks, found = find_masks(images, masked)
+    labels, pixels = _mosaic(images / full_scale, masks)
+    columns = {}
+    # An undefined value (a constant channel, an empty ring) is NaN in the table, no reason to warn.
+    # One thread: the matrices are so small (mahotas' texture) that threads wait for each other.
+    with warnings.catch_warnings(), np.errstate(all="ignore"), threadpool_limits(limits=1):
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for name, values in _measurements(labels, pixels, names, groups, full_scale):
+            if not _POSITION.search(name):
+                columns[name] = np.asarray(values, dtype=np.float64)  # (n,)
+    return pd.DataFrame(columns), found
+
+
+def _mosaic(images: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lay the cells on a square grid, one background pixel around each, all else set to 0.
+
+    The tile is the smallest that holds the largest cell: empty margins cost time and say nothing.
+
+    Args:
+        images: (n, C, S, S) in 0..1.
+        masks: (n, S, S) bool, none empty.
+
+    Returns:
+        Labels 1..n, (Y, X), and pixels, (C, Y, X).
+    """
+    size = images.shape[-1]
+    rows, columns = masks.any(axis=2), masks.any(axis=1)  # (n, S)
+    tile = max(_extent(rows).max(), _extent(columns).max())
+    top = np.minimum(rows.argmax(axis=1), size - tile)[:, None] + np.arange(tile)  # (n, tile)
+    left = np.minimum(columns.argmax(axis=1), size - tile)[:, None] + np.arange(tile)
+    cell = np.arange(len(images))
+    crop = (cell[:, None, None], top[:, :, None], left[:, None, :])  # (n, tile, tile)
+    labels = masks[crop] * (cell[:, None, None] + 1)
+    pixels = images.transpose(0, 2, 3, 1)[crop] * masks[crop][..., None]  # (n, tile, tile, C)
+    return _lay_out(labels), np.stack([_lay_out(channel) for channel in np.moveaxis(pixels, -1, 0)])
+
+
+def _extent(occupied: np.ndarray) -> np.ndarray:
+    """Distance from the first to the last True of each row, both included: (n, S) -> (n,)."""
+    return occupied.shape[1] - occupied.argmax(axis=1) - occupied[:, ::-1].argmax(axis=1)
+
+
+def _lay_out(tiles: np.ndarray) -> np.ndarray:
+    """(n, h, w) -> a square grid of the tiles with a rim of one 0 around each, (g(h+2), g(w+2))."""
+    grid = int(np.ceil(np.sqrt(len(tiles))))
+    missing = grid**2 - len(tiles)
+    tiles = np.pad(tiles, ((0, missing), (1, 1), (1, 1)))
+    height, width = tiles.shape[1:]
+    rows = tiles.reshape(grid, grid, height, width).swapaxes(1, 2)  # (g, h, g, w)
+    return rows.reshape(grid * height, grid * width)
+
+
+def _measurements(
+    labels: np.ndarray, pixels: np.ndarray, names: Sequence[str], groups: Groups, full_scale: int
+) -> Iterator[tuple[str, Any]]:
+    """Name and (n,) values of every measurement cp_measure offers for labels (Y, X) 1..n."""
+    from cp_measure.bulk import get_core_measurements, get_correlation_measurements
+
+    core = get_core_measurements(sanitize=False)
+    pairwise = get_correlation_measurements(sanitize=False)
+    full = groups == "full"
+
+    shape = core["sizeshape"](labels, None, calculate_advanced=full) | core["feret"](labels, None)
+    yield from ((f"AreaShape_{name}", values) for name, values in shape.items())
+    if full:
+        yield from _zernike_measurements(labels, pixels, names)
+
+    for channel, image in zip(names, pixels, strict=True):
+        measured = core["intensity"](labels, image)
+        if full:
+            texture = core["texture"](labels, image)
+            measured |= {f"Texture_{name}": values for name, values in texture.items()}
+            measured |= core["radial_distribution"](labels, image)
+            measured |= core["granularity"](labels, image, **GRANULARITY)
+        yield from ((f"{name}_{channel}", values) for name, values in measured.items())
+
+    for (first, image_1), (second, image_2) in combinations(zip(names, pixels, strict=True), 2):
+        measured = pairwise["pearson"](image_1, image_2, labels)
+        measured |= pairwise["manders_fold"](image_1, image_2, labels)
+        if full:
+            measured |= pairwise["rwc"](image_1, image_2, labels)
+            measured |= pairwise["costes"](image_1, image_2, labels, scale_max=full_scale)
+        yield from ((f"{name}_{first}_{second}", values) for name, values in measured.items())
+
+
+def _zernike_measurements(
+    labels: np.ndarray, pixels: np.ndarray, names: Sequence[str]
+) -> Iterator[tuple[str, Any]]:
+    """Zernike moments of shape and intensity, each cell in the frame of its own bounding box.
+
+    Pixels on a cell's minimum enclosing circle fall in or out of it by rounding, and rounding
+    depends on the place in the mosaic: a cell would change by up to 0.005 with its neighbours.
+    """
+    from cp_measure.bulk import get_core_measurements
+
+    core = get_core_measurements(sanitize=False)
+    cells = []
+    for region in regionprops(labels, np.moveaxis(pixels, 0, -1)):
+        cell = region.image.astype(int)  # (h, w), 1 in the cell
+        moments = core["zernike"](cell, None)
+        measured = {f"AreaShape_{name}": values for name, values in moments.items()}
+        for channel, image in zip(names, np.moveaxis(region.image_intensity, -1, 0), strict=True):
+            moments = core["radial_zernikes"](cell, image)
+            measured |= {f"{name}_{channel}": values for name, values in moments.items()}
+        cells.append(measured)
+    yield from ((name, np.concatenate([cell[name] for cell in cells])) for name in cells[0])
+
+
+def _with_ids(
+    table: pd.DataFrame, found: np.ndarray, ids: Sequence[str] | None
+) -> tuple[pd.DataFrame, list[str]]:
+    """Put the ids on the rows and name the cells for which a disc stood in."""
+    table = table.set_axis(range(len(table)) if ids is None else list(ids), axis=0)
+    lost = table.index[~found]
+    if lost.empty:
+        return table, []
+    return table, [f"no cell found in {_name_some(lost)}: a central disc was measured instead"]
+
+
+def _name_some(names: Sequence[Any], most: int = 5) -> str:
+    """Count the names and list the first ones: "7 (a, b, c, d, e, ...)"."""
+    listed = ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
+    return f"{len(names)} ({listed})"
+
+
+# --- cache ------------------------------------------------------------------------------------
+
+
+def _fingerprint(images: np.ndarray, masked: bool, names: Sequence[str], groups: Groups) -> str:
+    """24 hexadecimal digits that change with the pixels, the settings or the measuring code."""
+    settings = [images.shape, str(images.dtype), bool(masked), list(names), groups]
+    code = [CACHE_FORMAT, version("cp_measure"), version("scikit-image")]
+    digest = hashlib.sha256(json.dumps(settings + code).encode())
+    for start in range(0, len(images), 1024):  # a memory map passes through in pieces
+        digest.update(np.ascontiguousarray(images[start : start + 1024]))
+    return digest.hexdigest()[:24]
+
+
+def _write_cache(path: Path, table: pd.DataFrame, found: np.ndarray) -> None:
+    with explain_os_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as temporary:
+        columns = table.columns.to_numpy(dtype=str)
+        np.savez_compressed(temporary, columns=columns, values=table.to_numpy(), found=found)
+
+
+def _read_cache(
+    path: Path, n_cells: int
+) -> tuple[tuple[pd.DataFrame, np.ndarray] | None, list[str]]:
+    """Table and found flags, or None where there is no usable file; and what to tell the user."""
+    if not path.exists():
+        return None, []
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            table = pd.DataFrame(stored["values"], columns=stored["columns"])
+            found = stored["found"]
+        if len(table) != n_cells or found.shape != (n_cells,):
+            raise ValueError(f"{len(table)} rows for {n_cells} cells")
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        return None, [f"{path} is damaged ({error}): the features were measured again"]
+    return (table, found), []
+
+
+# --- a table from elsewhere -------------------------------------------------------------------
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, low_memory=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; a CSV with a Unique_ID column is needed") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())  # pandas breaks its lines
+        raise UserError(f"{path}: not a CSV table ({reason})") from error
+
+
+def _join(
+    features: pd.DataFrame, ids: Sequence[str], path: Path, text_columns: pd.Index
+) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of `features` in the order of `ids`, NaN where one is missing, and the report."""
+    wanted = pd.Index([str(name) for name in ids], name=features.index.name)
+    if wanted.has_duplicates:
+        raise UserError(f"cell {wanted[wanted.duplicated()][0]} is asked for twice")
+    absent = wanted.difference(features.index, sort=False)
+    if len(absent) == len(wanted):
+        raise UserError(
+            f"{path}: no Unique_ID matches a cell; it has {features.index[:1].tolist()}, "
+            f"the cells are called like {wanted[:1].tolist()}"
+        )
+    report = []
+    if len(absent):
+        report.append(f"{path}: no features for cells {_name_some(absent)}")
+    if len(text_columns):
+        report.append(f"{path}: left out as not numeric: columns {_name_some(text_columns)}")
+    return features.reindex(wanted), report
+
+
+# --- clean-up ---------------------------------------------------------------------------------
+
+
+def _is_constant(values: np.ndarray) -> np.ndarray:
+    """Columns whose range is within rounding of their largest value: (N, F) -> (F,) bool."""
+    return np.ptp(values, axis=0) <= 1e-9 * np.abs(values).max(axis=0)
+
+
+def _is_redundant(values: np.ndarray, limit: float) -> np.ndarray:
+    """Columns correlated beyond `limit` with an earlier one that is kept: (N, F) -> (F,) bool."""
+    too_close = np.abs(np.atleast_2d(np.corrcoef(values, rowvar=False))) > limit  # (F, F)
+    redundant = np.zeros(values.shape[1], dtype=bool)
+    for column in range(1, len(redundant)):
+        redundant[column] = (too_close[column, :column] & ~redundant[:column]).any()
+    return redundant
+
+
+def _robust_scale(values: np.ndarray) -> np.ndarray:
+    """1.4826 MAD of each column, its standard deviation where the MAD is 0: (N, F) -> (F,)."""
+    spread = median_abs_deviation(values, axis=0, scale="normal")
+    # Not exactly 0 where most cells share a value up to rounding.
+    negligible = spread <= 1e-9 * np.abs(values).max(axis=0)
+    return np.where(negligible, values.std(axis=0), spread)
+
+
+def _cleaning_report(n_columns: int, dropped: dict[str, list[str]], absent: int) -> list[str]:
+    """What was left out, a line for each reason."""
+    report = [f"{reason}: {_name_some(names)}" for reason, names in dropped.items() if names]
+    kept = n_columns - sum(map(len, dropped.values()))
+    report.insert(0, f"{kept} of {n_columns} features kept")
+    if absent:
+        report.append(f"{absent} cells have no features at all")
+    return report
