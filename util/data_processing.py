@@ -9,6 +9,7 @@ resizing is cached beside the source, or in the user's cache folder where the so
 written, and made again when a file, its size, its time or the input size changes.
 """
 
+import contextlib
 import hashlib
 import math
 import os
@@ -38,6 +39,7 @@ from util.metadata import count_and_name, join_metadata, read_table, refuse_dupl
 from util.runs import UserError
 
 CACHE_VERSION = 1  # raise it when the pixels that load_cells makes change
+SIMULATED = Path("DataSets") / "simulated"  # where features of simulated cells are kept
 CHUNK = 512  # images read and resized at a time
 
 
@@ -146,6 +148,8 @@ def _load_simulated(n_cells: int, seed: int, image_size: int) -> Cells:
     from util.simulate_cells import simulate_bbbc031
 
     crops, table = simulate_bbbc031(n_cells, seed)
+    with contextlib.suppress(OSError):  # read-only here: the user's cache folder serves
+        SIMULATED.mkdir(parents=True, exist_ok=True)
     fit = Fitter(image_size, np.zeros(3))
     images = np.stack([fit(np.moveaxis(crop, -1, 0)) for crop in crops])
     return Cells(
@@ -158,7 +162,7 @@ def _load_simulated(n_cells: int, seed: int, image_size: int) -> Cells:
         high=np.full(3, 255.0),
         channels=["Red", "Green", "Blue"],
         fingerprint=fingerprint(images),
-        cache=cache_folder(Path("DataSets") / "simulated", f"cells_{image_size}"),
+        cache=cache_folder(SIMULATED, f"cells_{image_size}"),
     )
 
 

@@ -1,13 +1,17 @@
 """Tables beside the images: reading them, joining them on Unique_ID, choosing the class column."""
 
+import re
 from collections import Counter
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from util.runs import UserError
 
+NUMBERING = re.compile(r"(^|_)(id|idx|index|row|number)$", re.IGNORECASE)
 NAMED = 3  # how many of the ids concerned a note names
 
 
@@ -147,8 +151,22 @@ def choose_labels(
     return label, values, notes
 
 
+def gradations(table: pd.DataFrame, leave_out: Sequence[str] = ()) -> list[str]:
+    """Columns along which cells may be graded: numeric, of three different values or more.
+
+    A column that merely numbers the cells (by its name, or because it counts the rows) is none.
+    """
+    columns = []
+    for column in table.select_dtypes("number").columns.difference(leave_out, sort=False):
+        values = table[column]
+        counts_rows = len(values) > 1 and (values.diff().iloc[1:] == 1).all()
+        if values.nunique() >= 3 and not counts_rows and not NUMBERING.search(str(column)):
+            columns.append(column)
+    return columns
+
+
 def _label_text(value: object) -> str:
-    """3.0 and 3 are one class: a column of integers with a gap is read as floats."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    """A class as text: 3, 3.0 and "3" are one, since integers with a gap are read as floats."""
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return str(int(value))
     return str(value)

@@ -184,13 +184,17 @@ def numbered_runs(results: Path) -> list[Path]:
     return sorted(p for p in results.iterdir() if p.is_dir() and re.match(r"\d{4,}-", p.name))
 
 
+def slug(name: str) -> str:
+    """The name as part of a file name: letters, digits, dots, underscores and hyphens only."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
+
+
 def create_run_folder(results: Path, name: str) -> Path:
     """Make `results/NNNN-name` with the next free number; safe when several runs start at once.
 
     Raises:
         UserError: `results` cannot be written.
     """
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-") or "run"
     with explain_os_error(results):
         results.mkdir(parents=True, exist_ok=True)
         number = 1 + max((int(p.name.split("-")[0]) for p in numbered_runs(results)), default=0)
@@ -203,7 +207,7 @@ def create_run_folder(results: Path, name: str) -> Path:
                 number += 1
                 continue
             taken = any(int(p.name.split("-")[0]) == number for p in numbered_runs(results))
-            folder = results / f"{number:04d}-{slug}"
+            folder = results / f"{number:04d}-{slug(name)}"
             if not taken:
                 folder.mkdir()
             claim.rmdir()

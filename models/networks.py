@@ -1,0 +1,233 @@
+"""The networks of the thesis: one VAE, and the encoders and decoders it is put together from.
+
+Architecture and objective are independent choices: nothing here knows a loss. `build_vae` makes
+every model of the work by name; the InfoMax VAE is any of them trained with
+`models.infoMAX_VAE.InfoMaxObjective`.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models.nn_modules import ConvDown, ConvUp, SkipDown, SkipIn, SkipUp, initialise
+from util.runs import UserError
+
+IMAGE_SIZES = (32, 64, 128, 256)
+ARCHITECTURES = ("vanilla", "sc", "simple")
+LOGVAR_RANGE = (
+    -6.0,
+    2.0,
+)  # of the thesis; keeps the sampled code finite while the encoder is untrained
+
+
+class VAE(nn.Module):
+    """A variational autoencoder (Kingma and Welling 2014) around any encoder and decoder.
+
+    Args:
+        encoder: x (B, C, S, S) -> mean (B, d), logvar (B, d).
+        decoder: z (B, d) -> logits (B, C, S, S).
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Posterior of a batch: x (B, C, S, S) in 0..1 -> mean (B, d), logvar (B, d) clamped to
+        -6..2.
+        """
+        mean, logvar = self.encoder(x)
+        return mean, logvar.clamp(*LOGVAR_RANGE)
+
+    def reparameterize(self, mean: Tensor, logvar: Tensor) -> Tensor:
+        """A code (B, d): sampled from the posterior while training, its mean in evaluation."""
+        if not self.training:
+            return mean
+        return mean + torch.randn_like(mean) * (0.5 * logvar).exp()
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Codes (B, d) -> logits (B, C, S, S); their sigmoid is the image."""
+        return self.decoder(z)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x (B, C, S, S) in 0..1 -> logits (B, C, S, S), mean (B, d), logvar (B, d), z (B, d)."""
+        mean, logvar = self.encode(x)
+        z = self.reparameterize(mean, logvar)
+        return self.decode(z), mean, logvar, z
+
+
+class ConvEncoder(nn.Module):
+    """Convolutions down to 2 x 2, then two linear layers and the two heads.
+
+    | layer (vanilla, 64 x 64, base 32) | output |
+    | --- | --- |
+    | 5 x ConvDown | 32 x 32 x 32, 64 x 16 x 16, 128 x 8 x 8, 256 x 4 x 4, 512 x 2 x 2 |
+    | linear, batch norm, ReLU (twice) | 1024, 256 |
+    | linear mean, linear log-variance | d, d |
+
+    Args:
+        channels: C of the image.
+        widths: channels after each halving.
+        hidden: widths of the two linear layers.
+        latent_dim: d.
+    """
+
+    def __init__(self, channels: int, widths: list[int], hidden: tuple[int, int], latent_dim: int):
+        super().__init__()
+        pairs = zip([channels, *widths[:-1]], widths, strict=True)
+        self.down = nn.Sequential(*[ConvDown(i, o) for i, o in pairs])
+        self.linear = nn.Sequential(*_linear(4 * widths[-1], hidden[0]), *_linear(*hidden))
+        self.mean = nn.Linear(hidden[1], latent_dim)
+        self.logvar = nn.Linear(hidden[1], latent_dim)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, C, S, S) -> mean (B, d), logvar (B, d)."""
+        h = self.linear(torch.flatten(self.down(x), 1))  # (B, hidden[1])
+        return self.mean(h), self.logvar(h)
+
+
+class ConvDecoder(nn.Module):
+    """Two linear layers to 2 x 2, then upsampling steps of a factor 2.
+
+    | layer (vanilla, 64 x 64, base 32) | output |
+    | --- | --- |
+    | linear, batch norm, ReLU (twice) | 1024, 512 x 2 x 2 |
+    | 4 x ConvUp | 256 x 4 x 4, 128 x 8 x 8, 64 x 16 x 16, 32 x 32 x 32 |
+    | ConvUp, last | C x 64 x 64, logits |
+
+    Args:
+        latent_dim: d.
+        hidden: width of the first linear layer.
+        widths: channels at 2 x 2 and after each doubling but the last.
+        channels: C of the image.
+        fast: the fast exact form of the upsampling steps (models/nn_modules.py).
+    """
+
+    def __init__(self, latent_dim: int, hidden: int, widths: list[int], channels: int, fast: bool):
+        super().__init__()
+        self.linear = nn.Sequential(*_linear(latent_dim, hidden), *_linear(hidden, 4 * widths[0]))
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.up = nn.Sequential(
+            *[ConvUp(i, o, fast=fast) for i, o in pairs],
+            ConvUp(widths[-1], channels, last=True, fast=fast),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z (B, d) -> logits (B, C, S, S)."""
+        return self.up(
+            self.linear(z).unflatten(1, (-1, 2, 2))
+        )  # (B, widths[0], 2, 2) -> (B, C, S, S)
+
+
+class SkipEncoder(nn.Module):
+    """Down blocks with skip connections to 1 x 1 (Zheng et al. 2018); no linear layers.
+
+    | layer (64 x 64, base 32) | output |
+    | --- | --- |
+    | 5 x SkipDown | 32 x 32 x 32, 64 x 16 x 16, 128 x 8 x 8, 256 x 4 x 4, 512 x 2 x 2 |
+    | SkipDown, last | 2 d x 1 x 1: log-variance, then mean |
+    """
+
+    def __init__(self, channels: int, widths: list[int], latent_dim: int, fast: bool):
+        super().__init__()
+        pairs = zip([channels, *widths[:-1]], widths, strict=True)
+        self.down = nn.Sequential(
+            *[SkipDown(i, o, fast=fast) for i, o in pairs],
+            SkipDown(widths[-1], 2 * latent_dim, last=True, fast=fast),
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, C, S, S) -> mean (B, d), logvar (B, d)."""
+        logvar, mean = torch.flatten(self.down(x), 1).chunk(2, dim=1)
+        return mean, logvar
+
+
+class SkipDecoder(nn.Module):
+    """A 1 x 1 block from the latent, then up blocks with skip connections (Zheng et al. 2018).
+
+    | layer (64 x 64, base 32) | output |
+    | --- | --- |
+    | SkipIn | 512 x 1 x 1 |
+    | 5 x SkipUp | 256 x 2 x 2, 128 x 4 x 4, 64 x 8 x 8, 32 x 16 x 16, 32 x 32 x 32 |
+    | SkipUp, last | C x 64 x 64, logits |
+
+    At 128 and 256 one and two more steps of the full width come first.
+    """
+
+    def __init__(self, latent_dim: int, widths: list[int], channels: int, fast: bool):
+        super().__init__()
+        self.first = SkipIn(latent_dim, widths[0])
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.up = nn.Sequential(
+            *[SkipUp(i, o, fast=fast) for i, o in pairs],
+            SkipUp(widths[-1], channels, last=True, fast=fast),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z (B, d) -> logits (B, C, S, S)."""
+        return self.up(self.first(z[:, :, None, None]))  # (B, widths[0], 1, 1) -> (B, C, S, S)
+
+
+def _linear(n_in: int, n_out: int) -> list[nn.Module]:
+    return [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU()]
+
+
+def build_vae(
+    architecture: str = "vanilla",
+    image_size: int = 64,
+    channels: int = 3,
+    base: int = 32,
+    latent_dim: int = 3,
+    decoder_base: int | None = None,
+    fast: bool = True,
+) -> VAE:
+    """A VAE of the thesis by name, with the thesis's initial weights.
+
+    Args:
+        architecture: `vanilla`, `sc` (skip connections) or `simple` (constant width, for dSprites).
+        image_size: S in pixels: 32, 64, 128 or 256.
+        channels: C of the image.
+        base: width of the first encoder block; the others are base x 2, 4, 8, 16 at most.
+        latent_dim: d.
+        decoder_base: the same for the decoder; None for the encoder's.
+        fast: compute upsampling in its fast exact form; parameters and results are the same
+            without.
+
+    Raises:
+        UserError: a value that no network can be built from.
+    """
+    if image_size not in IMAGE_SIZES:
+        raise UserError(
+            f"--image-size {image_size}: must be one of {', '.join(map(str, IMAGE_SIZES))}"
+        )
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"--architecture {architecture}: must be one of {', '.join(ARCHITECTURES)}")
+    decoder_base = base if decoder_base is None else decoder_base
+    for name, value in (("base", base), ("latent-dim", latent_dim), ("decoder-base", decoder_base)):
+        if value < 1:
+            raise UserError(f"--{name} {value}: must be at least 1")
+    steps = int(math.log2(image_size)) - 1  # halvings down to 2 x 2
+    factors = [min(2**i, 16) for i in range(steps)]
+    encoder_widths = [base * f for f in factors]
+    falling = [f for f in (8, 4, 2, 1) if f < factors[-1]]
+    if architecture == "vanilla":
+        up = [factors[-1], *falling, *[1] * (steps - 1 - len(falling))]
+        vae = VAE(
+            ConvEncoder(channels, encoder_widths, (1024, 256), latent_dim),
+            ConvDecoder(latent_dim, 1024, [decoder_base * f for f in up], channels, fast),
+        )
+    elif architecture == "sc":
+        up = [*[factors[-1]] * (steps - len(falling)), *falling, 1]
+        vae = VAE(
+            SkipEncoder(channels, encoder_widths, latent_dim, fast),
+            SkipDecoder(latent_dim, [decoder_base * f for f in up], channels, fast),
+        )
+    else:
+        vae = VAE(
+            ConvEncoder(channels, [base] * steps, (512, 256), latent_dim),
+            ConvDecoder(latent_dim, 512, [decoder_base] * steps, channels, fast),
+        )
+    initialise(vae)
+    return vae

@@ -1,0 +1,144 @@
+"""The training loop: learns, restores the best, resumes exactly, stops early, refuses NaN."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from models.infoMAX_VAE import InfoMaxObjective
+from models.losses import ELBOObjective
+from models.networks import build_vae
+from models.train_net import Schedule, best_epoch, embed, evaluate, train
+from util.data_processing import CellBatches, Cells, split_cells
+from util.mutual_information import InformationEstimator
+from util.runs import UserError, load_checkpoint, seed_everything
+
+
+@pytest.fixture
+def cells():
+    rng = np.random.default_rng(0)
+    images = np.zeros((60, 1, 32, 32), np.uint8)
+    for image in images:
+        size = rng.integers(6, 14)
+        image[0, 16 - size : 16 + size, 16 - size : 16 + size] = rng.integers(60, 255)
+    return Cells(
+        images=images,
+        table=pd.DataFrame({"Unique_ID": [f"{i}" for i in range(60)]}),
+        name="squares",
+        masked=True,
+        padding=np.zeros(1),
+        low=np.zeros(1),
+        high=np.full(1, 255.0),
+        channels=["grey"],
+    )
+
+
+def run(cells, folder, epochs, infomax=False, seed=0, patience=30, learning_rate=1e-3):
+    folder.mkdir(exist_ok=True)
+    seed_everything(seed)
+    model = build_vae(image_size=32, channels=1, base=4)
+    objective = ELBOObjective()
+    if infomax:
+        objective = InfoMaxObjective(InformationEstimator((1, 32, 32), 3), 5.0, 1.0, 5e-4)
+    batches = CellBatches(cells, torch.device("cpu"), 16, augmentation=True)
+    split = split_cells(None, len(cells.table), 0.2, seed)
+    schedule = Schedule(epochs, learning_rate, decay_every=2, patience=patience, seed=seed)
+    history = train(model, objective, batches, split, schedule, folder, {}, progress=False)
+    return model, objective, batches, split, history
+
+
+def test_it_learns_and_logs_every_term(cells, tmp_path):
+    model, _, _, _, history = run(cells, tmp_path / "r", 6, infomax=True)
+    assert history[-1]["valid"]["loss"] < 0.8 * history[0]["valid"]["loss"]
+    lines = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
+    assert lines == history and [entry["epoch"] for entry in lines] == [1, 2, 3, 4, 5, 6]
+    terms = {"loss", "reconstruction", "kl", "mutual_information"}
+    assert set(lines[0]["train"]) == set(lines[0]["valid"]) == terms
+    rates = [entry["learning_rate"] for entry in lines]
+    np.testing.assert_allclose(rates, [1e-3, 1e-3, 6e-4, 6e-4, 3.6e-4, 3.6e-4])
+
+
+def test_the_best_model_is_returned_not_the_last(cells, tmp_path):
+    model, objective, batches, split, history = run(cells, tmp_path / "r", 8, learning_rate=0.02)
+    best = history[best_epoch(history) - 1]["valid"]["loss"]
+    assert best == min(entry["valid"]["loss"] for entry in history)
+    now = evaluate(model, objective, batches.in_order(split[1]))["loss"]
+    assert now == pytest.approx(best, rel=1e-5)
+
+
+@pytest.mark.parametrize("infomax", [False, True])
+def test_resumed_equals_undisturbed(cells, tmp_path, infomax):
+    whole, *_, history = run(cells, tmp_path / "whole", 5, infomax)
+    run(cells, tmp_path / "parts", 2, infomax)
+    torch.rand(7)  # what happens between does not matter
+    parts, *_, resumed = run(cells, tmp_path / "parts", 5, infomax)
+    for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert [h["valid"] for h in history] == [h["valid"] for h in resumed]
+
+
+def test_same_seed_same_weights_other_seed_others(cells, tmp_path):
+    a, *_ = run(cells, tmp_path / "a", 2)
+    b, *_ = run(cells, tmp_path / "b", 2)
+    c, *_ = run(cells, tmp_path / "c", 2, seed=1)
+    weights = [torch.cat([p.flatten() for p in m.parameters()]) for m in (a, b, c)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_early_stopping(cells, tmp_path):
+    *_, history = run(cells, tmp_path / "r", 40, patience=1, learning_rate=0.05)
+    assert len(history) < 40 and len(history) - best_epoch(history) == 1
+    *_, again = run(cells, tmp_path / "r", 40, patience=1, learning_rate=0.05)
+    assert len(again) == len(history)
+
+
+def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(cells, tmp_path):
+    run(cells, tmp_path / "r", 1)
+    state = load_checkpoint(tmp_path / "r" / "checkpoint.pt")
+
+    class Explodes(ELBOObjective):
+        def forward(self, model, x):
+            terms = super().forward(model, x)
+            return terms | {"loss": terms["loss"] * float("inf")}
+
+    seed_everything(0)
+    model = build_vae(image_size=32, channels=1, base=4)
+    batches = CellBatches(cells, torch.device("cpu"), 16, augmentation=True)
+    split = split_cells(None, 60, 0.2, 0)
+    with pytest.raises(UserError, match="epoch 2, batch 1: loss inf, reconstruction"):
+        train(model, Explodes(), batches, split, Schedule(3, 1e-3), tmp_path / "r", {}, False)
+    kept = load_checkpoint(tmp_path / "r" / "checkpoint.pt")
+    assert all(torch.equal(state["model"][k], kept["model"][k]) for k in state["model"])
+
+
+def test_checkpoint_of_another_model_is_refused(cells, tmp_path):
+    run(cells, tmp_path / "r", 1)
+    model = build_vae(image_size=32, channels=1, base=8)
+    batches = CellBatches(cells, torch.device("cpu"), 16, augmentation=False)
+    split = split_cells(None, 60, 0.2, 0)
+    with pytest.raises(UserError, match="another model"):
+        train(model, ELBOObjective(), batches, split, Schedule(3, 1e-3), tmp_path / "r", {}, False)
+
+
+def test_validation_counts_every_cell_once(cells):
+    seed_everything(0)
+    model = build_vae(image_size=32, channels=1, base=4)
+    batches = CellBatches(cells, torch.device("cpu"), 16, augmentation=False)
+    indices = np.arange(37)  # two full batches and one of 5
+    terms = evaluate(model, ELBOObjective(), batches.in_order(indices))
+    single = [evaluate(model, ELBOObjective(), [batches.take(torch.tensor([i]))]) for i in indices]
+    assert terms["kl"] == pytest.approx(np.mean([s["kl"] for s in single]), rel=1e-5)
+
+
+def test_embed_keeps_the_order_of_the_cells(cells):
+    model = build_vae(image_size=32, channels=1, base=4)
+    batches = CellBatches(cells, torch.device("cpu"), 16, augmentation=False)
+    mean, logvar = embed(model, batches, 60)
+    model.eval()
+    with torch.no_grad():
+        alone, alone_logvar = model.encode(batches.take(torch.tensor([41])))
+    np.testing.assert_allclose(mean[41], alone[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(logvar[41], alone_logvar[0].numpy(), atol=1e-5)
+    assert mean.shape == (60, 3) and mean.dtype == np.float32

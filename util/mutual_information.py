@@ -1,0 +1,159 @@
+"""Lower bounds on mutual information, and the networks that make them tight.
+
+Poole et al. 2019, "On variational bounds of mutual information", ICML (arXiv:1905.06922). Each
+bound is a function of a (B, B) score matrix: `scores[i, j]` is f(x_j, z_i), so row i holds one code
+against all images of the batch, and the diagonal the true pairs. Off the diagonal, code and image
+are independent. Everything is in nats.
+
+| bound | largest value | bias | variance | best critic f(x, z) |
+| --- | --- | --- | --- | --- |
+| InfoNCE | log B | large once I passes log B | small | log p(z given x) + any c(z) |
+| NWJ | none | none | grows as exp(I) | 1 + log p(z given x) / p(z) |
+| interpolated | log B / alpha | between | between | log p(z given x) / p(z), with baseline 1 |
+
+The interpolated bound weighs by alpha: at alpha 1 it is InfoNCE, towards alpha 0 it turns into
+NWJ's family. It was the thesis's guideline to learn with InfoNCE, whose variance is small, and to
+estimate with a small alpha, whose bias is small.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Bound = Literal["infonce", "nwj", "interpolated"]
+BOUNDS: tuple[Bound, ...] = ("infonce", "nwj", "interpolated")
+
+
+def info_nce(scores: Tensor) -> Tensor:
+    """InfoNCE (van den Oord et al. 2018): mean_i [f_ii - log mean_j exp f_ij].
+
+    Args:
+        scores: (B, B).
+
+    Returns:
+        a lower bound on I(x; z), (); never above log B.
+    """
+    return (scores.diagonal() - _log_mean_exp(scores)).mean()
+
+
+def nwj(scores: Tensor) -> Tensor:
+    """NWJ (Nguyen, Wainwright and Jordan 2010): E_joint[f] - E_independent[exp(f - 1)].
+
+    Args:
+        scores: (B, B), B at least 2.
+
+    Returns:
+        a lower bound on I(x; z), (); without bias at the best critic, with a variance that grows as
+        exp(I).
+    """
+    return scores.diagonal().mean() - _off_diagonal(scores - 1).exp().mean()
+
+
+def interpolated(scores: Tensor, log_baseline: Tensor, alpha: float) -> Tensor:
+    """The bound between InfoNCE and NWJ with a learnt baseline (Poole et al. 2019, I_alpha).
+
+    With m(z) the mean of exp f over the images of the batch and q(z) the baseline,
+
+        I >= 1 + E_joint[f - log(alpha m + (1 - alpha) q)]
+               - E_independent[exp(f) / (alpha m + (1 - alpha) q)].
+
+    In the first expectation m includes the true image; in the second only images independent of the
+    code, as the derivation asks for.
+
+    Args:
+        scores: (B, B), B at least 2.
+        log_baseline: (B,) log q(z_i).
+        alpha: weight of InfoNCE, above 0 up to 1: 1 is InfoNCE (little variance, at most log B),
+            small values have little bias and more variance.
+
+    Returns:
+        a lower bound on I(x; z), (); never above log(B / alpha).
+    """
+    others = _off_diagonal(scores)  # (B, B - 1)
+    joint = scores.diagonal() - _mix(_log_mean_exp(scores), log_baseline, alpha)
+    independent = (others - _mix(_log_mean_exp(others), log_baseline, alpha)[:, None]).exp()
+    return 1 + joint.mean() - independent.mean()
+
+
+def _mix(log_m: Tensor, log_q: Tensor, alpha: float) -> Tensor:
+    """log(alpha m + (1 - alpha) q)."""
+    if alpha == 1:
+        return log_m
+    return torch.logaddexp(math.log(alpha) + log_m, math.log1p(-alpha) + log_q)
+
+
+def _log_mean_exp(scores: Tensor) -> Tensor:
+    return scores.logsumexp(dim=1) - math.log(scores.shape[1])
+
+
+def _off_diagonal(scores: Tensor) -> Tensor:
+    """(B, B) -> (B, B - 1): each row without its diagonal entry."""
+    size = len(scores)
+    # Behind the first entry, a diagonal entry ends every run of size + 1.
+    return scores.flatten()[1:].view(size - 1, size + 1)[:, :-1].reshape(size, size - 1)
+
+
+def perceptron(*widths: int) -> nn.Sequential:
+    """Linear layers of these widths with ReLU between them."""
+    layers: list[nn.Module] = []
+    for wide, narrow in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(wide, narrow), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class SeparableCritic(nn.Module):
+    """f(x, z) = h(z) . g(x): two perceptrons, so that a batch costs 2 B evaluations, not B^2.
+
+    | part | layers |
+    | --- | --- |
+    | g | pixels-1024-512-32 up to 64 x 64, pixels-256-512-32 for larger images (as in the thesis) |
+    | h | latent-256-256-32 |
+
+    Args:
+        image_shape: (C, S, S).
+        latent_dim: d.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int):
+        super().__init__()
+        pixels = math.prod(image_shape)
+        self.g = perceptron(pixels, 1024 if image_shape[-1] <= 64 else 256, 512, 32)
+        self.h = perceptron(latent_dim, 256, 256, 32)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """x (B, C, S, S), z (B, d) -> scores (B, B), row i for code i."""
+        return self.h(z) @ self.g(torch.flatten(x, 1)).T
+
+
+class InformationEstimator(nn.Module):
+    """A bound with the networks it needs: a critic, and for the interpolated bound a baseline.
+
+    Args:
+        image_shape: (C, S, S).
+        latent_dim: d.
+        bound: `infonce`, `nwj` or `interpolated`.
+        alpha: of the interpolated bound; sigmoid(-4.6) = 0.01 in the thesis's figures.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        latent_dim: int,
+        bound: Bound = "infonce",
+        alpha: float = 0.01,
+    ):
+        super().__init__()
+        self.bound, self.alpha = bound, alpha
+        self.critic = SeparableCritic(image_shape, latent_dim)
+        self.baseline = perceptron(latent_dim, 256, 256, 1) if bound == "interpolated" else None
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """Images (B, C, S, S) and their codes (B, d) -> the bound in nats, ()."""
+        scores = self.critic(x, z)
+        if self.bound == "infonce" or len(scores) == 1:  # of a single pair every bound is 0
+            return info_nce(scores)
+        if self.bound == "nwj":
+            return nwj(scores)
+        return interpolated(scores, self.baseline(z)[:, 0], self.alpha)
