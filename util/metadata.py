@@ -136,7 +136,7 @@ def choose_labels(
     missing = table[label].isna()
     if missing.all():
         raise UserError(f"--label {label}: the column is empty")
-    values = table[label].map(_label_text, na_action="ignore").astype(object).where(~missing, None)
+    values = table[label].map(class_name, na_action="ignore").astype(object).where(~missing, None)
     notes = []
     if missing.any():
         ids = list(table["Unique_ID"][missing])
@@ -165,7 +165,7 @@ def gradations(table: pd.DataFrame, leave_out: Sequence[str] = ()) -> list[str]:
     return columns
 
 
-def _label_text(value: object) -> str:
+def class_name(value: object) -> str:
     """A class as text: 3, 3.0 and "3" are one, since integers with a gap are read as floats."""
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
