@@ -36,17 +36,19 @@ class Toy:
     """Named set of values."""
     resume: str | None = None
     """Go on with a run."""
+    results: str = "results"
+    """Folder of the runs."""
 
 
 PRESETS = {"thesis": {}, "laptop": {"epochs": 10, "base": 8}}
 
 
 def parse(argv, results, changeable=("epochs",)):
-    return parse_settings(Toy(), PRESETS, argv, results, changeable)
+    return parse_settings(Toy(results=str(results)), PRESETS, argv, changeable)
 
 
 def test_preset_gives_way_to_an_explicit_option(tmp_path):
-    assert parse([], tmp_path) == Toy()
+    assert parse([], tmp_path) == Toy(results=str(tmp_path))
     assert parse(["--preset", "laptop"], tmp_path).base == 8
     chosen = parse(["--preset", "laptop", "--base", "16"], tmp_path)
     assert (chosen.base, chosen.epochs) == (16, 10)

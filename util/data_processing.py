@@ -265,67 +265,80 @@ def _assemble(
 def _build_folder_cache(
     cached: CellCache, folder: Path, files: list[Path], image_size: int, progress: bool
 ) -> None:
-    looked, unreadable = [], []
-    for file in files[:: max(1, len(files) // LOOK_AT)]:
-        image, _, _ = try_read(file)
-        if image is not None:
-            looked.append((file, image))
-    if not looked:
-        _, reason, _ = try_read(files[0])
-        raise UserError(f"no image of {folder} could be read; {files[0].name}: {reason}")
+    looked = _look_at_some(folder, files)
     reference_file, reference = looked[0]
-    kind = (reference.shape[0], reference.dtype)
-
-    def refuse_other_kinds(file: Path, image: np.ndarray) -> None:
-        if (image.shape[0], image.dtype) != kind:
-            raise UserError(
-                f"{file} has {image.shape[0]} channels of {image.dtype}, but {reference_file} has "
-                f"{kind[0]} of {kind[1]}: all images of a data set must agree"
-            )
-
-    for file, image in looked:
-        refuse_other_kinds(file, image)
+    n_channels, dtype = len(reference), reference.dtype
     masked, padding = choose_padding([image for _, image in looked])
     fit = Fitter(image_size, padding)
 
     def prepare(file: Path) -> tuple[np.ndarray | None, str, bool]:
         image, reason, alpha = try_read(file)
-        if image is None:
-            return None, reason, False
-        refuse_other_kinds(file, image)
-        return fit(image), "", alpha
+        if image is not None:
+            _refuse_other_kind(file, image, reference_file, reference)
+            image = fit(image)
+        return image, reason, alpha
 
-    alpha_dropped, row = False, 0
-    with cached.writing((len(files), kind[0], image_size, image_size), kind[1]) as (images, finish):
-        bar = tqdm(
-            total=len(files), desc=f"reading {folder.name}", unit=" cells", disable=not progress
-        )
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool, bar:
-            for start in range(0, len(files), CHUNK):
-                chunk = files[start : start + CHUNK]
+    unreadable, alpha_dropped, row = [], False, 0
+    with cached.writing((len(files), n_channels, image_size, image_size), dtype) as (
+        images,
+        finish,
+    ):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for chunk in _chunks(files, f"reading {folder.name}", progress):
+                # A chunk at a time: a pool would run ahead and fill the memory.
                 for file, (image, reason, alpha) in zip(
                     chunk, pool.map(prepare, chunk), strict=True
                 ):
                     if image is None:
                         unreadable.append((file.relative_to(folder).as_posix(), reason))
-                    else:
-                        images[row] = image
-                        row += 1
-                        alpha_dropped |= alpha
-                bar.update(len(chunk))
+                        continue
+                    images[row] = image
+                    row += 1
+                    alpha_dropped |= alpha
         low, high = choose_scaling(images[:row], masked)
-        finish(
-            row,
-            {
-                "masked": masked,
-                "padding": padding.tolist(),
-                "low": low.tolist(),
-                "high": high.tolist(),
-                "unreadable": unreadable,
-                "alpha_dropped": alpha_dropped,
-                "rgb": reference_file.suffix.lower() not in (".tif", ".tiff"),
-            },
+        facts = {
+            "masked": masked,
+            "padding": padding.tolist(),
+            "low": low.tolist(),
+            "high": high.tolist(),
+            "unreadable": unreadable,
+            "alpha_dropped": alpha_dropped,
+            "rgb": reference_file.suffix.lower() not in (".tif", ".tiff"),
+        }
+        finish(row, facts)
+
+
+def _look_at_some(folder: Path, files: list[Path]) -> list[tuple[Path, np.ndarray]]:
+    """Readable images, evenly spaced over the files, that agree in channels and type."""
+    reason, looked = "", []
+    for file in files[:: math.ceil(len(files) / LOOK_AT)]:
+        image, why, _ = try_read(file)
+        if image is None:
+            reason = reason or f"{file.name}: {why}"
+            continue
+        looked.append((file, image))
+        _refuse_other_kind(file, image, *looked[0])
+    if not looked:
+        raise UserError(f"no image of {folder} could be read; {reason}")
+    return looked
+
+
+def _refuse_other_kind(
+    file: Path, image: np.ndarray, reference_file: Path, reference: np.ndarray
+) -> None:
+    if (len(image), image.dtype) != (len(reference), reference.dtype):
+        raise UserError(
+            f"{file} has {len(image)} channels of {image.dtype}, but {reference_file} has "
+            f"{len(reference)} of {reference.dtype}: all images of a data set must agree"
         )
+
+
+def _chunks(files: list[Path], what: str, progress: bool) -> Iterator[list[Path]]:
+    with tqdm(total=len(files), desc=what, unit=" cells", disable=not progress) as bar:
+        for start in range(0, len(files), CHUNK):
+            chunk = files[start : start + CHUNK]
+            yield chunk
+            bar.update(len(chunk))
 
 
 def _build_array_cache(

@@ -47,20 +47,19 @@ def parse_settings(
     default: SettingsT,
     presets: dict[str, dict[str, Any]],
     argv: Sequence[str] | None = None,
-    results: Path = Path("results"),
     changeable_on_resume: Sequence[str] = (),
 ) -> SettingsT:
     """Settings of a script: its defaults, then a preset or the run resumed, then the command line.
 
-    `--resume` alone means the newest unfinished or finished run of `results`; with a path that run.
+    `--resume` alone means the newest run in the folder `results`; with a number or path that run.
     A resumed run keeps its own settings; of them only `changeable_on_resume` may be given again.
 
     Args:
-        default: the frozen dataclass instance on top of the script.
+        default: the frozen dataclass instance on top of the script, with `preset`, `resume`,
+            `results`.
         presets: name -> values that differ from the defaults; an explicit option wins over a
             preset.
         argv: the command line without the program's name; None for `sys.argv`.
-        results: where `--resume` without a path looks.
         changeable_on_resume: names of fields that may differ from the run resumed.
 
     Raises:
@@ -77,7 +76,7 @@ def parse_settings(
 
     asked = parse(default)
     if asked.resume:
-        folder = find_run(asked.resume, results, type(default).__name__)
+        folder = find_run(asked.resume, Path(asked.results), type(default).__name__)
         saved = settings_from_json(type(default), read_json(folder / "settings.json")["settings"])
         resumed = dataclasses.replace(parse(saved), resume=str(folder))
         _refuse_changes(resumed, saved, changeable_on_resume, folder)
@@ -99,7 +98,7 @@ def _give_bare_resume_a_value(argv: list[str]) -> list[str]:
 def _refuse_changes(new: Any, saved: Any, changeable: Sequence[str], folder: Path) -> None:
     for field in dataclasses.fields(saved):
         name = field.name
-        if name in (*changeable, "resume") or getattr(new, name) == getattr(saved, name):
+        if name in (*changeable, "resume", "results") or getattr(new, name) == getattr(saved, name):
             continue
         raise UserError(
             f"--{name.replace('_', '-')} {getattr(new, name)} differs from {getattr(saved, name)} "

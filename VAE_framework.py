@@ -1,0 +1,507 @@
+"""Train a VAE on single-cell images, project the cells into its latent space and judge the
+projection.
+
+Edit the numbers of SETTINGS below, or give them on the command line, and run
+
+    python VAE_framework.py                                  # the thesis's numbers on simulated
+    BBBC031 cells python VAE_framework.py --preset laptop                  # the same in minutes on
+    a laptop python VAE_framework.py --dataset DataSets/MyCells --metadata my_cells.csv --label
+    treatment python VAE_framework.py --resume                         # go on with the newest run
+
+A run writes results/NNNN-<data set>-<model>/; open its report.html.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from models.baselines import cached_projection
+from models.losses import ELBOObjective
+from models.networks import VAE, build_vae
+from models.train_net import Schedule, best_epoch, embed, train
+from quantitative_metrics.performance_metrics import Scores, score_projections
+from util.cell_features import clean_features, features_of, read_cellprofiler_table
+from util.data_processing import CellBatches, Cells, load_cells, split_cells
+from util.helpers import (
+    compose_rgb,
+    format_table,
+    plot_accuracy,
+    plot_losses,
+    plot_projections,
+    plot_reconstructions,
+    plot_samples,
+    plot_scores,
+    scores_table,
+)
+from util.metadata import choose_labels, gradations
+from util.report import write_latent_page, write_report
+from util.runs import (
+    UserError,
+    create_run_folder,
+    describe_run,
+    parse_settings,
+    pick_device,
+    read_json,
+    run_script,
+    seed_everything,
+    slug,
+    write_atomically,
+    write_json,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every number of a run. The defaults are those of the thesis."""
+
+    dataset: str = "simulated"
+    """What to learn from: `simulated`, a folder of images (flat or one subfolder per class), or an
+    .npz/.npy file."""
+    metadata: str | None = None
+    """CSV with a row per cell; joined on Unique_ID for a folder, by row for an array file."""
+    label: str | None = None
+    """Column of the classes to score by; None takes GT_label, else the class folders."""
+    array_key: str | None = None
+    """Name of the images in an .npz; None takes the only array that can be images."""
+    array_axes: str | None = None
+    """Axes of that array, e.g. NHWC or NCHW; None finds the channel axis."""
+    simulated_cells: int = 7387
+    """Cells to draw when the data set is `simulated`; 7,387 is the size of the real matched set."""
+    simulated_seed: int = 0
+    """Seed of the simulator, apart from the seed of the run."""
+    image_size: int = 64
+    """Side of the network's input in pixels: 32, 64, 128 or 256. Larger cells are rescaled, smaller
+    ones padded."""
+    valid_fraction: float = 0.15
+    """Share of the cells kept for validation, drawn per class."""
+    augment: bool = True
+    """Turn and flip training cells at random: orientation under the microscope means nothing."""
+
+    architecture: Literal["vanilla", "sc", "simple"] = "vanilla"
+    """Blocks of the network: plain convolutions, skip connections, or the constant width used for
+    dSprites."""
+    base: int = 32
+    """Channels of the first encoder block; the deeper ones have 2, 4, 8, 16 times as many."""
+    decoder_base: int | None = None
+    """The same for the decoder; None for the encoder's."""
+    latent_dim: int = 3
+    """Dimensions of the code. Three can be looked at and hold the two-dimensional manifold of
+    BBBC031."""
+    beta: float = 1.0
+    """Weight of the KL term, dimensionless; 1 is the evidence lower bound."""
+
+    epochs: int = 100
+    """At most so many passes over the training cells."""
+    batch_size: int = 64
+    """Cells per training step."""
+    learning_rate: float = 1e-4
+    """Adam's step size for the VAE at the start."""
+    decay_every: int = 40
+    """Epochs between two cuts of the learning rate."""
+    decay: float = 0.6
+    """Factor of such a cut."""
+    patience: int = 30
+    """Epochs without a better validation loss after which training stops."""
+
+    features: str = "measure"
+    """Human-designed features: `measure` them on the images, `none`, or a CSV (e.g. CellProfiler's)
+    with Unique_ID."""
+    feature_groups: Literal["fast", "full"] = "fast"
+    """What to measure: shape and intensity (milliseconds a cell), or all of cp_measure (0.1 s a
+    cell)."""
+    umap_neighbors: int = 15
+    """n_neighbors of UMAP on those features."""
+    umap_min_dist: float = 0.1
+    """min_dist of UMAP."""
+    tsne_perplexity: float = 30.0
+    """Perplexity of t-SNE on those features."""
+    rank_all_up_to: int = 20000
+    """Cells up to which neighbourhood ranks are exact; above, a sample of 2,000 cells is ranked
+    against all."""
+
+    seed: int = 0
+    """Every random choice of the run follows it."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    results: str = "results"
+    """Folder of the numbered run folders."""
+    preset: Literal["thesis", "laptop"] = "thesis"
+    """Named set of values; an explicit option wins over it."""
+    resume: str | None = None
+    """Go on with a run: its folder or number, alone the newest one; --epochs may lengthen it."""
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model in the run folder."""
+        return {"vanilla": "VAE", "sc": "SC-VAE", "simple": "Simple-VAE"}[self.architecture]
+
+
+SETTINGS = Settings()
+
+PRESETS = {
+    "thesis": {},
+    # Fewer cells, a narrow network and larger steps: every stage, in minutes on two cores.
+    "laptop": {"simulated_cells": 2500, "base": 8, "epochs": 20, "learning_rate": 1e-3},
+}
+
+# A resumed run may run longer, or elsewhere; anything else would make it another run.
+CHANGEABLE = ("epochs", "patience", "device")
+
+AXES = "xyz"
+RANKED_SAMPLE = 2000  # cells ranked against all where there are too many for exact ranks
+COLOURED = 6  # numeric columns that get a figure of their own; latent_space.html has all
+EXAMPLES = 12  # cells in the figures of reconstructions and samples
+
+MakeObjective = Callable[[Settings, Cells], nn.Module]
+
+
+def elbo_objective(settings: Settings, cells: Cells) -> nn.Module:
+    """What the Vanilla VAE and the SC-VAE minimise."""
+    return ELBOObjective(settings.beta)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that stands before a run trains.
+
+    Attributes:
+        settings: every number of the run.
+        cells: images and table, N cells.
+        label: column of the classes, or None.
+        split: indices of the training and of the validation cells.
+        features: (N, F) human-designed features, cleaned; None if the run does without.
+        batches: the cells on the device.
+        model, objective: the VAE and what it minimises.
+        folder: the run folder.
+        notes: what was left out or decided, a line each.
+    """
+
+    settings: Settings
+    cells: Cells
+    label: str | None
+    split: tuple[np.ndarray, np.ndarray]
+    features: pd.DataFrame | None
+    batches: CellBatches
+    model: VAE
+    objective: nn.Module
+    folder: Path
+    notes: list[str]
+
+
+def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> Path:
+    """One run from cells to report.
+
+    Args:
+        settings: every number of the run.
+        make_objective: builds what is minimised, from the settings and the cells.
+
+    Returns:
+        the run folder.
+
+    Raises:
+        UserError: a mistake in the settings or the data, in one line.
+    """
+    run = prepare(settings, make_objective)
+    history = learn(run)
+    latents, projections = project(run)
+    scores = score(run, latents, projections)
+    report = draw(run, history, latents, projections, scores)
+    print(format_table(scores_table(scores.table)))
+    print(f"report: {report}")
+    return run.folder
+
+
+def prepare(settings: Settings, make_objective: MakeObjective) -> Run:
+    """Load, check and build everything, so that mistakes show before the run folder is made."""
+    device = pick_device(settings.device)
+    cells = load_cells(
+        settings.dataset,
+        settings.metadata,
+        settings.image_size,
+        settings.array_key,
+        settings.array_axes,
+        settings.simulated_cells,
+        settings.simulated_seed,
+    )
+    label, labels, label_notes = choose_labels(cells.table, settings.label)
+    split = split_cells(labels, len(cells.table), settings.valid_fraction, settings.seed)
+    features, feature_notes = design_features(settings, cells)
+    seed_everything(settings.seed)  # of the initial weights
+    model = build_vae(**network_arguments(settings, cells)).to(device)
+    objective = make_objective(settings, cells).to(device)
+    notes = cells.notes + label_notes + feature_notes
+    folder = open_run(settings, cells, notes)
+    batches = CellBatches(cells, device, settings.batch_size, settings.augment)
+    return Run(settings, cells, label, split, features, batches, model, objective, folder, notes)
+
+
+def learn(run: Run) -> list[dict[str, Any]]:
+    """Train, or go on training; the best weights end in the model."""
+    settings = run.settings
+    schedule = Schedule(
+        settings.epochs,
+        settings.learning_rate,
+        settings.decay_every,
+        settings.decay,
+        settings.patience,
+        settings.seed,
+    )
+    remember = {"settings": asdict(settings), "data": run.cells.describe()}
+    return train(run.model, run.objective, run.batches, run.split, schedule, run.folder, remember)
+
+
+def design_features(settings: Settings, cells: Cells) -> tuple[pd.DataFrame | None, list[str]]:
+    """Human-designed features, cleaned, (N, F), and notes; None if the run is to do without."""
+    if settings.features == "none":
+        return None, [
+            "no human-designed features: no UMAP, no t-SNE, pixels are the only reference"
+        ]
+    if settings.features == "measure":
+        raw, notes = features_of(
+            cells.images,
+            cells.masked,
+            cells.channels,
+            list(cells.table["Unique_ID"]),
+            settings.feature_groups,
+            cells.cache,
+        )
+    else:
+        raw, notes = read_cellprofiler_table(settings.features, list(cells.table["Unique_ID"]))
+    clean, more = clean_features(raw)
+    return clean, notes + more
+
+
+def network_arguments(settings: Settings, cells: Cells) -> dict[str, Any]:
+    """Arguments of `build_vae`."""
+    return {
+        "architecture": settings.architecture,
+        "image_size": settings.image_size,
+        "channels": cells.images.shape[1],
+        "base": settings.base,
+        "latent_dim": settings.latent_dim,
+        "decoder_base": settings.decoder_base,
+    }
+
+
+def open_run(settings: Settings, cells: Cells, notes: list[str]) -> Path:
+    """The run folder, new or resumed, with settings.json in it."""
+    for note in notes:
+        print(f"note: {note}")
+    described = describe_run(settings, data=cells.describe(), notes=notes)
+    if not settings.resume:
+        folder = create_run_folder(Path(settings.results), f"{cells.name}-{settings.model_name}")
+        print_summary(settings, cells)
+    else:
+        folder = Path(settings.resume)
+        before = read_json(folder / "settings.json")
+        if before["data"]["fingerprint"] != cells.fingerprint:
+            raise UserError(
+                f"{settings.dataset} is no longer what {folder} learnt from: start a new run"
+            )
+        described["started"] = before["started"]
+    write_json(folder / "settings.json", described)
+    print(f"run folder: {folder}")
+    return folder
+
+
+def print_summary(settings: Settings, cells: Cells) -> None:
+    """torchsummary's table of the network, made on a copy so that the run's own is untouched."""
+    from torchsummary import summary
+
+    plain = build_vae(**network_arguments(settings, cells), fast=False)
+    summary(plain, cells.images.shape[1:], device="cpu")
+
+
+def project(run: Run) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """Write latents.csv: the table of the cells with every projection beside it.
+
+    Returns:
+        that table, and for each projection the names of its coordinate columns.
+    """
+    mean, logvar = embed(run.model, run.batches, len(run.cells.table))
+    axes = [AXES[i] if i < len(AXES) else str(i + 1) for i in range(mean.shape[1])]
+    projections = {"VAE": [f"VAE_{axis}_coord" for axis in axes]}
+    columns = dict(zip(projections["VAE"], mean.T, strict=True))
+    columns |= {f"VAE_{axis}_logvar": logvar[:, i] for i, axis in enumerate(axes)}
+    dim = min(run.settings.latent_dim, len(AXES))
+    for name, arguments in baselines_of(run.settings).items():
+        if run.features is None:
+            continue
+        print(f"{name} of {run.features.shape[1]} features in {dim}-D ...")
+        codes = cached_projection(
+            name, run.features, dim, run.settings.seed, run.cells.cache, **arguments
+        )
+        projections[name] = [f"{name}_{axis}" for axis in AXES[:dim].upper()]
+        columns |= dict(zip(projections[name], codes.T, strict=True))
+    latents = run.cells.table.assign(split="train")
+    latents.loc[run.split[1], "split"] = "valid"
+    latents = pd.concat([latents, pd.DataFrame(columns, index=latents.index)], axis=1)
+    write_table(run.folder / "latents.csv", latents)
+    return latents, projections
+
+
+def baselines_of(settings: Settings) -> dict[str, dict[str, float]]:
+    """The projections of the features that the VAE is compared with, and their parameters."""
+    return {
+        "UMAP": {"n_neighbors": settings.umap_neighbors, "min_dist": settings.umap_min_dist},
+        "TSNE": {"perplexity": settings.tsne_perplexity},
+    }
+
+
+def reference_spaces(cells: Cells, features: pd.DataFrame | None) -> dict[str, np.ndarray]:
+    """The spaces whose neighbourhoods a projection should keep: pixels, and features if there are.
+
+    8-bit pixels as they are; 16-bit channels scaled to the range the network sees, so that none
+    rules.
+    """
+    pixels = cells.images.reshape(len(cells.images), -1)
+    if cells.images.dtype != np.uint8:
+        low, high = (v.astype(np.float32)[:, None, None] for v in (cells.low, cells.high))
+        pixels = np.clip((cells.images - low) / (high - low), 0, 1).reshape(len(pixels), -1)
+    return {"pixels": pixels} | ({} if features is None else {"features": features.to_numpy()})
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a CSV without an index, atomically."""
+    with write_atomically(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def score(run: Run, latents: pd.DataFrame, projections: dict[str, list[str]]) -> Scores:
+    """Score every projection; write scores.csv, and beside it what does not fit its long form."""
+    cells, settings = run.cells, run.settings
+    scores = score_projections(
+        {name: latents[columns].to_numpy() for name, columns in projections.items()},
+        reference_spaces(cells, run.features),
+        cells.table,
+        run.label,
+        sample=RANKED_SAMPLE if len(cells.table) > settings.rank_all_up_to else None,
+        seed=settings.seed,
+        device="cuda" if run.batches.device.type == "cuda" else "cpu",
+    )
+    write_table(run.folder / "scores.csv", scores.table)
+    write_table(run.folder / "axes.csv", scores.axes)
+    local = scores.local_quality.copy()
+    local.insert(0, "Unique_ID", cells.table["Unique_ID"])
+    write_table(run.folder / "local_quality.csv", local)
+    for name, matrix in scores.confusion.items():
+        write_table(run.folder / f"confusion_{name}.csv", matrix.rename_axis("true").reset_index())
+    return scores
+
+
+def draw(
+    run: Run,
+    history: list[dict[str, Any]],
+    latents: pd.DataFrame,
+    projections: dict[str, list[str]],
+    scores: Scores,
+) -> Path:
+    """Every figure of the run, latent_space.html and report.html; returns the report's path."""
+    folder, cells = run.folder, run.cells
+    figures = [("Loss and its terms", plot_losses(history, folder / "losses.png"))]
+    for column in coloured_columns(cells.table, run.label):
+        path = folder / f"projections_{slug(column)}.png"
+        plot_projections(latents, projections, column, path)
+        figures.append((f"The projections, coloured by {column}", path))
+    figures += draw_pictures(run)
+    curves = plot_scores(scores.table, folder / "scores.png")
+    bars = plot_accuracy(scores.table, folder / "accuracy.png")
+    figures += [("Neighbourhoods kept, by their size", curves)] if curves else []
+    figures += [("Classes read from the coordinates", bars)] if bars else []
+
+    name = f"{run.settings.model_name} on {cells.name}"
+    thumbnails = compose_rgb(cells.images, cells)
+    page = folder / "latent_space.html"
+    view = write_latent_page(latents, projections, thumbnails, page, run.label, name)
+    described = read_json(folder / "settings.json")
+    return write_report(
+        folder / "report.html",
+        f"{folder.name}: {name}",
+        summary_lines(run, history),
+        described["settings"] | {"data": described["data"], "command": described["command"]},
+        score_tables(scores),
+        figures,
+        run.notes + scores.notes,
+        view,
+        described["versions"] | described["machine"],
+    )
+
+
+def summary_lines(run: Run, history: list[dict[str, Any]]) -> list[str]:
+    """What was run, in a few sentences for the head of the report."""
+    settings, shape = run.settings, "x".join(map(str, run.cells.images.shape[2:]))
+    best = history[best_epoch(history) - 1]
+    parameters = sum(p.numel() for p in run.model.parameters())
+    preset = f"Preset {settings.preset}: " + (
+        ", ".join(f"{k} {v}" for k, v in PRESETS[settings.preset].items()) or "the thesis's numbers"
+    )
+    changed = f"{preset}; what the command line changed stands under Settings."
+    return [
+        f"{settings.model_name} with {settings.latent_dim} latent dimensions, trained on "
+        f"{len(run.split[0]):,} of {len(run.cells.table):,} cells of {run.cells.name}.",
+        f"{shape} pixels, {len(run.cells.channels)} channels ({', '.join(run.cells.channels)}); "
+        f"{parameters:,} parameters.",
+        f"Epoch {best['epoch']} of {len(history)} had the lowest validation loss, "
+        f"{best['valid']['loss']:.1f} nats per image, and is the one shown and scored; "
+        f"training took {sum(entry['seconds'] for entry in history):.0f} s on "
+        f"{run.batches.device}.",
+        changed,
+    ]
+
+
+def score_tables(scores: Scores) -> list[tuple[str, pd.DataFrame]]:
+    """The tables of the report: scores, accuracy by class, axes, confusion."""
+    long = scores.table
+    tables = [("Scores; the best of a column is bold", scores_table(long))]
+    by_class = long[long["metric"].str.startswith("accuracy[")]
+    if len(by_class):
+        wide = by_class.pivot(index="projection", columns="metric", values="value")
+        wide.columns = [name[len("accuracy[") : -1] for name in wide.columns]
+        tables.append(("Accuracy by class (fraction found)", wide))
+    if len(scores.axes):
+        axes = scores.axes.assign(
+            axis=scores.axes["projection"] + " " + scores.axes["axis"].map(str)
+        )
+        wide = axes.pivot(index="axis", columns="column", values="spearman")
+        tables.append(("Spearman correlation of each axis with what is known of the cells", wide))
+    for name, matrix in scores.confusion.items():
+        caption = f"{name}: true class by row, predicted by column; test cells of all repeats"
+        tables.append((caption, matrix.rename_axis("class")))
+    return tables
+
+
+@torch.no_grad()
+def draw_pictures(run: Run) -> list[tuple[str, Path]]:
+    """Reconstructions of some validation cells, and images decoded from the prior."""
+    model, valid = run.model.eval(), run.split[1]
+    seed_everything(run.settings.seed)
+    chosen = valid[np.linspace(0, len(valid) - 1, min(EXAMPLES, len(valid))).astype(int)]
+    originals = run.batches.take(torch.from_numpy(chosen))
+    logits, mean, _, _ = model(originals)
+    samples = model.decode(torch.randn(2 * EXAMPLES, mean.shape[1]).to(mean)).sigmoid()
+    words = run.cells.table[run.label].iloc[chosen].tolist() if run.label else None
+    reconstructions = run.folder / "reconstructions.png"
+    plot_reconstructions(
+        originals.cpu().numpy(), logits.sigmoid().cpu().numpy(), reconstructions, words
+    )
+    generated = plot_samples(samples.cpu().numpy(), run.folder / "samples.png")
+    return [
+        ("Validation cells and what the decoder makes of their codes", reconstructions),
+        ("Cells decoded from draws of the prior", generated),
+    ]
+
+
+def coloured_columns(table: pd.DataFrame, label: str | None) -> list[str]:
+    """The class and the first few gradations: what the figures are coloured by."""
+    graded = gradations(table, [label] if label else [])
+    return ([label] if label else []) + graded[:COLOURED]
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(parse_settings(SETTINGS, PRESETS, changeable_on_resume=CHANGEABLE)))

@@ -1,0 +1,215 @@
+"""The two scripts, run as a user runs them."""
+
+import dataclasses
+import json
+import shutil
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+import InfoMAX_VAE_framework
+import VAE_framework
+from util.data_processing import load_cells
+from util.runs import UserError, load_checkpoint
+
+# Small enough for seconds, large enough for every stage.
+SMALL = ["--simulated-cells", 80, "--image-size", 32, "--base", 4, "--learning-rate", 1e-3]
+QUICK = [*SMALL, "--features", "none"]
+
+
+def small(**changes):
+    """SMALL and QUICK as settings, for runs within this process."""
+    values = {"simulated_cells": 80, "image_size": 32, "base": 4, "features": "none", "epochs": 1}
+    return dataclasses.replace(VAE_framework.SETTINGS, **(values | {"device": "cpu"} | changes))
+
+
+def contents(folder):
+    return {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.iterdir()}
+
+
+def test_whole_run_twice(run_script, tmp_path):
+    first = run_script("VAE_framework.py", *SMALL, "--epochs", 2, "--device", "cpu")
+    folder = tmp_path / "results" / "0001-simulated-BBBC031-VAE"
+    for name in (
+        "settings.json log.jsonl checkpoint.pt best.pt latents.csv scores.csv local_quality.csv "
+        "losses.png reconstructions.png samples.png scores.png accuracy.png latent_space.html "
+        "report.html projections_GT_label.png"
+    ).split():
+        assert (folder / name).stat().st_size > 0, name
+    assert str(folder.relative_to(tmp_path) / "report.html") in first.stdout
+    assert "trustworthiness" in first.stdout and "Total params" in first.stdout
+
+    latents = pd.read_csv(folder / "latents.csv")
+    assert latents["Unique_ID"].nunique() == 80 and set(latents["split"]) == {"train", "valid"}
+    for column in ("VAE_x_coord", "VAE_z_logvar", "UMAP_X", "TSNE_Z", "GT_Shape"):
+        assert np.isfinite(latents[column]).all(), column
+    scores = pd.read_csv(folder / "scores.csv")
+    assert list(scores.columns) == "projection reference metric k value std n_cells seed".split()
+    curves = scores[scores["metric"] == "trustworthiness"]
+    assert curves.groupby(["projection", "reference"])["k"].max().eq(39).all()  # below N / 2
+    assert set(curves["projection"]) == {"VAE", "UMAP", "TSNE"}
+    assert set(curves["reference"]) == {"pixels", "features"}
+    assert {"accuracy", "balanced_accuracy", "m1", "spearman[GT_Shape]"} <= set(scores["metric"])
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["settings"]["simulated_cells"] == 80 and "torch" in settings["versions"]
+    assert settings["data"]["padding"] == "zero"
+
+    before = contents(folder)
+    shutil.rmtree(tmp_path / "DataSets")  # nothing kept: everything is computed again
+    run_script("VAE_framework.py", *SMALL, "--epochs", 2, "--device", "cpu")
+    second = tmp_path / "results" / "0002-simulated-BBBC031-VAE"
+    assert contents(folder) == before
+    for name in ("latents.csv", "scores.csv"):
+        assert (second / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def wait_for_epochs(process, log, epochs):
+    """Wait until a running script has logged some epochs."""
+    for _ in range(1200):
+        if log.exists() and len(log.read_text().splitlines()) >= epochs:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("the script never got there")
+
+
+def test_killed_and_resumed_equals_undisturbed(run_script, tmp_path):
+    options = [*QUICK, "--epochs", 12, "--device", "cpu"]
+    script = "InfoMAX_VAE_framework.py"
+    run_script(script, *options)
+    whole = tmp_path / "results" / "0001-simulated-BBBC031-InfoMAX-VAE"
+    killed = tmp_path / "results" / "0002-simulated-BBBC031-InfoMAX-VAE"
+    process = run_script(script, *options, wait=False)
+    wait_for_epochs(process, killed / "log.jsonl", 2)
+    process.kill()  # SIGKILL
+    process.communicate()
+    assert len((killed / "log.jsonl").read_text().splitlines()) < 12
+    run_script(script, "--resume")
+    for name in ("latents.csv", "scores.csv"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    assert len(list((tmp_path / "results").iterdir())) == 2
+
+
+def test_a_finished_run_can_be_lengthened(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = VAE_framework.main(small(epochs=2))
+    VAE_framework.main(small(epochs=4, resume=str(folder)))
+    lengthened = (folder / "latents.csv").read_bytes()
+    whole = VAE_framework.main(small(epochs=4))
+    assert lengthened == (whole / "latents.csv").read_bytes()
+    remembered = load_checkpoint(folder / "checkpoint.pt")["data"]["scaling"]
+    assert remembered["high"] == [255.0] * 3
+
+
+def test_infomax_logs_the_information(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = InfoMAX_VAE_framework.SETTINGS
+    values = {f.name: getattr(small(), f.name) for f in dataclasses.fields(small())}
+    settings = dataclasses.replace(settings, **values)
+    folder = VAE_framework.main(settings, InfoMAX_VAE_framework.infomax_objective)
+    line = json.loads((folder / "log.jsonl").read_text().splitlines()[0])
+    assert "mutual_information" in line["train"] and "mutual_information" in line["valid"]
+
+
+def test_thesis_numbers_stand_on_top():
+    thesis = VAE_framework.SETTINGS
+    assert (thesis.image_size, thesis.base, thesis.latent_dim, thesis.beta) == (64, 32, 3, 1.0)
+    assert (thesis.epochs, thesis.batch_size, thesis.learning_rate) == (100, 64, 1e-4)
+    assert (thesis.decay_every, thesis.decay, thesis.patience) == (40, 0.6, 30)
+    assert thesis.valid_fraction == 0.15 and thesis.augment and thesis.simulated_cells == 7387
+    infomax = InfoMAX_VAE_framework.SETTINGS
+    assert (infomax.alpha, infomax.critic_learning_rate) == (20.0, 5e-4)
+    laptop = VAE_framework.PRESETS["laptop"]
+    assert laptop["simulated_cells"] >= 2000 and laptop["base"] >= 8 and laptop["epochs"] >= 10
+
+
+@pytest.mark.parametrize("script", ["VAE_framework.py", "InfoMAX_VAE_framework.py"])
+def test_help_explains_every_setting(run_script, script):
+    text = " ".join(run_script(script, "--help").stdout.split())
+    module = VAE_framework if script.startswith("VAE") else InfoMAX_VAE_framework
+    for field in dataclasses.fields(module.SETTINGS):
+        assert f"--{field.name.replace('_', '-')}" in text, field.name
+    assert "Weight of the KL term" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--epoch", "3"], "--epochs"),
+        (["--dataset", "nowhere"], "nowhere: there is no such folder or file"),
+        (["--resume", "7"], "no run of that number"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(run_script, tmp_path, options, words):
+    done = run_script("VAE_framework.py", *options, check=False)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.fixture
+def folder_of_cells(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        target = tmp_path / "MySet" / ("A" if i % 2 else "B")
+        target.mkdir(parents=True, exist_ok=True)
+        image = np.zeros((30, 28, 2), np.uint16)
+        image[5:25, 4:24] = rng.integers(1, 3000 if i % 2 else 30000, (20, 20, 2))
+        tifffile.imwrite(target / f"{i}.tiff", image)
+    return tmp_path / "MySet"
+
+
+def test_own_folder_with_features_of_its_own(folder_of_cells, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ids = [p.name for p in sorted(folder_of_cells.rglob("*.tiff"))]
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame(rng.normal(size=(39, 6)), columns=[f"AreaShape_{i}" for i in range(6)])
+    table.insert(0, "Unique_ID", ids[:39])
+    table.to_csv(tmp_path / "features.csv", index=False)
+    settings = small(dataset=str(folder_of_cells), features=str(tmp_path / "features.csv"))
+    folder = VAE_framework.main(settings)
+    latents = pd.read_csv(folder / "latents.csv")
+    assert len(latents) == 40 and latents["UMAP_X"].isna().sum() == 1  # no partner in the table
+    notes = json.loads((folder / "settings.json").read_text())["notes"]
+    assert any(ids[39] in note for note in notes)
+    scores = pd.read_csv(folder / "scores.csv")
+    assert scores[scores["metric"] == "trustworthiness"]["n_cells"].eq(39).all()
+
+
+def test_a_label_with_gaps_rare_classes_and_one_class(folder_of_cells, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ids = [p.name for p in sorted(folder_of_cells.rglob("*.tiff"))]
+    drug = ["x"] * 20 + ["y"] * 17 + ["rare"] + [None] * 2
+    pd.DataFrame({"Unique_ID": ids, "drug": drug, "same": "all"}).to_csv("m.csv", index=False)
+    folder = VAE_framework.main(small(dataset=str(folder_of_cells), metadata="m.csv", label="drug"))
+    notes = " ".join(json.loads((folder / "settings.json").read_text())["notes"])
+    assert "2 cells have no drug" in notes and "single cell" in notes
+    accuracy = pd.read_csv(folder / "scores.csv").query("metric == 'accuracy'")
+    assert accuracy["n_cells"].eq(38).all()
+    folder = VAE_framework.main(small(dataset=str(folder_of_cells), metadata="m.csv", label="same"))
+    assert "accuracy" not in set(pd.read_csv(folder / "scores.csv")["metric"])
+    with pytest.raises(UserError, match="--label dose: no such column"):
+        VAE_framework.main(small(dataset=str(folder_of_cells), metadata="m.csv", label="dose"))
+
+
+def test_resume_notices_that_the_data_changed(folder_of_cells, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = VAE_framework.main(small(dataset=str(folder_of_cells)))
+    next(folder_of_cells.rglob("*.tiff")).unlink()
+    with pytest.raises(UserError, match="no longer what"):
+        VAE_framework.main(small(dataset=str(folder_of_cells), epochs=2, resume=str(folder)))
+
+
+def test_other_latent_dimensions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for dim, last in ((1, "VAE_x_coord"), (5, "VAE_5_coord")):
+        folder = VAE_framework.main(small(latent_dim=dim))
+        assert last in pd.read_csv(folder / "latents.csv")
+
+
+def test_reference_spaces_weigh_channels_alike(folder_of_cells):
+    cells = load_cells(folder_of_cells, image_size=32, progress=False)
+    pixels = VAE_framework.reference_spaces(cells, None)["pixels"]
+    assert pixels.shape == (40, 2 * 32 * 32) and 0 <= pixels.min() and pixels.max() == 1

@@ -1,0 +1,631 @@
+"""The pages of a run: the latent space to turn and the report.
+
+Both are single files that open offline: plotly.js, data and pictures are inside. The thumbnails of
+all cells form one JPEG sheet, cut by the browser, and the data are one block of JSON.
+
+Every string of a user's table is hostile until escaped. Text of a page passes `html.escape`; data
+pass `_json_for_html`, whose output holds no "<", ">" or "&" and so cannot end its script element;
+the script in the page writes with `textContent` only, and escapes what plotly would read as markup.
+The content policy of a page lets only the scripts written here run, and nothing be loaded or sent.
+"""
+
+import base64
+import io
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from util.helpers import (
+    MAX_CLASSES,
+    ClassColours,
+    best_scores,
+    colour_column,
+    coordinates_of,
+    spread,
+    thinning_stride,
+)
+from util.runs import UserError, write_atomically
+
+SHEET_BYTES = 5_000_000  # of JPEG; a third more as base64, and the page stays below 15 MB
+THUMBNAILS = [(64, 88), (48, 85), (40, 80), (32, 80), (24, 75), (16, 70)]  # side in pixels, quality
+LOOSE_VALUES = 0.5  # text with more distinct values than this share of the cells is no class
+SIGNIFICANT = 6  # digits of a number in the page
+
+VIRIDIS = [[i / 16, to_hex(colormaps["viridis"](i / 16))] for i in range(17)]
+
+
+@dataclass(frozen=True)
+class LatentView:
+    """The interactive latent space, to be placed on a page.
+
+    Attributes:
+        data: JSON of cells, projections and columns, safe inside a script element.
+        sheet: thumbnails of the cells shown, one JPEG.
+        remarks: what the reader has to know, for example that not every cell is drawn.
+    """
+
+    data: str
+    sheet: bytes
+    remarks: list[str]
+
+
+# --------------------------------------------------------------------------------- latent space
+
+
+def latent_view(
+    latents: pd.DataFrame,
+    projections: Mapping[str, Sequence[str]],
+    thumbnails: np.ndarray,
+    colour_by: str | None = None,
+) -> LatentView:
+    """Collect what the interactive latent space shows.
+
+    Above 20,000 cells every n-th is taken. Of a projection with more than three dimensions the
+    first three are shown; cells without coordinates are left out of that projection.
+
+    Args:
+        latents: one row per cell: `Unique_ID`, metadata, coordinates.
+        projections: name -> coordinate columns.
+        thumbnails: (N, S, S, 3) uint8 pictures of the cells (`helpers.compose_rgb`), made smaller
+            where the page would grow too large; or only of the cells shown, those of
+            `[:: helpers.thinning_stride(N)]`.
+        colour_by: column of the first colouring; None takes the first that can be shown.
+
+    Raises:
+        UserError: if the table and the pictures differ in length, or a column is missing.
+    """
+    stride = thinning_stride(len(latents))
+    shown = latents.iloc[::stride]
+    if len(thumbnails) not in (len(latents), len(shown)) or latents.empty:
+        raise UserError(
+            f"{len(latents)} rows of the latent table and {len(thumbnails)} pictures: "
+            "expected one picture per row, and at least one"
+        )
+    for column in ["Unique_ID", *([colour_by] if colour_by else [])]:
+        if column not in latents:
+            raise UserError(f"no column {column} in the latent table")
+    axes = {name: coordinates_of(latents, columns) for name, columns in projections.items()}
+    pictures = thumbnails if len(thumbnails) == len(shown) else thumbnails[::stride]
+    sheet, side, per_row = thumbnail_sheet(pictures)
+    metadata = _metadata_columns(latents, projections)
+    columns = [_column_data(latents[name], stride) for name in metadata]
+    colourings = [i for i, column in enumerate(columns) if column["kind"] != "text"]
+    first = metadata.index(colour_by) if colour_by in metadata else None
+    data = {
+        "ids": shown["Unique_ID"].astype(str).tolist(),
+        "columns": columns,
+        "first": first if first in colourings else (colourings[0] if colourings else None),
+        "projections": [
+            _projection_data(name, list(projections[name]), points[::stride])
+            for name, points in axes.items()
+        ],
+        "tile": {"side": side, "columns": per_row},
+        "viridis": VIRIDIS,
+    }
+    remarks = _remarks(len(latents), stride, projections, axes)
+    return LatentView(_json_for_html(data), sheet, remarks)
+
+
+def _metadata_columns(latents: pd.DataFrame, projections: Mapping[str, Sequence[str]]) -> list[str]:
+    coordinates = {column for columns in projections.values() for column in columns}
+    return [name for name in latents if name != "Unique_ID" and name not in coordinates]
+
+
+def _remarks(
+    n_cells: int,
+    stride: int,
+    projections: Mapping[str, Sequence[str]],
+    axes: Mapping[str, np.ndarray],
+) -> list[str]:
+    remarks = []
+    if stride > 1:
+        remarks.append(f"1 of every {stride} of the {n_cells:,} cells is shown.")
+    for name, points in axes.items():
+        dimensions = len(projections[name])
+        if dimensions > 3:
+            remarks.append(f"{name}: the first 3 of {dimensions} dimensions are shown.")
+        gaps = int(np.isnan(points[:, 0]).sum())
+        if gaps:
+            remarks.append(f"{name}: {gaps:,} of {n_cells:,} cells have no coordinates.")
+    return remarks
+
+
+def thumbnail_sheet(thumbnails: np.ndarray) -> tuple[bytes, int, int]:
+    """All thumbnails on one sheet, row by row.
+
+    Pictures are never enlarged; they are made smaller, and compressed more, until the sheet has at
+    most 5 MB.
+
+    Args:
+        thumbnails: (N, S, S, 3) uint8.
+
+    Returns:
+        The JPEG, the side of a thumbnail in pixels, and how many stand in a row.
+    """
+    n, height, width, _ = thumbnails.shape
+    per_row = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / per_row)
+    sheet = np.zeros((rows * per_row, height, width, 3), np.uint8)
+    sheet[:n] = thumbnails
+    sheet = sheet.reshape(rows, per_row, height, width, 3).swapaxes(1, 2)
+    picture = Image.fromarray(sheet.reshape(rows * height, per_row * width, 3))
+    # JPEG works on blocks of 8 pixels: a side that is a multiple keeps neighbours apart
+    native = max(8, max(height, width) // 8 * 8)
+    sizes = [(side, quality) for side, quality in THUMBNAILS if side <= native] or [(native, 85)]
+    for side, quality in sizes:
+        # a box filter reaches no further than its pixel, so that no cell leaks into the next
+        small = picture.resize((per_row * side, rows * side), Image.Resampling.BOX)
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=quality, subsampling=0)
+        if buffer.tell() <= SHEET_BYTES:
+            break
+    return buffer.getvalue(), side, per_row
+
+
+def _projection_data(name: str, axis_names: list[str], points: np.ndarray) -> dict[str, Any]:
+    """Axis names and coordinates, null where there are none, to a 1e-5th of the range."""
+    largest = np.nanmax(np.abs(points), initial=0)
+    decimals = 5 - math.ceil(math.log10(largest)) if largest > 0 else 0
+    rounded = np.round(points, decimals)
+    coordinates = [
+        [None if gap else value for gap, value in zip(np.isnan(axis), axis.tolist(), strict=True)]
+        for axis in rounded.T
+    ]
+    if len(coordinates) == 1:
+        axis_names = [axis_names[0], "spread (no meaning)"]
+        coordinates.append(np.round(spread(len(points)), 4).tolist())
+    return {"name": str(name), "axes": axis_names[:3], "coordinates": coordinates}
+
+
+def _column_data(values: pd.Series, stride: int) -> dict[str, Any]:
+    """A column of metadata: how it is coloured (classes, numbers, or not at all) and its values.
+
+    Colours and counts are those of all cells, the values those of every stride-th.
+    """
+    name, shown = str(values.name), values.iloc[::stride]
+    is_text = not pd.api.types.is_numeric_dtype(values)
+    distinct = values.nunique()
+    colourable = values.notna().any() and not (is_text and distinct > LOOSE_VALUES * len(values))
+    column = {"name": name, "kind": "text", "values": _plain_values(shown)}
+    if not colourable:
+        return column
+    colouring = colour_column(values)
+    if isinstance(colouring, ClassColours):
+        classes = {
+            "kind": "class",
+            "names": colouring.names,
+            "colours": colouring.colours,
+            "counts": colouring.counts,
+            "codes": colouring.codes[::stride].tolist(),
+        }
+        if distinct <= MAX_CLASSES:
+            del column["values"]  # the class says it all
+        return column | classes
+    low, high = (float(f"{bound:.{SIGNIFICANT}g}") for bound in (colouring.low, colouring.high))
+    return column | {"kind": "number", "low": low, "high": high}
+
+
+def _plain_values(values: pd.Series) -> list[Any]:
+    """Values for JSON: whole numbers, numbers of six digits, or text; None where missing."""
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        numbers = values.to_numpy(float, na_value=np.nan)
+        return [
+            None if not math.isfinite(x) else int(x) if x.is_integer() else _shorten(x)
+            for x in numbers.tolist()
+        ]
+    return [None if missing else str(x) for x, missing in zip(values, values.isna(), strict=True)]
+
+
+def _shorten(number: float) -> float:
+    return float(f"{number:.{SIGNIFICANT}g}")
+
+
+def _json_for_html(data: Any) -> str:
+    """Compact ASCII JSON that holds no character with a meaning in HTML."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def write_latent_page(
+    latents: pd.DataFrame,
+    projections: Mapping[str, Sequence[str]],
+    thumbnails: np.ndarray,
+    path: Path,
+    colour_by: str | None = None,
+    title: str = "Latent space",
+) -> LatentView:
+    """Write `latent_space.html`: turn the projections, colour them, see the cell under the pointer.
+
+    Args:
+        latents: one row per cell: `Unique_ID`, metadata, coordinates.
+        projections: name -> coordinate columns.
+        thumbnails: (N, S, S, 3) uint8 pictures of the cells.
+        path: HTML to write.
+        colour_by: column of the first colouring.
+        title: title of the page.
+
+    Returns:
+        The view, for `write_report`.
+
+    Raises:
+        UserError: see `latent_view`.
+    """
+    view = latent_view(latents, projections, thumbnails, colour_by)
+    body = f'<main class="full"><h1>{escape(title)}</h1>{_view_html(view, wheel=True)}</main>'
+    _write_page(path, title, body, view)
+    return view
+
+
+def _view_html(view: LatentView, wheel: bool) -> str:
+    """The controls, the plot and the panel of one cell, without the scripts."""
+    remarks = "".join(f"<li>{escape(remark)}</li>" for remark in view.remarks)
+    sheet = base64.b64encode(view.sheet).decode("ascii")
+    return f"""
+<div class="view" id="latent-view">
+  <div class="controls">
+    <label>Projection <select id="view-projection"></select></label>
+    <label>Colour <select id="view-colour"></select></label>
+    <label><input type="checkbox" id="view-wheel"{" checked" if wheel else ""}> zoom with the wheel
+    </label>
+  </div>
+  <div id="view-plot"></div>
+  <aside class="cell">
+    <canvas id="view-picture" width="192" height="192"></canvas>
+    <p id="view-id">Point at a cell to see it; click to keep it, click again to let it go.</p>
+    <table><tbody id="view-row"></tbody></table>
+  </aside>
+  <ul class="remarks">{remarks}</ul>
+  <img id="view-sheet" alt="" hidden src="data:image/jpeg;base64,{sheet}">
+</div>"""
+
+
+def _write_page(path: Path, title: str, body: str, view: LatentView | None) -> None:
+    """Write a page whose policy lets only its own scripts run and nothing be loaded or sent."""
+    scripts, data = [], ""
+    if view is not None:
+        from plotly.offline import get_plotlyjs  # half a second to import, used only here
+
+        scripts = [get_plotlyjs(), VIEW_SCRIPT]
+        data = f'<script type="application/json" id="view-data">{view.data}</script>\n'
+    digests = (base64.b64encode(sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    # plotly compiles its 2-D shaders with eval
+    policy = (
+        f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
+        f"script-src {allowed} 'unsafe-eval'"
+    )
+    code = "".join(f"<script>{script}</script>\n" for script in scripts)
+    page = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<body>\n{body}\n{data}{code}</body>\n</html>\n"
+    )
+    with write_atomically(Path(path)) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+
+
+# --------------------------------------------------------------------------------------- report
+
+
+def write_report(
+    path: Path,
+    title: str,
+    summary_lines: Sequence[str],
+    settings: Mapping[str, Any],
+    tables: Sequence[tuple[str, pd.DataFrame]],
+    figures: Sequence[tuple[str, Path]],
+    notes: Sequence[str] = (),
+    latent_page: LatentView | None = None,
+    versions: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `report.html`: all of a run on one page that can be mailed.
+
+    Args:
+        path: HTML to write.
+        title: heading.
+        summary_lines: what was run; the first line is set large.
+        settings: name -> value; a mapping as a value becomes rows `name.key`.
+        tables: caption and table; the best entries of a `helpers.scores_table` are set bold.
+        figures: caption and PNG file, in their order.
+        notes: cells left out and other remarks, a line each.
+        latent_page: the view that `write_latent_page` returned, shown on the page too.
+        versions: name -> version of what the run was computed with.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: if a figure is missing.
+    """
+    sections = [("Scores", "scores", "".join(_table_html(*entry) for entry in tables))]
+    if latent_page is not None:
+        sections.append(("Latent space", "latent-space", _view_html(latent_page, wheel=False)))
+    images = "".join(_figure_html(i, *entry) for i, entry in enumerate(figures, start=1))
+    sections.append(("Figures", "figures", images))
+    remarks = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
+    sections.append(("Notes", "notes", f"<ul>{remarks}</ul>" if remarks else ""))
+    sections.append(("Settings", "settings", _pairs_html(settings)))
+    sections.append(("Versions", "versions", _pairs_html(versions or {})))
+    sections = [section for section in sections if section[2]]
+    links = "".join(f'<li><a href="#{anchor}">{name}</a></li>' for name, anchor, _ in sections)
+    content = "".join(
+        f'<section id="{anchor}"><h2>{name}</h2>{html}</section>' for name, anchor, html in sections
+    )
+    lead, *more = [escape(str(line)) for line in summary_lines] or [""]
+    summary = f'<p class="lead">{lead}</p>' + "".join(f"<p>{line}</p>" for line in more)
+    body = (
+        f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
+        f"<main><h1>{escape(title)}</h1>{summary}{content}</main>"
+    )
+    _write_page(path, title, body, latent_page)
+    return Path(path)
+
+
+def _table_html(caption: str, table: pd.DataFrame) -> str:
+    is_scores = bool(table.attrs.get("scores"))
+    best = best_scores(table) if is_scores else None
+    head = "".join(f"<th>{_breakable(str(name))}</th>" for name in ["", *table.columns])
+    rows = []
+    for i, (name, values) in enumerate(
+        zip(table.index, table.itertuples(index=False), strict=True)
+    ):
+        cells = "".join(
+            f'<td class="best">{_cell(value)}</td>'
+            if best is not None and best.iat[i, j]
+            else f"<td>{_cell(value)}</td>"
+            for j, value in enumerate(values)
+        )
+        rows.append(f"<tr><th>{escape(str(name))}</th>{cells}</tr>")
+    remark = " The best of each column is bold." if is_scores and best.any(axis=None) else ""
+    return (
+        f'<div class="wide"><table class="data"><caption>{escape(caption)}{remark}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _breakable(name: str) -> str:
+    """The name escaped, with leave to break the line after "_" and "["."""
+    return re.sub(r"([_\[])", r"\1<wbr>", escape(name))
+
+
+def _cell(value: Any) -> str:
+    """A table entry as HTML: three decimals for fractions, a dash for what is missing."""
+    if value is None or value is pd.NA or value != value:
+        return "–"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.3f}"
+    return escape(str(value))
+
+
+def _figure_html(number: int, caption: str, path: Path) -> str:
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such figure for the report")
+    png = base64.b64encode(Path(path).read_bytes()).decode("ascii")
+    text = escape(caption)
+    return (
+        f'<figure><img alt="{text}" src="data:image/png;base64,{png}">'
+        f"<figcaption>Figure {number}. {text}</figcaption></figure>"
+    )
+
+
+def _pairs_html(values: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
+        for name, value in _flatten(values)
+    )
+    return f'<table class="pairs"><tbody>{rows}</tbody></table>' if rows else ""
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += _flatten(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", value))
+    return rows
+
+
+STYLE = """
+:root { --ink: #1f2428; --soft: #5c666f; --line: #dfe3e6; --paper: #ffffff; --accent: #0072b2; }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--ink); background: var(--paper);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif;
+      }
+main { max-width: 1120px; margin: 0 auto; padding: 28px 24px 80px; }
+main.full { max-width: none; padding: 12px 20px; }
+main.full h1 { font-size: 19px; margin: 0 0 8px; }
+h1 { font-size: 27px; line-height: 1.25; margin: 0 0 12px; }
+h2 { font-size: 20px; margin: 44px 0 14px; padding-bottom: 6px; border-bottom: 1px solid
+var(--line); } p { margin: 0 0 8px; } .lead { font-size: 17px; margin-bottom: 12px; } nav {
+position: sticky; top: 0; z-index: 10; background: var(--paper);
+  border-bottom: 1px solid var(--line); }
+nav ul { display: flex; flex-wrap: wrap; gap: 4px 22px; list-style: none; max-width: 1120px;
+  margin: 0 auto; padding: 9px 24px; }
+a { color: var(--accent); text-decoration: none; }
+a:hover { text-decoration: underline; }
+section { scroll-margin-top: 44px; }
+.wide { overflow-x: auto; margin-bottom: 22px; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+caption { text-align: left; color: var(--soft); padding-bottom: 8px; }
+.data th, .data td { padding: 5px 12px; border-bottom: 1px solid var(--line); text-align: right;
+  vertical-align: bottom; }
+.data thead th { font-weight: 600; font-size: 13px; border-bottom: 2px solid var(--ink); }
+.data th:first-child { text-align: left; }
+.best { font-weight: 700; color: var(--accent); }
+.pairs th { text-align: left; font-weight: 400; color: var(--soft); padding: 3px 24px 3px 0;
+  vertical-align: top; white-space: nowrap; }
+.pairs td { padding: 3px 0; overflow-wrap: anywhere; }
+figure { margin: 0 0 34px; }
+figure img { display: block; max-width: 100%; height: auto; }
+figcaption { color: var(--soft); margin-top: 8px; }
+.view { display: grid; grid-template: auto 620px auto / minmax(0, 1fr) 270px; gap: 10px 18px; }
+.full .view { height: calc(100vh - 60px); grid-template-rows: auto minmax(420px, 1fr) auto; }
+.controls { grid-column: 1 / -1; display: flex; flex-wrap: wrap; align-items: center;
+  gap: 8px 26px; }
+.controls select { font: inherit; padding: 3px 6px; max-width: 260px; }
+#view-plot { min-height: 0; box-shadow: 0 0 0 1px var(--line); }
+.cell { min-height: 0; overflow-y: auto; padding: 3px; }
+.cell canvas { display: block; width: 192px; height: 192px; background: #f2f4f5;
+  image-rendering: pixelated; margin-bottom: 8px; }
+.cell canvas.kept { outline: 3px solid var(--accent); }
+.cell table { table-layout: fixed; width: 100%; font-size: 12.5px; line-height: 1.35; }
+.cell th, .cell td { text-align: left; padding: 2px 8px 2px 0; vertical-align: top;
+  overflow-wrap: anywhere; }
+.cell th { width: 56%; font-weight: 400; color: var(--soft); }
+#view-id { font-weight: 600; overflow-wrap: anywhere; }
+.remarks { grid-column: 1 / -1; color: var(--soft); margin: 0; padding-left: 18px; }
+@media (max-width: 760px) { .view { grid-template: auto 420px auto auto / 1fr; } }
+@media print { nav, .controls, .cell { display: none; } figure { break-inside: avoid; } }
+"""
+
+VIEW_SCRIPT = r"""
+(function () {
+  "use strict";
+  const element = (id) => document.getElementById("view-" + id);
+  const data = JSON.parse(element("data").textContent);
+  const plot = element("plot"), sheet = element("sheet"), picture = element("picture");
+  const brush = picture.getContext("2d");
+  let kept = null;  // index of the cell held by a click
+
+  // plotly reads a few tags and entities in its labels: show them as they are written
+  const label = (text, length) => {
+    const short = text.length > length ? text.slice(0, length - 1) + "\u2026" : text;
+    return short.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  };
+
+  function option(select, text, value) {
+    const entry = document.createElement("option");
+    entry.textContent = text;
+    entry.value = value;
+    select.append(entry);
+  }
+  data.projections.forEach((projection, i) => option(element("projection"), projection.name, i));
+  data.columns.forEach((column, i) => {
+    if (column.kind !== "text") option(element("colour"), column.name, i);
+  });
+  if (data.first !== null) element("colour").value = data.first;
+  else element("colour").parentElement.hidden = true;
+
+  function valueOf(column, cell) {
+    const value = column.values ? column.values[cell] : column.names[column.codes[cell]];
+    return value === null ? "missing" : String(value);
+  }
+
+  function show(cell) {
+    const side = data.tile.side;
+    const x = (cell % data.tile.columns) * side, y = Math.floor(cell / data.tile.columns) * side;
+    brush.imageSmoothingEnabled = false;
+    brush.drawImage(sheet, x, y, side, side, 0, 0, picture.width, picture.height);
+    picture.classList.toggle("kept", cell === kept);
+    element("id").textContent = data.ids[cell];
+    element("row").replaceChildren(...data.columns.map((column) => {
+      const row = document.createElement("tr");
+      const name = document.createElement("th"), value = document.createElement("td");
+      name.textContent = column.name;
+      value.textContent = valueOf(column, cell);
+      row.append(name, value);
+      return row;
+    }));
+  }
+
+  // one trace for each class, so that the legend switches it off and on
+  function groups(column, known) {
+    if (!column) return [{cells: known, name: "cells", colour: "#0072b2"}];
+    if (column.kind === "class") {
+      const cells = column.names.map(() => []);
+      for (const cell of known) cells[column.codes[cell]].push(cell);
+      const classes = column.names.map((name, i) => ({
+        cells: cells[i], colour: column.colours[i], rank: i + 1,
+        name: label(name, 28) + " (" + column.counts[i].toLocaleString("en") + ")",
+      }));
+      return classes.sort((a, b) => b.cells.length - a.cells.length);  // rare ones lie on top
+    }
+    const valued = known.filter((cell) => column.values[cell] !== null);
+    const missing = known.filter((cell) => column.values[cell] === null);
+    const found = [{cells: valued, name: "cells", column: column}];
+    if (missing.length) found.push({cells: missing, colour: "#d0d0d0", name: "missing"});
+    return found;
+  }
+
+  function marker(group, size, opacity) {
+    if (!group.column) return {size: size, color: group.colour, opacity: opacity};
+    return {
+      size: size, opacity: opacity, color: group.cells.map((cell) => group.column.values[cell]),
+      cmin: group.column.low, cmax: group.column.high, colorscale: data.viridis,
+      colorbar: {title: {text: label(group.column.name, 30)}, thickness: 14, len: 0.7},
+    };
+  }
+
+  function draw() {
+    const projection = data.projections[element("projection").value];
+    const column = data.first === null ? null : data.columns[element("colour").value];
+    const [xs, ys, zs] = projection.coordinates;
+    const known = data.ids.map((_, cell) => cell).filter((cell) => xs[cell] !== null);
+    const size = known.length > 8000 ? 2 : known.length > 1500 ? 3 : 4.5;
+    const traces = groups(column, known).map((group) => {
+      const trace = {
+        type: zs ? "scatter3d" : "scattergl", mode: "markers", name: group.name,
+        x: group.cells.map((cell) => xs[cell]), y: group.cells.map((cell) => ys[cell]),
+        customdata: group.cells, hoverinfo: "none", showlegend: !group.column,
+        legendrank: group.rank,
+        // in 3-D only opaque points hide what lies behind them
+        marker: zs ? marker(group, size, 1) : marker(group, size + 1.5, 0.8),
+      };
+      if (zs) trace.z = group.cells.map((cell) => zs[cell]);
+      return trace;
+    });
+    const axes = projection.axes.map((name) => ({
+      title: {text: label(name, 30)}, zeroline: false, gridcolor: "#e4e7e9", showspikes: false,
+      backgroundcolor: "#ffffff", color: "#40474d",
+    }));
+    const layout = {
+      margin: zs ? {l: 0, r: 0, t: 34, b: 0} : {l: 60, r: 10, t: 34, b: 50},
+      font: {family: "Liberation Sans, Arial, sans-serif", size: 13}, hovermode: "closest",
+      uirevision: projection.name,  // a new colouring keeps the view
+      legend: {title: {text: column ? label(column.name, 30) : ""}, itemsizing: "constant"},
+      paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff",
+    };
+    if (zs) {
+      layout.scene = {xaxis: axes[0], yaxis: axes[1], zaxis: axes[2], aspectmode: "cube",
+        camera: {eye: {x: 1.5, y: -1.5, z: 0.85}, center: {x: 0, y: 0, z: -0.1}}};
+    } else {
+      layout.xaxis = axes[0];
+      layout.yaxis = axes[1];
+      if (projection.axes[1].startsWith("spread")) layout.yaxis.showticklabels = false;
+    }
+    const config = {responsive: true, displaylogo: false, scrollZoom: element("wheel").checked,
+      showSendToCloud: false, modeBarButtonsToRemove: ["select2d", "lasso2d"]};
+    Plotly.react(plot, traces, layout, config);
+  }
+
+  draw();
+  element("projection").addEventListener("change", draw);
+  element("colour").addEventListener("change", draw);
+  element("wheel").addEventListener("change", draw);
+  plot.on("plotly_hover", (event) => {
+    if (kept === null) show(event.points[0].customdata);
+  });
+  plot.on("plotly_click", (event) => {
+    const cell = event.points[0].customdata;
+    kept = kept === cell ? null : cell;
+    show(cell);
+  });
+})();
+"""
