@@ -131,6 +131,8 @@ class Settings:
     """auto, cpu, cuda, cuda:1, mps."""
     results: str = "results"
     """Folder of the numbered run folders."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the network; auto is bfloat16 on CUDA and float32 elsewhere."""
     preset: Literal["thesis", "laptop"] = "thesis"
     """Named set of values; an explicit option wins over it."""
     resume: str | None = None
@@ -251,6 +253,8 @@ def learn(run: Run) -> list[dict[str, Any]]:
         settings.decay,
         settings.patience,
         settings.seed,
+        settings.precision == "bfloat16"
+        or (settings.precision == "auto" and run.batches.device.type == "cuda"),
     )
     remember = {"settings": asdict(settings), "data": run.cells.describe()}
     return train(run.model, run.objective, run.batches, run.split, schedule, run.folder, remember)
@@ -425,11 +429,12 @@ def draw(
         f"{folder.name}: {name}",
         summary_lines(run, history),
         described["settings"] | {"data": described["data"], "command": described["command"]},
-        score_tables(scores),
+        [("Each projection by each score.", scores_table(scores.table))],
         figures,
         run.notes + scores.notes,
         view,
         described["versions"] | described["machine"],
+        detail_tables(scores),
     )
 
 
@@ -455,10 +460,9 @@ def summary_lines(run: Run, history: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def score_tables(scores: Scores) -> list[tuple[str, pd.DataFrame]]:
-    """The tables of the report: scores, accuracy by class, axes, confusion."""
-    long = scores.table
-    tables = [("Scores; the best of a column is bold", scores_table(long))]
+def detail_tables(scores: Scores) -> list[tuple[str, pd.DataFrame]]:
+    """Accuracy by class, axes, confusion."""
+    long, tables = scores.table, []
     by_class = long[long["metric"].str.startswith("accuracy[")]
     if len(by_class):
         wide = by_class.pivot(index="projection", columns="metric", values="value")
@@ -468,7 +472,7 @@ def score_tables(scores: Scores) -> list[tuple[str, pd.DataFrame]]:
         axes = scores.axes.assign(
             axis=scores.axes["projection"] + " " + scores.axes["axis"].map(str)
         )
-        wide = axes.pivot(index="axis", columns="column", values="spearman")
+        wide = axes.pivot(index="column", columns="axis", values="spearman")
         tables.append(("Spearman correlation of each axis with what is known of the cells", wide))
     for name, matrix in scores.confusion.items():
         caption = f"{name}: true class by row, predicted by column; test cells of all repeats"

@@ -20,7 +20,7 @@ def reconstruction_loss(logits: Tensor, x: Tensor) -> Tensor:
     Returns:
         nats per image, (). For x strictly between 0 and 1 its floor is the entropy of x, above 0.
     """
-    return F.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(x)
+    return F.binary_cross_entropy_with_logits(logits.to(x.dtype), x, reduction="sum") / len(x)
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:

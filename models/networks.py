@@ -39,7 +39,8 @@ class VAE(nn.Module):
         -6..2.
         """
         mean, logvar = self.encoder(x)
-        return mean, logvar.clamp(*LOGVAR_RANGE)
+        # Under autocast the encoder ends in low precision, in which no divergence is computed.
+        return mean.to(x.dtype), logvar.to(x.dtype).clamp(*LOGVAR_RANGE)
 
     def reparameterize(self, mean: Tensor, logvar: Tensor) -> Tensor:
         """A code (B, d): sampled from the posterior while training, its mean in evaluation."""

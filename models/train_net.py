@@ -23,6 +23,8 @@ from tqdm import tqdm
 from util.data_processing import CellBatches
 from util.runs import UserError, load_checkpoint, save_checkpoint, seed_everything, write_atomically
 
+SMALLEST_BATCH = 16  # below it, batch norm sees too little
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -35,6 +37,7 @@ class Schedule:
         decay: factor of a cut.
         patience: epochs without a better validation loss after which training stops.
         seed: of the run.
+        bfloat16: compute in bfloat16 where that is safe (autocast); weights stay float32.
     """
 
     epochs: int
@@ -43,6 +46,7 @@ class Schedule:
     decay: float = 0.6
     patience: int = 30
     seed: int = 0
+    bfloat16: bool = False
 
 
 def train(
@@ -55,78 +59,159 @@ def train(
     remember: dict[str, Any],
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Train until the last epoch or until the validation loss stalls; leave the best weights in
-    `model`.
+    """Train until the last epoch or a stalled validation loss; the best weights end in `model`.
 
-    Goes on from `checkpoint.pt` if `folder` has one.
+    Goes on from `checkpoint.pt` if `folder` has one. When the device's memory runs out, the epoch
+    starts again with half the batch size, down to 16.
 
     Args:
         model: the VAE, on the device of the batches.
-        objective: maps (model, x) to a dict of terms with `loss`; its own parameters are trained
-            too.
-        batches: source of the batches.
+        objective: maps (model, x) to a dict of terms with `loss`; what it owns is trained too.
+        batches: source of the batches; its batch size may be halved.
         split: indices of the training and of the validation cells.
         schedule: epochs, learning rate, early stopping, seed.
         folder: the run folder.
-        remember: plain data stored in both checkpoints (settings, scaling), enough to use the model
-            elsewhere.
+        remember: plain data stored in both checkpoints, enough to use the model elsewhere.
         progress: show a bar with the time left.
 
     Returns:
-        the history, one dict per epoch: epoch, train and valid terms, learning_rate, seconds.
+        the history, one dict per epoch: epoch, train and valid terms, learning_rate, batch_size,
+        seconds.
 
     Raises:
-        UserError: the loss is not finite, or a checkpoint does not fit the model.
+        UserError: the loss is not finite, memory is too small for the smallest batch, or a
+            checkpoint does not fit the model.
     """
-    optimizer = torch.optim.Adam(
-        objective.parameter_groups(model, schedule.learning_rate),
-        fused=batches.device.type != "mps",
-    )
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, schedule.decay_every, schedule.decay)
-    parts = {"model": model, "objective": objective, "optimizer": optimizer, "scheduler": scheduler}
-    history = _resume(folder / "checkpoint.pt", parts, batches.device)
-    train_cells, valid_cells = split
-
-    bar = tqdm(
+    training = _Training(model, objective, batches, split, schedule, folder, remember)
+    history = training.restore()
+    best = folder / "best.pt"
+    with tqdm(
         total=schedule.epochs,
         initial=len(history),
         desc="training",
         unit="epoch",
         disable=not progress,
-    )
-    with bar:
+    ) as bar:
         while len(history) < schedule.epochs and not _stalled(history, schedule.patience):
-            epoch, started = len(history) + 1, time.perf_counter()
-            rate = optimizer.param_groups[0]["lr"]
-            seed_everything(schedule.seed, epoch)
-            learnt = _train_epoch(model, objective, optimizer, batches.shuffled(train_cells), epoch)
-            checked = evaluate(model, objective, batches.in_order(valid_cells))
-            _refuse_non_finite(checked, f"epoch {epoch}, validation")
-            scheduler.step()
-            seconds = time.perf_counter() - started
-            history.append(
-                {
-                    "epoch": epoch,
-                    "train": learnt,
-                    "valid": checked,
-                    "learning_rate": rate,
-                    "seconds": seconds,
-                }
-            )
-            if best_epoch(history) == epoch:
-                save_checkpoint(
-                    folder / "best.pt", {"model": model.state_dict(), "epoch": epoch, **remember}
-                )
-            states = {name: part.state_dict() for name, part in parts.items()}
-            save_checkpoint(folder / "checkpoint.pt", {**states, "history": history, **remember})
-            _write_log(folder / "log.jsonl", history)
-            bar.set_postfix(train=f"{learnt['loss']:.1f}", valid=f"{checked['loss']:.1f}")
+            try:
+                entry = training.epoch(len(history) + 1)
+            except torch.OutOfMemoryError:
+                training.halve_batches(len(history) + 1)
+                continue
+            history.append(entry)
+            if best_epoch(history) == entry["epoch"]:
+                state = {"model": model.state_dict(), "epoch": entry["epoch"], **remember}
+                save_checkpoint(best, state)
+            training.save(history)
+            bar.set_postfix({side: f"{entry[side]['loss']:.1f}" for side in ("train", "valid")})
             bar.update()
     _write_log(folder / "log.jsonl", history)
-    _load_state(
-        model, load_checkpoint(folder / "best.pt", batches.device)["model"], folder / "best.pt"
-    )
+    _load_state(model, load_checkpoint(best, batches.device)["model"], best)
     return history
+
+
+class _Training:
+    """What learns, and how it is saved and restored."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: nn.Module,
+        batches: CellBatches,
+        split: tuple[np.ndarray, np.ndarray],
+        schedule: Schedule,
+        folder: Path,
+        remember: dict[str, Any],
+    ):
+        self.model, self.objective, self.batches = model, objective, batches
+        self.split, self.schedule = split, schedule
+        self.folder, self.remember = folder, remember
+        self.optimizer = torch.optim.Adam(
+            objective.parameter_groups(model, schedule.learning_rate),
+            fused=batches.device.type != "mps",
+        )
+        self.scheduler = torch.optim.lr_scheduler.StepLR(
+            self.optimizer, schedule.decay_every, schedule.decay
+        )
+        self.parts = {
+            "model": model,
+            "objective": objective,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+        }
+
+    def restore(self) -> list[dict[str, Any]]:
+        """Take up the checkpoint, or write the first one; returns the history so far."""
+        path = self.folder / "checkpoint.pt"
+        if not path.is_file():
+            self.save([])
+            return []
+        state = load_checkpoint(path, self.batches.device)
+        for name, part in self.parts.items():
+            if name not in state:
+                raise UserError(f"{path} holds no {name}: no checkpoint of this training loop")
+            _load_state(part, state[name], path)
+        self.batches.batch_size = state["batch_size"]
+        return state["history"]
+
+    def save(self, history: list[dict[str, Any]]) -> None:
+        """Write checkpoint.pt and log.jsonl."""
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        more = {"history": history, "batch_size": self.batches.batch_size, **self.remember}
+        save_checkpoint(self.folder / "checkpoint.pt", {**states, **more})
+        _write_log(self.folder / "log.jsonl", history)
+
+    def epoch(self, number: int) -> dict[str, Any]:
+        """Train one epoch and validate; returns its line of the log."""
+        started = time.perf_counter()
+        rate = self.optimizer.param_groups[0]["lr"]
+        seed_everything(self.schedule.seed, number)
+        train_cells, valid_cells = self.split
+        with torch.autocast(
+            self.batches.device.type, torch.bfloat16, enabled=self.schedule.bfloat16
+        ):
+            learnt = self._learn(self.batches.shuffled(train_cells), number)
+            valid = evaluate(self.model, self.objective, self.batches.in_order(valid_cells))
+        _refuse_non_finite(valid, f"epoch {number}, validation")
+        self.scheduler.step()
+        return {
+            "epoch": number,
+            "train": learnt,
+            "valid": valid,
+            "learning_rate": rate,
+            "batch_size": self.batches.batch_size,
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _learn(self, batches: Iterable[Tensor], epoch: int) -> dict[str, float]:
+        self.model.train()
+        self.objective.train()
+        steps: list[dict[str, Tensor]] = []
+        for x in batches:
+            self.optimizer.zero_grad(set_to_none=True)
+            terms = self.objective(self.model, x)
+            terms["loss"].backward()
+            self.optimizer.step()
+            steps.append({name: value.detach() for name, value in terms.items()})
+        values = _read_back(steps)
+        for step in torch.nonzero(~values["loss"].isfinite()).flatten().tolist():
+            terms = {name: float(value[step]) for name, value in values.items()}
+            _refuse_non_finite(terms, f"epoch {epoch}, batch {step + 1}")
+        return {name: float(value.mean()) for name, value in values.items()}
+
+    def halve_batches(self, epoch: int) -> None:
+        """After the memory ran out: back to the last checkpoint with half the batch size."""
+        half = self.batches.batch_size // 2
+        if half < SMALLEST_BATCH:
+            raise UserError(
+                f"the memory of {self.batches.device} is too small for batches of "
+                f"{self.batches.batch_size} cells: lower --base or --image-size"
+            )
+        if self.batches.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.restore()
+        self.batches.batch_size = half
+        print(f"epoch {epoch}: out of memory, starting it again with batches of {half} cells")
 
 
 def best_epoch(history: list[dict[str, Any]]) -> int:
@@ -136,30 +221,6 @@ def best_epoch(history: list[dict[str, Any]]) -> int:
 
 def _stalled(history: list[dict[str, Any]], patience: int) -> bool:
     return bool(history) and len(history) - best_epoch(history) >= patience
-
-
-def _train_epoch(
-    model: nn.Module,
-    objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[Tensor],
-    epoch: int,
-) -> dict[str, float]:
-    model.train()
-    objective.train()
-    steps: list[dict[str, Tensor]] = []
-    for x in batches:
-        optimizer.zero_grad(set_to_none=True)
-        terms = objective(model, x)
-        terms["loss"].backward()
-        optimizer.step()
-        steps.append({name: value.detach() for name, value in terms.items()})
-    values = _read_back(steps)
-    for step in torch.nonzero(~values["loss"].isfinite()).flatten().tolist():
-        _refuse_non_finite(
-            {k: float(v[step]) for k, v in values.items()}, f"epoch {epoch}, batch {step + 1}"
-        )
-    return {name: float(value.mean()) for name, value in values.items()}
 
 
 def _read_back(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -200,17 +261,6 @@ def embed(model: nn.Module, batches: CellBatches, n_cells: int) -> tuple[np.ndar
     pairs = [model.encode(x) for x in batches.in_order(np.arange(n_cells))]
     mean, logvar = (torch.cat(part).float().cpu().numpy() for part in zip(*pairs, strict=True))
     return mean, logvar
-
-
-def _resume(path: Path, parts: dict[str, Any], device: torch.device) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    state = load_checkpoint(path, device)
-    for name, part in parts.items():
-        if name not in state:
-            raise UserError(f"{path} holds no {name}: it is not a checkpoint of this training loop")
-        _load_state(part, state[name], path)
-    return state["history"]
 
 
 def _load_state(part: Any, state: dict[str, Any], path: Path) -> None:

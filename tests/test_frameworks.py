@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import time
 
 import numpy as np
@@ -24,6 +23,13 @@ def small(**changes):
     """SMALL and QUICK as settings, for runs within this process."""
     values = {"simulated_cells": 80, "image_size": 32, "base": 4, "features": "none", "epochs": 1}
     return dataclasses.replace(VAE_framework.SETTINGS, **(values | {"device": "cpu"} | changes))
+
+
+def small_infomax(**changes):
+    """The same for the InfoMax VAE."""
+    return dataclasses.replace(
+        InfoMAX_VAE_framework.SETTINGS, **(dataclasses.asdict(small()) | changes)
+    )
 
 
 def contents(folder):
@@ -58,7 +64,6 @@ def test_whole_run_twice(run_script, tmp_path):
     assert settings["data"]["padding"] == "zero"
 
     before = contents(folder)
-    shutil.rmtree(tmp_path / "DataSets")  # nothing kept: everything is computed again
     run_script("VAE_framework.py", *SMALL, "--epochs", 2, "--device", "cpu")
     second = tmp_path / "results" / "0002-simulated-BBBC031-VAE"
     assert contents(folder) == before
@@ -76,11 +81,13 @@ def wait_for_epochs(process, log, epochs):
     raise AssertionError("the script never got there")
 
 
-def test_killed_and_resumed_equals_undisturbed(run_script, tmp_path):
+def test_killed_and_resumed_equals_undisturbed(run_script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     options = [*QUICK, "--epochs", 12, "--device", "cpu"]
     script = "InfoMAX_VAE_framework.py"
-    run_script(script, *options)
-    whole = tmp_path / "results" / "0001-simulated-BBBC031-InfoMAX-VAE"
+    whole = VAE_framework.main(
+        small_infomax(epochs=12, learning_rate=1e-3), InfoMAX_VAE_framework.infomax_objective
+    )
     killed = tmp_path / "results" / "0002-simulated-BBBC031-InfoMAX-VAE"
     process = run_script(script, *options, wait=False)
     wait_for_epochs(process, killed / "log.jsonl", 2)
@@ -106,10 +113,7 @@ def test_a_finished_run_can_be_lengthened(tmp_path, monkeypatch):
 
 def test_infomax_logs_the_information(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = InfoMAX_VAE_framework.SETTINGS
-    values = {f.name: getattr(small(), f.name) for f in dataclasses.fields(small())}
-    settings = dataclasses.replace(settings, **values)
-    folder = VAE_framework.main(settings, InfoMAX_VAE_framework.infomax_objective)
+    folder = VAE_framework.main(small_infomax(), InfoMAX_VAE_framework.infomax_objective)
     line = json.loads((folder / "log.jsonl").read_text().splitlines()[0])
     assert "mutual_information" in line["train"] and "mutual_information" in line["valid"]
 

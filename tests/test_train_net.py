@@ -113,6 +113,51 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(cells, tmp_pat
     assert all(torch.equal(state["model"][k], kept["model"][k]) for k in state["model"])
 
 
+def test_out_of_memory_halves_the_batch_and_says_so(cells, tmp_path, capsys):
+    class Greedy(ELBOObjective):
+        largest = 20
+
+        def forward(self, model, x):
+            terms = super().forward(model, x)
+            if model.training and len(x) > self.largest:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return terms
+
+    def attempt(folder, batch_size, objective):
+        folder.mkdir()
+        seed_everything(0)
+        model = build_vae(image_size=32, channels=1, base=4)
+        batches = CellBatches(cells, torch.device("cpu"), batch_size, augmentation=True)
+        split = split_cells(None, 60, 0.2, 0)
+        return train(model, objective, batches, split, Schedule(2, 1e-3), folder, {}, False)
+
+    history = attempt(tmp_path / "greedy", 40, Greedy())
+    assert "epoch 1: out of memory" in capsys.readouterr().out
+    assert [entry["batch_size"] for entry in history] == [20, 20]
+    plain = attempt(tmp_path / "plain", 20, ELBOObjective())
+    assert [h["valid"] for h in history] == [h["valid"] for h in plain]  # nothing of the failed try
+    Greedy.largest = 4
+    with pytest.raises(UserError, match="too small for batches of 20"):
+        attempt(tmp_path / "never", 40, Greedy())
+
+
+def test_bfloat16_on_the_cpu_learns_the_same(cells, tmp_path):
+    losses = {}
+    for name, low in (("float32", False), ("bfloat16", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        seed_everything(0)
+        model = build_vae(image_size=32, channels=1, base=4)
+        batches = CellBatches(cells, torch.device("cpu"), 16, augmentation=True)
+        split = split_cells(None, 60, 0.2, 0)
+        schedule = Schedule(4, 1e-3, bfloat16=low)
+        history = train(model, ELBOObjective(), batches, split, schedule, folder, {}, False)
+        losses[name] = history[-1]["valid"]["loss"]
+        assert next(model.parameters()).dtype == torch.float32
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+
+
 def test_checkpoint_of_another_model_is_refused(cells, tmp_path):
     run(cells, tmp_path / "r", 1)
     model = build_vae(image_size=32, channels=1, base=8)

@@ -516,7 +516,7 @@ def plot_projections(
     with _house_style():
         size = (4.1 * columns + 1.9, 4.1 * rows + 0.5)
         figure = Figure(figsize=size, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.04)
         panels = []
         for i, (name, axis_names) in enumerate(projections.items()):
             panel = _projection_panel(figure, (rows, columns, i + 1), len(axis_names))

@@ -151,9 +151,9 @@ class InformationEstimator(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Images (B, C, S, S) and their codes (B, d) -> the bound in nats, ()."""
-        scores = self.critic(x, z)
+        scores = self.critic(x, z).to(z.dtype)  # autocast ends in low precision
         if self.bound == "infonce" or len(scores) == 1:  # of a single pair every bound is 0
             return info_nce(scores)
         if self.bound == "nwj":
             return nwj(scores)
-        return interpolated(scores, self.baseline(z)[:, 0], self.alpha)
+        return interpolated(scores, self.baseline(z)[:, 0].to(z.dtype), self.alpha)

@@ -333,6 +333,7 @@ def write_report(
     notes: Sequence[str] = (),
     latent_page: LatentView | None = None,
     versions: Mapping[str, Any] | None = None,
+    details: Sequence[tuple[str, pd.DataFrame]] = (),
 ) -> Path:
     """Write `report.html`: all of a run on one page that can be mailed.
 
@@ -346,6 +347,7 @@ def write_report(
         notes: cells left out and other remarks, a line each.
         latent_page: the view that `write_latent_page` returned, shown on the page too.
         versions: name -> version of what the run was computed with.
+        details: more tables, shown behind the figures.
 
     Returns:
         The path.
@@ -358,6 +360,7 @@ def write_report(
         sections.append(("Latent space", "latent-space", _view_html(latent_page, wheel=False)))
     images = "".join(_figure_html(i, *entry) for i, entry in enumerate(figures, start=1))
     sections.append(("Figures", "figures", images))
+    sections.append(("Details", "details", "".join(_table_html(*entry) for entry in details)))
     remarks = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
     sections.append(("Notes", "notes", f"<ul>{remarks}</ul>" if remarks else ""))
     sections.append(("Settings", "settings", _pairs_html(settings)))
@@ -378,8 +381,10 @@ def write_report(
 
 
 def _table_html(caption: str, table: pd.DataFrame) -> str:
+    """A table; one of scores stands with a row per score, since these are many more."""
     is_scores = bool(table.attrs.get("scores"))
-    best = best_scores(table) if is_scores else None
+    best = best_scores(table).T if is_scores else None
+    table = table.T if is_scores else table
     head = "".join(f"<th>{_breakable(str(name))}</th>" for name in ["", *table.columns])
     rows = []
     for i, (name, values) in enumerate(
@@ -392,7 +397,7 @@ def _table_html(caption: str, table: pd.DataFrame) -> str:
             for j, value in enumerate(values)
         )
         rows.append(f"<tr><th>{escape(str(name))}</th>{cells}</tr>")
-    remark = " The best of each column is bold." if is_scores and best.any(axis=None) else ""
+    remark = " The best of each row is bold." if is_scores and best.any(axis=None) else ""
     return (
         f'<div class="wide"><table class="data"><caption>{escape(caption)}{remark}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
