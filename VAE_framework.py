@@ -38,6 +38,7 @@ from util.helpers import (
     plot_samples,
     plot_scores,
     scores_table,
+    thinning_stride,
 )
 from util.metadata import choose_labels, gradations
 from util.report import write_latent_page, write_report
@@ -420,7 +421,8 @@ def draw(
     figures += [("Classes read from the coordinates", bars)] if bars else []
 
     name = f"{run.settings.model_name} on {cells.name}"
-    thumbnails = compose_rgb(cells.images, cells)
+    shown = cells.images[:: thinning_stride(len(cells.images))]  # all but in very large sets
+    thumbnails = compose_rgb(shown, cells)
     page = folder / "latent_space.html"
     view = write_latent_page(latents, projections, thumbnails, page, run.label, name)
     described = read_json(folder / "settings.json")
@@ -492,7 +494,11 @@ def draw_pictures(run: Run) -> list[tuple[str, Path]]:
     words = run.cells.table[run.label].iloc[chosen].tolist() if run.label else None
     reconstructions = run.folder / "reconstructions.png"
     plot_reconstructions(
-        originals.cpu().numpy(), logits.sigmoid().cpu().numpy(), reconstructions, words
+        originals.cpu().numpy(),
+        logits.sigmoid().cpu().numpy(),
+        reconstructions,
+        words,
+        None if run.cells.channels == ["Red", "Green", "Blue"] else run.cells.channels,
     )
     generated = plot_samples(samples.cpu().numpy(), run.folder / "samples.png")
     return [
