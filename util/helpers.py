@@ -844,44 +844,18 @@ def best_scores(table: pd.DataFrame) -> pd.DataFrame:
     return best
 
 
-def format_table(table: pd.DataFrame, width: int = 100) -> str:
-    """A score table as aligned text for the terminal, the best of each column marked by "*".
-
-    Headings break at blanks; columns beyond `width` characters go into a second block.
-    """
+def format_table(table: pd.DataFrame) -> str:
+    """A score table as aligned text for the terminal: a line per score, the best marked by "*"."""
     best = best_scores(table)
-    stub = [str(table.index.name or ""), *(_one_line(name) for name in table.index)]
-    stub_width = max(map(len, stub))
-    columns = []
+    lines = [["", *(f"{_one_line(name)} " for name in table.index)]]  # " " above the marks
     for name in table:
-        cells = [
+        values = [
             f"{'–' if pd.isna(value) else format(value, '.3f')}{'*' if mark else ' '}"
             for value, mark in zip(table[name], best[name], strict=True)
         ]
-        heading = [f"{word} " for word in _one_line(name, 60).split(" ")]  # " " above the marks
-        columns.append((heading, cells, max(map(len, [*heading, *cells]))))
-    blocks, used = [[]], stub_width
-    for column in columns:
-        if blocks[-1] and used + 2 + column[2] > width:
-            blocks.append([])
-            used = stub_width
-        blocks[-1].append(column)
-        used += 2 + column[2]
-    return "\n\n".join(_text_block(stub, stub_width, block) for block in blocks)
-
-
-def _text_block(
-    stub: list[str], stub_width: int, columns: list[tuple[list[str], list[str], int]]
-) -> str:
-    depth = max((len(heading) for heading, _, _ in columns), default=1)
-    lines = []
-    for i in range(depth):
-        row = [(stub[0] if i == depth - 1 else "").ljust(stub_width)]
-        for heading, _, width in columns:
-            padded = [""] * (depth - len(heading)) + heading
-            row.append(padded[i].rjust(width))
-        lines.append("  ".join(row).rstrip())
-    for i, name in enumerate(stub[1:]):
-        row = [name.ljust(stub_width), *(cells[i].rjust(width) for _, cells, width in columns)]
-        lines.append("  ".join(row).rstrip())
-    return "\n".join(lines)
+        lines.append([_one_line(name, 60), *values])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
+        for line in lines
+    )
