@@ -12,7 +12,7 @@ A run writes results/NNNN-<data set>-<model>/; open its report.html.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from models.losses import ELBOObjective
 from models.networks import VAE, build_vae
 from models.train_net import Schedule, best_epoch, embed, train
 from quantitative_metrics.performance_metrics import Scores, score_projections
+from util import processes
 from util.cell_features import clean_features, features_of, read_cellprofiler_table
 from util.data_processing import CellBatches, Cells, load_cells, split_cells
 from util.helpers import (
@@ -134,7 +135,7 @@ class Settings:
     """Folder of the numbered run folders."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; auto is bfloat16 on CUDA and float32 elsewhere."""
-    preset: Literal["thesis", "laptop"] = "thesis"
+    preset: Literal["default", "thesis", "laptop"] = "default"
     """Named set of values; an explicit option wins over it."""
     resume: str | None = None
     """Go on with a run: its folder or number, alone the newest one; --epochs may lengthen it."""
@@ -148,7 +149,8 @@ class Settings:
 SETTINGS = Settings()
 
 PRESETS = {
-    "thesis": {},
+    "default": {},
+    "thesis": {},  # the defaults are the thesis's numbers
     # Fewer cells, a narrow network and larger steps: every stage, in minutes on two cores.
     "laptop": {"simulated_cells": 2500, "base": 8, "epochs": 20, "learning_rate": 1e-3},
 }
@@ -212,6 +214,9 @@ def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> 
     """
     run = prepare(settings, make_objective)
     history = learn(run)
+    processes.leave()
+    if not processes.is_main():
+        return run.folder
     latents, projections = project(run)
     scores = score(run, latents, projections)
     report = draw(run, history, latents, projections, scores)
@@ -223,23 +228,28 @@ def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> 
 def prepare(settings: Settings, make_objective: MakeObjective) -> Run:
     """Load, check and build everything, so that mistakes show before the run folder is made."""
     device = pick_device(settings.device)
-    cells = load_cells(
-        settings.dataset,
-        settings.metadata,
-        settings.image_size,
-        settings.array_key,
-        settings.array_axes,
-        settings.simulated_cells,
-        settings.simulated_seed,
-    )
-    label, labels, label_notes = choose_labels(cells.table, settings.label)
-    split = split_cells(labels, len(cells.table), settings.valid_fraction, settings.seed)
-    features, feature_notes = design_features(settings, cells)
+    with processes.main_first():  # the others find its caches
+        cells = load_cells(
+            settings.dataset,
+            settings.metadata,
+            settings.image_size,
+            settings.array_key,
+            settings.array_axes,
+            settings.simulated_cells,
+            settings.simulated_seed,
+        )
+        label, labels, label_notes = choose_labels(cells.table, settings.label)
+        split = split_cells(labels, len(cells.table), settings.valid_fraction, settings.seed)
+        # Only the main process projects and scores, so the others need no features.
+        features, feature_notes = (
+            design_features(settings, cells) if processes.is_main() else (None, [])
+        )
     seed_everything(settings.seed)  # of the initial weights
     model = build_vae(**network_arguments(settings, cells)).to(device)
     objective = make_objective(settings, cells).to(device)
     notes = cells.notes + label_notes + feature_notes
-    folder = open_run(settings, cells, notes)
+    folder = open_run(settings, cells, notes) if processes.is_main() else None
+    folder = processes.from_main(folder)
     batches = CellBatches(cells, device, settings.batch_size, settings.augment)
     return Run(settings, cells, label, split, features, batches, model, objective, folder, notes)
 
@@ -445,10 +455,13 @@ def summary_lines(run: Run, history: list[dict[str, Any]]) -> list[str]:
     settings, shape = run.settings, "x".join(map(str, run.cells.images.shape[2:]))
     best = history[best_epoch(history) - 1]
     parameters = sum(p.numel() for p in run.model.parameters())
-    preset = f"Preset {settings.preset}: " + (
-        ", ".join(f"{k} {v}" for k, v in PRESETS[settings.preset].items()) or "the thesis's numbers"
-    )
-    changed = f"{preset}; what the command line changed stands under Settings."
+    default = type(settings)()
+    changed = [
+        f"{field.name} {getattr(settings, field.name)}"
+        for field in fields(settings)
+        if field.name not in ("preset", "resume", "results")
+        and getattr(settings, field.name) != getattr(default, field.name)
+    ]
     return [
         f"{settings.model_name} with {settings.latent_dim} latent dimensions, trained on "
         f"{len(run.split[0]):,} of {len(run.cells.table):,} cells of {run.cells.name}.",
@@ -458,7 +471,7 @@ def summary_lines(run: Run, history: list[dict[str, Any]]) -> list[str]:
         f"{best['valid']['loss']:.1f} nats per image, and is the one shown and scored; "
         f"training took {sum(entry['seconds'] for entry in history):.0f} s on "
         f"{run.batches.device}.",
-        changed,
+        f"Preset {settings.preset}; other than the defaults: {', '.join(changed) or 'nothing'}.",
     ]
 
 

@@ -126,6 +126,8 @@ def test_thesis_numbers_stand_on_top():
     assert thesis.valid_fraction == 0.15 and thesis.augment and thesis.simulated_cells == 7387
     infomax = InfoMAX_VAE_framework.SETTINGS
     assert (infomax.alpha, infomax.critic_learning_rate) == (20.0, 5e-4)
+    assert infomax.bound == "interpolated"
+    assert InfoMAX_VAE_framework.PRESETS["thesis"] == {"bound": "infonce"}
     laptop = VAE_framework.PRESETS["laptop"]
     assert laptop["simulated_cells"] >= 2000 and laptop["base"] >= 8 and laptop["epochs"] >= 10
 

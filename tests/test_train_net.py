@@ -1,6 +1,7 @@
 """The training loop: learns, restores the best, resumes exactly, stops early, refuses NaN."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from models.networks import build_vae
 from models.train_net import Schedule, best_epoch, embed, evaluate, train
 from util.data_processing import CellBatches, Cells, split_cells
 from util.mutual_information import InformationEstimator
-from util.runs import UserError, load_checkpoint, seed_everything
+from util.runs import UserError, load_checkpoint, save_checkpoint, seed_everything
 
 
 @pytest.fixture
@@ -156,6 +157,26 @@ def test_bfloat16_on_the_cpu_learns_the_same(cells, tmp_path):
         assert next(model.parameters()).dtype == torch.float32
     assert losses["bfloat16"] != losses["float32"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+
+
+def resident_mib():
+    """Resident memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+def test_memory_stays_flat_over_200_epochs(cells, tmp_path, monkeypatch):
+    seen = []
+
+    def look_and_save(path, state):
+        seen.append(resident_mib())
+        save_checkpoint(path, state)
+
+    monkeypatch.setattr("models.train_net.save_checkpoint", look_and_save)
+    *_, history = run(cells, tmp_path / "r", 220, patience=1000)
+    assert len(history) == 220
+    # Keeping the images of each of the last 600 steps would be 38 MiB.
+    assert seen[-1] - max(seen[: len(seen) // 10]) < 10
 
 
 def test_checkpoint_of_another_model_is_refused(cells, tmp_path):
