@@ -28,7 +28,7 @@ from models.train_net import Schedule, best_epoch, embed, train
 from quantitative_metrics.performance_metrics import Scores, score_projections
 from util import processes
 from util.cell_features import clean_features, features_of, read_cellprofiler_table
-from util.data_processing import CellBatches, Cells, load_cells, split_cells
+from util.data_processing import Batches, Cells, load_cells, split_cells
 from util.helpers import (
     compose_rgb,
     format_table,
@@ -44,6 +44,7 @@ from util.helpers import (
 from util.metadata import choose_labels, gradations
 from util.report import write_latent_page, write_report
 from util.runs import (
+    TensorBoardLog,
     UserError,
     create_run_folder,
     describe_run,
@@ -53,9 +54,11 @@ from util.runs import (
     run_script,
     seed_everything,
     slug,
+    summary_writer,
     write_atomically,
     write_json,
 )
+from util.streaming import make_batches, memory_budget
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ class Settings:
     """Folder of the numbered run folders."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; auto is bfloat16 on CUDA and float32 elsewhere."""
+    tensorboard: bool = False
+    """Also write the terms of the loss for TensorBoard (`tensorboard --logdir results`)."""
     preset: Literal["default", "thesis", "laptop"] = "default"
     """Named set of values; an explicit option wins over it."""
     resume: str | None = None
@@ -156,7 +161,7 @@ PRESETS = {
 }
 
 # A resumed run may run longer, or elsewhere; anything else would make it another run.
-CHANGEABLE = ("epochs", "patience", "device")
+CHANGEABLE = ("epochs", "patience", "device", "tensorboard")
 
 AXES = "xyz"
 RANKED_SAMPLE = 2000  # cells ranked against all where there are too many for exact ranks
@@ -181,7 +186,7 @@ class Run:
         label: column of the classes, or None.
         split: indices of the training and of the validation cells.
         features: (N, F) human-designed features, cleaned; None if the run does without.
-        batches: the cells on the device.
+        batches: the cells on the device, or streamed to it.
         model, objective: the VAE and what it minimises.
         folder: the run folder.
         notes: what was left out or decided, a line each.
@@ -192,7 +197,7 @@ class Run:
     label: str | None
     split: tuple[np.ndarray, np.ndarray]
     features: pd.DataFrame | None
-    batches: CellBatches
+    batches: Batches
     model: VAE
     objective: nn.Module
     folder: Path
@@ -214,9 +219,7 @@ def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> 
     """
     run = prepare(settings, make_objective)
     history = learn(run)
-    processes.leave()
-    if not processes.is_main():
-        return run.folder
+    processes.leave()  # of many processes, the main one goes on alone
     latents, projections = project(run)
     scores = score(run, latents, projections)
     report = draw(run, history, latents, projections, scores)
@@ -228,6 +231,8 @@ def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> 
 def prepare(settings: Settings, make_objective: MakeObjective) -> Run:
     """Load, check and build everything, so that mistakes show before the run folder is made."""
     device = pick_device(settings.device)
+    if settings.tensorboard:
+        summary_writer()  # installed?
     with processes.main_first():  # the others find its caches
         cells = load_cells(
             settings.dataset,
@@ -250,7 +255,10 @@ def prepare(settings: Settings, make_objective: MakeObjective) -> Run:
     notes = cells.notes + label_notes + feature_notes
     folder = open_run(settings, cells, notes) if processes.is_main() else None
     folder = processes.from_main(folder)
-    batches = CellBatches(cells, device, settings.batch_size, settings.augment)
+    # Decided once: streamed, an epoch has another order. Processes on the CPU share its memory.
+    sharing = processes.world_size() if device.type == "cpu" else 1
+    budget = processes.from_main(memory_budget(device)) // sharing
+    batches = make_batches(cells, device, settings.batch_size, settings.augment, budget)
     return Run(settings, cells, label, split, features, batches, model, objective, folder, notes)
 
 
@@ -268,7 +276,16 @@ def learn(run: Run) -> list[dict[str, Any]]:
         or (settings.precision == "auto" and run.batches.device.type == "cuda"),
     )
     remember = {"settings": asdict(settings), "data": run.cells.describe()}
-    return train(run.model, run.objective, run.batches, run.split, schedule, run.folder, remember)
+    return train(
+        run.model,
+        run.objective,
+        run.batches,
+        run.split,
+        schedule,
+        run.folder,
+        remember,
+        on_epoch=TensorBoardLog(run.folder) if settings.tensorboard else None,
+    )
 
 
 def design_features(settings: Settings, cells: Cells) -> tuple[pd.DataFrame | None, list[str]]:

@@ -5,12 +5,15 @@ thesis. After every epoch `checkpoint.pt` holds all that is needed to go on, `be
 the lowest validation loss, `log.jsonl` a line per epoch. An epoch draws its random numbers from the
 seed of the run and its own number, so a run that was killed and resumed ends in the same weights as
 one left alone.
+
+Many processes (torchrun) share every batch: each computes the gradient of its part, and the update
+follows the mean over the whole batch, so that the batch size means the same in any number of them.
 """
 
 import json
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from util import processes
 from util.data_processing import CellBatches
 from util.runs import UserError, load_checkpoint, save_checkpoint, seed_everything, write_atomically
 
@@ -58,11 +62,19 @@ def train(
     folder: Path,
     remember: dict[str, Any],
     progress: bool = True,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train until the last epoch or a stalled validation loss; the best weights end in `model`.
 
     Goes on from `checkpoint.pt` if `folder` has one. When the device's memory runs out, the epoch
     starts again with half the batch size, down to 16.
+
+    With many processes, each takes every world_size-th cell of a batch, and all end in the same
+    weights; the main process writes. Terms of the log are means over the whole batch, with two
+    exceptions: on the CPU batch norm normalises a part by the part's own statistics (on CUDA by
+    those of the whole batch, SyncBatchNorm), and the bound of the InfoMax VAE sees the pairs of one
+    part only, so that its ceiling is the log of the part's size. Too little memory ends the run
+    instead of halving the batch.
 
     Args:
         model: the VAE, on the device of the batches.
@@ -73,14 +85,15 @@ def train(
         folder: the run folder.
         remember: plain data stored in both checkpoints, enough to use the model elsewhere.
         progress: show a bar with the time left.
+        on_epoch: called in the main process with the log's line of each epoch.
 
     Returns:
         the history, one dict per epoch: epoch, train and valid terms, learning_rate, batch_size,
         seconds.
 
     Raises:
-        UserError: the loss is not finite, memory is too small for the smallest batch, or a
-            checkpoint does not fit the model.
+        UserError: the loss is not finite, memory is too small for the smallest batch, a checkpoint
+            does not fit the model, or a batch is too small for so many processes.
     """
     training = _Training(model, objective, batches, split, schedule, folder, remember)
     history = training.restore()
@@ -101,11 +114,16 @@ def train(
             history.append(entry)
             if best_epoch(history) == entry["epoch"]:
                 state = {"model": model.state_dict(), "epoch": entry["epoch"], **remember}
-                save_checkpoint(best, state)
+                if processes.is_main():
+                    save_checkpoint(best, state)
             training.save(history)
+            if on_epoch and processes.is_main():
+                on_epoch(entry)
             bar.set_postfix({side: f"{entry[side]['loss']:.1f}" for side in ("train", "valid")})
             bar.update()
-    _write_log(folder / "log.jsonl", history)
+    if processes.is_main():
+        _write_log(folder / "log.jsonl", history)
+    processes.wait_for_all()  # until the files are written
     _load_state(model, load_checkpoint(best, batches.device)["model"], best)
     return history
 
@@ -126,6 +144,10 @@ class _Training:
         self.model, self.objective, self.batches = model, objective, batches
         self.split, self.schedule = split, schedule
         self.folder, self.remember = folder, remember
+        if processes.world_size() > 1:
+            _refuse_small_parts(min(batches.batch_size, len(split[0])))
+            if batches.device.type == "cuda":  # replaces the layers, keeps their parameters
+                nn.SyncBatchNorm.convert_sync_batchnorm(nn.ModuleList([model, objective]))
         self.optimizer = torch.optim.Adam(
             objective.parameter_groups(model, schedule.learning_rate),
             fused=batches.device.type != "mps",
@@ -143,7 +165,7 @@ class _Training:
     def restore(self) -> list[dict[str, Any]]:
         """Take up the checkpoint, or write the first one; returns the history so far."""
         path = self.folder / "checkpoint.pt"
-        if not path.is_file():
+        if not processes.from_main(path.is_file()):
             self.save([])
             return []
         state = load_checkpoint(path, self.batches.device)
@@ -155,7 +177,9 @@ class _Training:
         return state["history"]
 
     def save(self, history: list[dict[str, Any]]) -> None:
-        """Write checkpoint.pt and log.jsonl."""
+        """Write checkpoint.pt and log.jsonl, in the main process."""
+        if not processes.is_main():
+            return
         states = {name: part.state_dict() for name, part in self.parts.items()}
         more = {"history": history, "batch_size": self.batches.batch_size, **self.remember}
         save_checkpoint(self.folder / "checkpoint.pt", {**states, **more})
@@ -171,7 +195,7 @@ class _Training:
             self.batches.device.type, torch.bfloat16, enabled=self.schedule.bfloat16
         ):
             learnt = self._learn(self.batches.shuffled(train_cells), number)
-            valid = evaluate(self.model, self.objective, self.batches.in_order(valid_cells))
+            valid = self._validate(valid_cells)
         _refuse_non_finite(valid, f"epoch {number}, validation")
         self.scheduler.step()
         return {
@@ -187,21 +211,70 @@ class _Training:
         self.model.train()
         self.objective.train()
         steps: list[dict[str, Tensor]] = []
+        part = slice(processes.rank(), None, processes.world_size())
+        shares = []  # of each batch, that of this process
         for x in batches:
             self.optimizer.zero_grad(set_to_none=True)
-            terms = self.objective(self.model, x)
+            own = x[part]
+            shares.append(len(own) / len(x))
+            with processes.own_randomness(x.device, self.schedule.seed, epoch, len(steps)):
+                terms = self.objective(self.model, own)
             terms["loss"].backward()
+            self._sum_gradients(shares[-1])
             self.optimizer.step()
             steps.append({name: value.detach() for name, value in terms.items()})
-        values = _read_back(steps)
+        self._agree_on_statistics()
+        share = torch.tensor(shares, dtype=torch.float64)
+        values = processes.weighted_mean(_read_back(steps), share)
         for step in torch.nonzero(~values["loss"].isfinite()).flatten().tolist():
             terms = {name: float(value[step]) for name, value in values.items()}
             _refuse_non_finite(terms, f"epoch {epoch}, batch {step + 1}")
         return {name: float(value.mean()) for name, value in values.items()}
 
+    def _sum_gradients(self, share: float) -> None:
+        """Make each process's gradient that of the whole batch: one message for all parameters.
+
+        A part's loss is a mean over the part, so it counts with the part's share of the batch.
+        """
+        if processes.world_size() == 1:
+            return
+        groups = self.optimizer.param_groups
+        owned = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        message = processes.add_up(torch.cat([grad.flatten() for grad in owned]).mul_(share))
+        for grad, total in zip(owned, message.split([g.numel() for g in owned]), strict=True):
+            grad.copy_(total.view_as(grad))
+
+    def _agree_on_statistics(self) -> None:
+        """Average the running statistics of batch norm, of which each process saw its own part.
+
+        So all validate one model, the one that is saved.
+        """
+        if processes.world_size() == 1:
+            return
+        for module in (self.model, self.objective):
+            for buffer in module.buffers():
+                if buffer.is_floating_point():
+                    processes.add_up(buffer).div_(processes.world_size())
+
+    def _validate(self, cells: np.ndarray) -> dict[str, float]:
+        """Terms over the validation cells; of many processes, each takes whole batches."""
+        size = self.batches.batch_size
+        batches = np.split(cells, range(size, len(cells), size))
+        own = batches[processes.rank() :: processes.world_size()]
+        if not own:
+            return processes.weighted_mean({}, 0)
+        own = np.concatenate(own)
+        terms = evaluate(self.model, self.objective, self.batches.in_order(own))
+        return processes.weighted_mean(terms, len(own))
+
     def halve_batches(self, epoch: int) -> None:
         """After the memory ran out: back to the last checkpoint with half the batch size."""
         half = self.batches.batch_size // 2
+        if processes.world_size() > 1:  # the others are in the middle of their step
+            raise UserError(
+                f"out of memory on {self.batches.device} in epoch {epoch}: start a new run with "
+                f"--batch-size {half} or with more processes"
+            )
         if half < SMALLEST_BATCH:
             raise UserError(
                 f"the memory of {self.batches.device} is too small for batches of "
@@ -217,6 +290,14 @@ class _Training:
 def best_epoch(history: list[dict[str, Any]]) -> int:
     """The epoch, from 1, of the lowest validation loss; the first of equals."""
     return min(history, key=lambda entry: entry["valid"]["loss"])["epoch"]
+
+
+def _refuse_small_parts(batch: int) -> None:
+    if batch < 2 * processes.world_size():
+        raise UserError(
+            f"batches of {batch} cells for {processes.world_size()} processes: batch norm needs at "
+            "least 2 cells in each; raise --batch-size or lower --nproc_per_node"
+        )
 
 
 def _stalled(history: list[dict[str, Any]], patience: int) -> bool:

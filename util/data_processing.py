@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -439,22 +440,21 @@ def augment(
     return turned.add_(fill).clamp_(0, 1)
 
 
-class CellBatches:
-    """Batches of cells on the device.
+class Batches(ABC):
+    """Batches of cells on a device: scaled to 0..1 and augmented there, from the raw integers.
 
-    The integers of all cells lie on the device; scaling to 0..1 and augmentation happen there, per
-    batch.
+    A subclass says where the integers are: `_load` brings those of one batch to the device; `_read`
+    and `_epoch_order` may be replaced where many batches are best read in another way or order.
 
     Args:
         cells: images and scaling.
         device: where batches come out.
-        batch_size: cells per batch.
+        batch_size: cells per batch; may be changed between epochs.
         augmentation: turn and flip the training images.
     """
 
     def __init__(self, cells: Cells, device: torch.device, batch_size: int, augmentation: bool):
         self.device = device
-        self.images = torch.from_numpy(np.array(cells.images)).to(device)  # (N, C, S, S)
         self.low = self._per_channel(cells.low)
         self.span = self._per_channel(cells.high - cells.low)
         self.fill = self._scale(self._per_channel(cells.padding)).flatten()  # (C,)
@@ -465,16 +465,27 @@ class CellBatches:
         return torch.tensor(values, dtype=torch.float32, device=self.device)[:, None, None]
 
     def _scale(self, raw: torch.Tensor) -> torch.Tensor:
-        return ((raw - self.low) / self.span).clamp_(0, 1)
+        return (raw.float() - self.low).div_(self.span).clamp_(0, 1)
+
+    @abstractmethod
+    def _load(self, index: torch.Tensor) -> torch.Tensor:
+        """Cells (B,) -> integers (B, C, S, S) on the device."""
+
+    def _read(self, chunks: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The integers of each chunk of cells, on the device."""
+        return map(self._load, chunks)
+
+    def _epoch_order(self, indices: torch.Tensor) -> torch.Tensor:
+        """The cells of one epoch in a new random order."""
+        return indices[torch.randperm(len(indices))]
 
     def take(self, index: torch.Tensor) -> torch.Tensor:
         """Cells (B,) -> (B, C, S, S) float32 in 0..1."""
-        return self._scale(self.images[index.to(self.images.device)].float())
+        return self._scale(self._load(index))
 
     def in_order(self, indices: np.ndarray) -> Iterator[torch.Tensor]:
         """Every cell of `indices` once, in order, not augmented; the last batch may be smaller."""
-        for chunk in torch.from_numpy(indices).split(self.batch_size):
-            yield self.take(chunk)
+        yield from map(self._scale, self._read(torch.from_numpy(indices).split(self.batch_size)))
 
     def shuffled(self, indices: np.ndarray) -> Iterator[torch.Tensor]:
         """One epoch: full batches of a random order, augmented if asked.
@@ -482,8 +493,22 @@ class CellBatches:
         What does not fill a batch waits for the next epoch's order, unless it is all there is.
         Randomness follows torch's global generators, which the training loop seeds for each epoch.
         """
-        order = torch.from_numpy(indices)[torch.randperm(len(indices))]
+        order = self._epoch_order(torch.from_numpy(indices))
         n_full = max(len(order) // self.batch_size, 1) * self.batch_size
-        for chunk in order[:n_full].split(self.batch_size):
-            images = self.take(chunk)
+        for raw in self._read(order[:n_full].split(self.batch_size)):
+            images = self._scale(raw)
             yield augment(images, self.fill) if self.augmentation else images
+
+
+class CellBatches(Batches):
+    """Batches of cells whose integers all lie on the device.
+
+    Args as for `Batches`.
+    """
+
+    def __init__(self, cells: Cells, device: torch.device, batch_size: int, augmentation: bool):
+        super().__init__(cells, device, batch_size, augmentation)
+        self.images = torch.from_numpy(np.array(cells.images)).to(device)  # (N, C, S, S)
+
+    def _load(self, index: torch.Tensor) -> torch.Tensor:
+        return self.images[index.to(self.images.device)]

@@ -9,10 +9,10 @@ are independent. Everything is in nats.
 | --- | --- | --- | --- | --- |
 | InfoNCE | log B | large once I passes log B | small | log p(z given x) + any c(z) |
 | NWJ | none | none | grows as exp(I) | 1 + log p(z given x) / p(z) |
-| interpolated | log B / alpha | between | between | log p(z given x) / p(z), with baseline 1 |
+| interpolated | log(B / alpha) | between | between | log p(z given x) / p(z), with baseline 1 |
 
 The interpolated bound weighs by alpha: at alpha 1 it is InfoNCE, towards alpha 0 it turns into
-NWJ's family. It was the thesis's guideline to learn with InfoNCE, whose variance is small, and to
+NWJ's family. The guideline of the thesis: learn with InfoNCE, whose variance is small, and
 estimate with a small alpha, whose bias is small.
 """
 
@@ -27,7 +27,7 @@ BOUNDS: tuple[Bound, ...] = ("infonce", "nwj", "interpolated")
 
 
 def info_nce(scores: Tensor) -> Tensor:
-    """InfoNCE (van den Oord et al. 2018): mean_i [f_ii - log mean_j exp f_ij].
+    """InfoNCE, mean_i [f_ii - log mean_j exp f_ij] (van den Oord 2018; Poole 2019, section 2.3).
 
     Args:
         scores: (B, B).
@@ -39,7 +39,7 @@ def info_nce(scores: Tensor) -> Tensor:
 
 
 def nwj(scores: Tensor) -> Tensor:
-    """NWJ (Nguyen, Wainwright and Jordan 2010): E_joint[f] - E_independent[exp(f - 1)].
+    """NWJ, E_joint[f] - E_independent[exp(f - 1)] (Nguyen 2010; Poole 2019, section 2.2).
 
     Args:
         scores: (B, B), B at least 2.
@@ -52,7 +52,7 @@ def nwj(scores: Tensor) -> Tensor:
 
 
 def interpolated(scores: Tensor, log_baseline: Tensor, alpha: float) -> Tensor:
-    """The bound between InfoNCE and NWJ with a learnt baseline (Poole et al. 2019, I_alpha).
+    """The bound I_alpha between InfoNCE and NWJ, with a learnt baseline (Poole 2019, section 2.4).
 
     With m(z) the mean of exp f over the images of the batch and q(z) the baseline,
 

@@ -16,6 +16,7 @@ import random
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+
+from util import processes
 
 SettingsT = TypeVar("SettingsT")
 
@@ -71,7 +74,7 @@ def parse_settings(
     argv = _give_bare_resume_a_value(list(sys.argv[1:] if argv is None else argv))
 
     def parse(base: SettingsT) -> SettingsT:
-        about = sys.modules[type(default).__module__].__doc__
+        about = sys.modules[type(default).__module__].__doc__.split("\n\n")[0]
         return tyro.cli(type(default), default=base, args=argv, description=about)
 
     asked = parse(default)
@@ -159,18 +162,25 @@ def settings_from_json(kind: type[SettingsT], values: dict[str, Any]) -> Setting
 
 
 def run_script(main: Callable[[], Any]) -> None:
-    """Run `main` as a command: a user's mistake is one line on stderr and exit code 2."""
+    """Run `main` as a command, in one process or in all that torchrun started.
+
+    A user's mistake is one line on stderr and exit code 2, Ctrl-C a line that says how to resume
+    and exit code 130.
+    """
     try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            "stopped; nothing is lost: --resume goes on from the last finished epoch",
-            file=sys.stderr,
+        try:
+            with processes.joined():
+                main()
+        except UserError as error:
+            processes.exit_saying(f"error: {error}", 2)
+        except Exception:
+            if processes.world_size() == 1:
+                raise
+            processes.exit_saying(traceback.format_exc(), 1)
+    except KeyboardInterrupt:  # also one that comes while a lost connection is being reported
+        processes.exit_saying(
+            "stopped; nothing is lost: --resume goes on from the last finished epoch", 130
         )
-        sys.exit(130)
 
 
 # -------------------------------------------------------------------------------------- run folder
@@ -281,15 +291,58 @@ def describe_run(settings: Any, **more: Any) -> dict[str, Any]:
     for package in RECORDED_PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
+    machine = {"system": platform.platform(), "threads": torch.get_num_threads()}
+    if processes.world_size() > 1:
+        machine["processes"] = processes.world_size()
     return {
         "kind": type(settings).__name__,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "settings": dataclasses.asdict(settings),
         **more,
         "versions": versions,
-        "machine": {"system": platform.platform(), "threads": torch.get_num_threads()},
+        "machine": machine,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def summary_writer() -> type:
+    """PyTorch's writer for TensorBoard.
+
+    Raises:
+        UserError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "--tensorboard: the package is missing; pip install tensorboard, or leave it out"
+        ) from error
+    return SummaryWriter
+
+
+class TensorBoardLog:
+    """Writes each line of the log as scalars: `kl/valid` and the like, the step is the epoch.
+
+    Args:
+        folder: the run folder; event files of a run that was resumed continue each other there.
+
+    Raises:
+        UserError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.new_writer, self.writer = folder, summary_writer(), None
+
+    def __call__(self, entry: dict[str, Any]) -> None:
+        """Write the line of one epoch; it is on the disk on return."""
+        epoch = entry["epoch"]
+        if self.writer is None:  # an epoch begun again replaces what was shown of it
+            self.writer = self.new_writer(self.folder, purge_step=epoch)
+        for side in ("train", "valid"):
+            for name, value in entry[side].items():
+                self.writer.add_scalar(f"{name}/{side}", value, epoch)
+        self.writer.add_scalar("learning_rate", entry["learning_rate"], epoch)
+        self.writer.flush()
 
 
 # ----------------------------------------------------------------------- seeds, device, checkpoint
@@ -308,11 +361,13 @@ def seed_everything(seed: int, epoch: int = 0) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` takes cuda, then mps, then cpu.
+    """`auto` takes cuda, then mps, then cpu; of many processes, each gets a GPU of its own.
 
     Raises:
         UserError: the device is not there.
     """
+    if processes.world_size() > 1:
+        name = _device_of_this_process(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
         if name == "cpu" and torch.backends.mps.is_available():
@@ -326,6 +381,22 @@ def pick_device(name: str) -> torch.device:
             f"--device {name}: not usable here ({reason}); try --device auto"
         ) from error
     return device
+
+
+def _device_of_this_process(name: str) -> str:
+    """The GPU of this process's number on its machine, or the CPU."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    if name not in ("auto", "cuda"):
+        raise UserError(
+            f"--device {name} with {processes.world_size()} processes: give cuda, so that each "
+            "takes a GPU of its own, or cpu"
+        )
+    number, gpus = processes.local_rank(), torch.cuda.device_count()
+    if number >= gpus:
+        raise UserError(f"--nproc_per_node: more processes than the {gpus} GPUs of this machine")
+    torch.cuda.set_device(number)
+    return f"cuda:{number}"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from common import machine_line, spread, synchronize
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -86,18 +87,11 @@ def training_step(model: nn.Module, images: Tensor, bf16: bool) -> Callable[[], 
 
 def timed(function: Callable[[], object], device: str) -> float:
     """Seconds of one call, with the device idle before and after."""
-    synchronize = getattr(torch, device.split(":")[0]).synchronize  # no-op on the CPU
-    synchronize()
+    synchronize(device)
     start = time.perf_counter()
     function()
-    synchronize()
+    synchronize(device)
     return time.perf_counter() - start
-
-
-def spread(values: list[float], unit: str = "", digits: int = 1) -> str:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.{digits}f}{unit} ({low:.{digits}f}-{high:.{digits}f})"
 
 
 def compare(name: str, base: int, args: argparse.Namespace) -> None:
@@ -162,12 +156,7 @@ def main() -> None:
     args = parse_arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
-    print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads")
-    if args.device.startswith("cuda"):
-        print(
-            f"{torch.cuda.get_device_name()}; TF32 in matmul "
-            f"{torch.backends.cuda.matmul.allow_tf32}, in cuDNN {torch.backends.cudnn.allow_tf32}"
-        )
+    print(machine_line(args.device))
     print("median (quartiles) of", args.pairs, "alternating pairs")
     for model in args.models:
         name, _, base = model.partition(":")

@@ -1,0 +1,229 @@
+"""Many processes end where one does, fail as one, and Ctrl-C loses nothing.
+
+Started as a script, this file is one of the processes that its tests start.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from models.train_net import Schedule, train
+from util import processes
+from util.data_processing import CellBatches, Cells
+from util.runs import UserError, run_script, seed_everything
+
+ROOT = Path(__file__).parents[1]
+OPTIONS = "--simulated-cells 80 --image-size 32 --base 4 --features none --device cpu".split()
+RUN = Path("results") / "0001-simulated-BBBC031-VAE"
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="torch was built without torch.distributed"
+)
+
+
+class Squares(nn.Module):
+    """Squared distance of the code to a learnt point: no batch norm, no noise in the loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.target = nn.Parameter(torch.ones(2))
+        self.draws = []
+
+    def forward(self, model, x):
+        if model.training and processes.world_size() > 1:
+            self.draws.append(float(torch.rand(1)))
+        return {"loss": (model(x) - self.target).square().sum(1).mean()}
+
+    def parameter_groups(self, model, learning_rate):
+        own = {"params": [self.target], "lr": 10 * learning_rate}
+        return [{"params": list(model.parameters()), "lr": learning_rate}, own]
+
+
+def train_tiny(folder, epochs, batch_size=15):
+    """15 cells a batch make parts of 8 and 7, which must count by their size; the validation cells
+    make two whole batches and one of 3.
+    """
+    folder.mkdir(exist_ok=True)
+    images = np.random.default_rng(0).integers(0, 255, (93, 1, 8, 8), np.uint8)
+    table = pd.DataFrame({"Unique_ID": range(93)})
+    cells = Cells(images, table, "noise", True, np.zeros(1), np.zeros(1), np.full(1, 255.0), ["a"])
+    seed_everything(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 2))
+    objective = Squares()
+    batches = CellBatches(cells, torch.device("cpu"), batch_size, augmentation=True)
+    split, schedule = (np.arange(60), np.arange(60, 93)), Schedule(epochs, 1e-2)
+    history = train(model, objective, batches, split, schedule, folder, {}, progress=False)
+    (folder / f"draws{processes.rank()}.json").write_text(json.dumps(objective.draws))
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    return {**state["model"], **state["objective"]}, history
+
+
+def fail(culprit, how):
+    """End badly in one process while the others wait for it, or in all (-1)."""
+    print("one voice")
+    if culprit not in (processes.rank(), -1):
+        processes.wait_for_all()
+    if how == "option":  # as the parser of the command line does
+        print("no such option", file=sys.stderr)
+        sys.exit(2)
+    raise KeyboardInterrupt if how == "interrupt" else ZeroDivisionError("a bug")
+
+
+def history_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the processes that the tests start, whose numbers are compared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Start a command in an empty folder, which is also the test's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return lambda *command, **more: subprocess.Popen(
+        [sys.executable, *map(str, command)], env={**os.environ, **more}, **pipes
+    )
+
+
+@pytest.fixture
+def start_two(start):
+    """Two processes of this file without a launcher, which would end one when the other fails."""
+
+    def finish(*arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        both = [
+            start(__file__, *arguments, RANK=str(i), WORLD_SIZE="2", **address) for i in range(2)
+        ]
+        said = [process.communicate(timeout=60) for process in both]
+        return [p.returncode for p in both], *("".join(words) for words in zip(*said, strict=True))
+
+    return finish
+
+
+def torchrun(start, *options):
+    """VAE_framework.py in two processes, as a user starts them; gives code, stdout and stderr."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    script = ROOT / "VAE_framework.py"
+    process = start(*launcher, script, *OPTIONS, *options)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def train_here(**changes):
+    """The same run in this process, up to the end of training; gives its folder."""
+    import VAE_framework  # here, because it takes the processes of this file long to import
+
+    values = {"simulated_cells": 80, "image_size": 32, "base": 4, "features": "none"}
+    settings = dataclasses.replace(VAE_framework.SETTINGS, device="cpu", **values, **changes)
+    run = VAE_framework.prepare(settings, VAE_framework.elbo_objective)
+    VAE_framework.learn(run)
+    return run.folder
+
+
+def test_two_processes_end_in_the_weights_of_one(start_two, tmp_path):
+    alone, history = train_tiny(tmp_path / "alone", 3)
+    codes, _, err = start_two("train", tmp_path / "two", 2)
+    assert codes == [0, 0], err
+    together = history_of(tmp_path / "two")
+    assert [entry["epoch"] for entry in together] == [1, 2]
+    for one, two in zip(history, together, strict=False):
+        for side in ("train", "valid"):
+            assert two[side]["loss"] == pytest.approx(one[side]["loss"], rel=1e-5)
+    draws = [json.loads((tmp_path / "two" / f"draws{i}.json").read_text()) for i in (0, 1)]
+    assert len(draws[0]) == 8 and len({*draws[0], *draws[1]}) == 16  # never the same noise
+    resumed, _ = train_tiny(tmp_path / "two", 3)  # goes on in another number of processes
+    for name, weights in alone.items():
+        np.testing.assert_allclose(resumed[name], weights, atol=1e-5, err_msg=name)
+
+
+def test_a_part_of_one_cell_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    with pytest.raises(UserError, match="batches of 3 cells for 2 processes"):
+        train_tiny(tmp_path / "r", 1, batch_size=3)
+
+
+def test_the_script_in_two_processes(start):
+    code, out, err = torchrun(start, "--epochs", 2)
+    assert code == 0, err
+    assert out.count("run folder:") == out.count("report:") == 1
+    assert [path.name for path in Path("results").iterdir()] == [RUN.name]
+    assert (RUN / "report.html").is_file()
+    assert json.loads((RUN / "settings.json").read_text())["machine"]["processes"] == 2
+    losses = [
+        [entry["valid"]["loss"] for entry in history_of(folder)]
+        for folder in (RUN, train_here(epochs=2))
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.05)
+
+
+def test_a_mistake_is_said_once(start):
+    code, _, err = torchrun(start, "--dataset", "nowhere")
+    said = [line for line in err.splitlines() if line.startswith("error:")]
+    assert code != 0 and len(said) == 1 and "nowhere: there is no such folder or file" in said[0]
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    ("culprit", "how", "words", "codes"),
+    [
+        (1, "bug", "ZeroDivisionError: a bug", [1, 1]),
+        (-1, "option", "no such option", [2, 2]),
+        (-1, "interrupt", "--resume goes on from the last finished epoch", [130, 130]),
+    ],
+)
+def test_processes_fail_as_one(start_two, culprit, how, words, codes):
+    found, out, err = start_two("fail", culprit, how)
+    assert found == codes, err
+    assert err.count(words) == 1 and "closed by peer" not in err, err
+    assert out.count("one voice") == 1
+
+
+def test_ctrl_c_says_how_to_resume_and_loses_nothing(start):
+    process = start(ROOT / "VAE_framework.py", *OPTIONS, "--epochs", 12)
+    while not (RUN / "log.jsonl").is_file() or len(history_of(RUN)) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert "--resume goes on from the last finished epoch" in err.splitlines()[-1]
+    assert 2 <= len(history_of(RUN)) < 12
+    train_here(epochs=12, resume=str(RUN))
+    whole = train_here(epochs=12)
+    resumed, undisturbed = (
+        torch.load(folder / "checkpoint.pt", weights_only=True)["model"] for folder in (RUN, whole)
+    )
+    assert all(torch.equal(resumed[name], undisturbed[name]) for name in undisturbed)
+
+
+if __name__ == "__main__":
+    task, first, second = sys.argv[1:]
+    tasks = {
+        "train": lambda: train_tiny(Path(first), int(second)),
+        "fail": lambda: fail(int(first), second),
+    }
+    run_script(tasks[task])
