@@ -72,11 +72,9 @@ def test_augmentation_only_turns_and_flips():
     batches = StreamedBatches(cells_of(images), CPU, 32, True)
     turned = torch.cat(list(batches.shuffled(np.arange(64))))
     assert len({x.numpy().tobytes() for x in turned}) > 8
-    assert torch.equal(torch.cat(list(batches.in_order(np.arange(64)))), batches.take(range_of(64)))
-
-
-def range_of(n_cells):
-    return torch.arange(n_cells)
+    assert torch.equal(
+        torch.cat(list(batches.in_order(np.arange(64)))), batches.take(torch.arange(64))
+    )
 
 
 @pytest.mark.parametrize(
@@ -273,10 +271,10 @@ print(seen, peak - before)
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="reads Linux's /proc")
 def test_memory_does_not_grow_with_the_file(tmp_path):
-    shape = (20_000, 4, 128, 128)  # 2.4 GiB, sparse
+    shape = (10_000, 4, 128, 128)  # 1.2 GiB, sparse
     np.lib.format.open_memmap(tmp_path / "sparse.npy", mode="w+", dtype=np.uint16, shape=shape)
     command = [sys.executable, "-c", STREAM_ONCE, str(tmp_path / "sparse.npy")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     seen, growth = done.stdout.split()
-    assert int(seen) == 20_000
+    assert int(seen) == 9_984  # 312 batches of 32
     assert float(growth) < 256  # MiB: three windows of 32, a batch as float and its like
