@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from util import processes
-from util.data_processing import CellBatches
+from util.data_processing import Batches
 from util.runs import UserError, load_checkpoint, save_checkpoint, seed_everything, write_atomically
 
 SMALLEST_BATCH = 16  # below it, batch norm sees too little
@@ -56,7 +56,7 @@ class Schedule:
 def train(
     model: nn.Module,
     objective: nn.Module,
-    batches: CellBatches,
+    batches: Batches,
     split: tuple[np.ndarray, np.ndarray],
     schedule: Schedule,
     folder: Path,
@@ -135,7 +135,7 @@ class _Training:
         self,
         model: nn.Module,
         objective: nn.Module,
-        batches: CellBatches,
+        batches: Batches,
         split: tuple[np.ndarray, np.ndarray],
         schedule: Schedule,
         folder: Path,
@@ -336,7 +336,7 @@ def evaluate(model: nn.Module, objective: nn.Module, batches: Iterable[Tensor]) 
 
 
 @torch.no_grad()
-def embed(model: nn.Module, batches: CellBatches, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
+def embed(model: nn.Module, batches: Batches, n_cells: int) -> tuple[np.ndarray, np.ndarray]:
     """Posterior of every cell in data-set order: mean (N, d) and log-variance (N, d), float32."""
     model.eval()
     pairs = [model.encode(x) for x in batches.in_order(np.arange(n_cells))]
