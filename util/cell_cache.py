@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from util.runs import UserError, read_json
+from util.runs import UserError, explain_os_error, read_json
 
 BLOCK = 512  # images copied or hashed at a time
 
@@ -100,9 +100,8 @@ class CacheWriter:
             self.cached.in_memory = (self.images[:rows], facts)
             return
         if rows < len(self.images):
-            kept = np.lib.format.open_memmap(
-                self.folder / "kept.npy", mode="w+", dtype=self.dtype, shape=(rows, *self.shape[1:])
-            )
+            with explain_os_error(self.folder):
+                kept = _reserve(self.folder / "kept.npy", (rows, *self.shape[1:]), self.dtype)
             for start in range(0, rows, BLOCK):
                 kept[start : start + BLOCK] = self.images[start : min(start + BLOCK, rows)]
             kept.flush()

@@ -29,6 +29,7 @@ from skimage.filters import threshold_otsu
 from skimage.measure import regionprops
 from tqdm import tqdm
 
+from util.cell_cache import fingerprint
 from util.runs import UserError, explain_os_error, write_atomically
 
 Groups = Literal["fast", "full"]
@@ -543,12 +544,10 @@ def _name_some(names: Sequence[Any], most: int = 5) -> str:
 
 def _fingerprint(images: np.ndarray, masked: bool, names: Sequence[str], groups: Groups) -> str:
     """24 hexadecimal digits that change with the pixels, the settings or the measuring code."""
-    settings = [images.shape, str(images.dtype), bool(masked), list(names), groups]
+    settings = [bool(masked), list(names), groups]
     code = [CACHE_FORMAT, version("cp_measure"), version("scikit-image")]
-    digest = hashlib.sha256(json.dumps(settings + code).encode())
-    for start in range(0, len(images), 1024):  # a memory map passes through in pieces
-        digest.update(np.ascontiguousarray(images[start : start + 1024]))
-    return digest.hexdigest()[:24]
+    words = json.dumps([fingerprint(images), *settings, *code])
+    return hashlib.sha256(words.encode()).hexdigest()[:24]
 
 
 def _write_cache(path: Path, table: pd.DataFrame, found: np.ndarray) -> None:
