@@ -231,4 +231,5 @@ def build_vae(
             ConvDecoder(latent_dim, 512, [decoder_base] * steps, channels, fast),
         )
     initialise(vae)
-    return vae
+    # Kernels lie in memory as the images do, or every step would turn them over and back.
+    return vae.to(memory_format=torch.channels_last) if fast else vae

@@ -413,7 +413,7 @@ def split_cells(
 
 
 def augment(
-    images: torch.Tensor, fill: torch.Tensor, generator: torch.Generator | None = None
+    images: torch.Tensor, fill: torch.Tensor | None, generator: torch.Generator | None = None
 ) -> torch.Tensor:
     """Random orientation for each image of a batch, in one resampling.
 
@@ -424,20 +424,27 @@ def augment(
 
     Args:
         images: (B, C, S, S) float.
-        fill: (C,) value that turns in from outside: 0 for masked crops, else the channel's padding.
+        fill: (C,) value that turns in from outside, the channel's padding; None for 0, as around
+            masked crops.
         generator: of the device of the images.
     """
     chance = torch.rand(5, len(images), generator=generator, device=images.device)
     quarter, rotated, flipped_x, flipped_y = chance[:4] < 0.5
     steps = (17 * chance[4]).floor() + 1  # 1..17 times 5 degrees
     radians = (90.0 * quarter + 5.0 * steps * rotated) * (math.pi / 180)
-    cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
-    x, y = 1.0 - 2.0 * flipped_x, 1.0 - 2.0 * flipped_y
-    rows = [torch.stack([cos * x, -sin * y, zero], 1), torch.stack([sin * x, cos * y, zero], 1)]
-    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
-    fill = fill.to(images)[:, None, None]
-    turned = F.grid_sample(images - fill, grid, padding_mode="zeros", align_corners=False)
-    return turned.add_(fill).clamp_(0, 1)
+    cos, sin = radians.cos()[:, None, None], radians.sin()[:, None, None]
+    size = images.shape[-1]
+    centres = (2 * torch.arange(size, device=images.device) + 1) / size - 1  # of pixels, in -1..1
+    x = (1.0 - 2.0 * flipped_x)[:, None, None] * centres  # (B, 1, S)
+    y = (1.0 - 2.0 * flipped_y)[:, None, None] * centres[:, None]  # (B, S, 1)
+    grid = torch.stack([cos * x - sin * y, sin * x + cos * y], 3)  # (B, S, S, 2)
+    if fill is None:
+        turned = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
+    else:
+        fill = fill.to(images)[:, None, None]
+        turned = F.grid_sample(images - fill, grid, padding_mode="zeros", align_corners=False)
+        turned += fill
+    return turned.clamp_(0, 1)
 
 
 class Batches(ABC):
@@ -457,7 +464,8 @@ class Batches(ABC):
         self.device = device
         self.low = self._per_channel(cells.low)
         self.span = self._per_channel(cells.high - cells.low)
-        self.fill = self._scale(self._per_channel(cells.padding)).flatten()  # (C,)
+        fill = self._scale(self._per_channel(cells.padding)).flatten()  # (C,)
+        self.fill = fill if fill.any() else None
         self.batch_size = batch_size
         self.augmentation = augmentation
 
