@@ -30,6 +30,7 @@ from skimage.measure import regionprops
 from tqdm import tqdm
 
 from util.cell_cache import fingerprint
+from util.data_processing import Cells
 from util.runs import UserError, explain_os_error, write_atomically
 
 Groups = Literal["fast", "full"]
@@ -165,6 +166,35 @@ def features_of(
         _write_cache(path, *cached)
     table, mask_report = _with_ids(*cached, ids)
     return table, report + mask_report
+
+
+def designed_features(
+    choice: str, cells: Cells | None, ids: Sequence[str], groups: Groups = "fast"
+) -> tuple[pd.DataFrame | None, list[str]]:
+    """Human-designed features of a data set, ready to compare cells by.
+
+    Args:
+        choice: `measure` on the images, `none`, or the path of a CSV with Unique_ID.
+        cells: images to measure; they may be absent for the other choices.
+        ids: N names of the cells.
+        groups: what to measure (`measure_features`).
+
+    Returns:
+        (N, F) cleaned features, a row of NaN for a cell that has none, or None; and notes.
+
+    Raises:
+        UserError: as `read_cellprofiler_table` and `clean_features`.
+    """
+    if choice == "none":
+        return None, []
+    if choice == "measure":
+        raw, notes = features_of(
+            cells.images, cells.masked, cells.channels, list(ids), groups, cells.cache
+        )
+    else:
+        raw, notes = read_cellprofiler_table(choice, list(ids))
+    clean, more = clean_features(raw)
+    return clean, notes + more
 
 
 def read_cellprofiler_table(path: Path | str, ids: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:

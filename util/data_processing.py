@@ -10,6 +10,7 @@ written, and made again when a file, its size, its time or the input size change
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import math
 import os
@@ -74,6 +75,26 @@ class Cells:
     notes: list[str] = field(default_factory=list)
     fingerprint: str = ""
     cache: Path | None = None
+
+    def subset(self, places: np.ndarray) -> "Cells":
+        """Some of the cells, in the given order of their row numbers."""
+        images = np.asarray(self.images[places])
+        table = self.table.iloc[places].reset_index(drop=True)
+        return dataclasses.replace(
+            self, images=images, table=table, fingerprint=fingerprint(images)
+        )
+
+    def reference_space(self) -> np.ndarray:
+        """(N, C S S) pixels as a space whose neighbourhoods a projection should keep.
+
+        8-bit pixels as they are; 16-bit channels scaled to the range that the network sees, float32
+        in 0..1, so that none rules.
+        """
+        pixels = self.images.reshape(len(self.images), -1)
+        if self.images.dtype == np.uint8:
+            return pixels
+        low, high = (v.astype(np.float32)[:, None, None] for v in (self.low, self.high))
+        return np.clip((self.images - low) / (high - low), 0, 1).reshape(len(pixels), -1)
 
     def describe(self) -> dict:
         """What settings.json and the checkpoint remember of the data."""

@@ -42,7 +42,14 @@ RED, GREEN, BLUE, GREY = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.6
 CYAN, MAGENTA, YELLOW = (0.0, 1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, 0.0)
 CHANNEL_COLOURS = [RED, GREEN, BLUE, GREY, CYAN, MAGENTA, YELLOW]
 
-LATER_METRICS = ["knn_accuracy", "logistic_accuracy"]  # in the table, not in the figure
+LATER_METRICS = [  # in the table, not in the figure
+    "knn_accuracy",
+    "logistic_accuracy",
+    "backbone_spearman",
+    "backbone_kendall",
+    "mutual_information",
+    "analytic_information",
+]
 RANK_METRICS = ["trustworthiness", "continuity", "lcmc"]
 OVERALL_METRICS = ["accuracy", "balanced_accuracy", "m1", "m2", "m3"]
 METRIC_TITLES = {
@@ -92,7 +99,7 @@ class ChannelScaling(Protocol):
 
 
 @contextmanager
-def _house_style() -> Iterator[None]:
+def house_style() -> Iterator[None]:
     """matplotlib's defaults with `STYLE` on top, whatever matplotlibrc the user has."""
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -100,14 +107,14 @@ def _house_style() -> Iterator[None]:
         yield
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
     """Write the figure as PNG without the version of matplotlib in it; returns the path."""
     with write_atomically(Path(path)) as temporary:
         figure.savefig(temporary, dpi=DPI, format="png", metadata={"Software": None})
     return Path(path)
 
 
-def _one_line(text: object, width: int = 28) -> str:
+def one_line(text: object, width: int = 28) -> str:
     """The text without line breaks, cut to `width` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= width else f"{line[: width - 1]}…"
@@ -192,6 +199,21 @@ def _tile_centres(n: int, side: int) -> np.ndarray:
     return np.arange(n) * (side + TILE_GAP) + (side - 1) / 2
 
 
+def draw_sheet(
+    pictures: np.ndarray, columns: int, path: Path, rows: Sequence[str], title: str
+) -> Path:
+    """Pictures (n, S, S, 3) uint8 row by row, a name beside each row."""
+    with house_style():
+        size = (1.6 + columns * 0.8, 0.6 + len(rows) * 0.8)
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        _show_sheet(axes, _tile(pictures, columns))
+        axes.set_yticks(_tile_centres(len(rows), pictures.shape[1]), rows)
+        axes.tick_params(length=0)
+        figure.suptitle(title)
+        return save_figure(figure, path)
+
+
 def _show_sheet(axes: Axes, sheet: np.ndarray) -> None:
     axes.imshow(sheet, interpolation="nearest")
     axes.grid(False)
@@ -241,9 +263,9 @@ def plot_reconstructions(
     if channels is not None and len(channels) > 1:
         single = [slice(c, c + 1) for c in range(len(channels))]
         pairs += [(originals[:n, c], reconstructions[:n, c]) for c in single]
-        names += [f"{_one_line(name, 16)}{row}" for name in channels for row in ("", " (rec.)")]
+        names += [f"{one_line(name, 16)}{row}" for name in channels for row in ("", " (rec.)")]
     pictures = np.concatenate([mix_channels(rows) for pair in pairs for rows in pair])
-    with _house_style():
+    with house_style():
         # one inch a cell, beside them the names of the rows, above them the title and the labels
         size = (
             1.0 + 0.075 * max(map(len, names)) + n,
@@ -254,12 +276,12 @@ def plot_reconstructions(
         _show_sheet(axes, _tile(pictures, columns=n))
         axes.set_yticks(_tile_centres(len(names), originals.shape[-2]), names)
         if labels is not None:
-            words = [_one_line(label, 12) for label in labels[:n]]
+            words = [one_line(label, 12) for label in labels[:n]]
             axes.set_xticks(_tile_centres(n, originals.shape[-1]), words, fontsize=9)
             axes.xaxis.tick_top()
         axes.tick_params(length=0)
         figure.suptitle(title)
-        return _save(figure, path)
+        return save_figure(figure, path)
 
 
 def plot_samples(
@@ -280,12 +302,12 @@ def plot_samples(
     columns = math.ceil(math.sqrt(len(samples)))
     rows = math.ceil(len(samples) / columns)
     inches = min(1.0, 8 / columns)
-    with _house_style():
+    with house_style():
         size = (max(columns * inches, 4.0) + 0.3, rows * inches + 0.6)
         figure = Figure(figsize=size, layout="constrained")
         _show_sheet(figure.subplots(), _tile(mix_channels(samples), columns))
         figure.suptitle(title)
-        return _save(figure, path)
+        return save_figure(figure, path)
 
 
 # --------------------------------------------------------------------------------------- losses
@@ -315,7 +337,7 @@ def plot_losses(history: Sequence[Mapping], path: Path) -> Path:
     best = int(np.nanargmin(valid)) if np.isfinite(valid).any() else None
     columns = min(len(names), 4)
     rows = math.ceil(len(names) / columns)
-    with _house_style():
+    with house_style():
         figure = Figure(figsize=(max(3.4 * columns, 4.2), 3.0 * rows + 0.5), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for panel, name in zip(panels, names, strict=False):
@@ -324,7 +346,7 @@ def plot_losses(history: Sequence[Mapping], path: Path) -> Path:
             panel.set_visible(False)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
-        return _save(figure, path)
+        return save_figure(figure, path)
 
 
 def _curve(history: Sequence[Mapping], split: str, name: str) -> np.ndarray:
@@ -513,7 +535,7 @@ def plot_projections(
     stride = thinning_stride(len(latents))
     columns = min(len(projections), 3)
     rows = math.ceil(len(projections) / columns)
-    with _house_style():
+    with house_style():
         size = (4.1 * columns + 1.9, 4.1 * rows + 0.5)
         figure = Figure(figsize=size, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.04)
@@ -525,11 +547,11 @@ def plot_projections(
             _title_projection(panel, name, list(axis_names), points)
             panels.append(panel)
         _add_key(figure, panels, colouring, column)
-        heading = f"Cells coloured by {_one_line(column)}"
+        heading = f"Cells coloured by {one_line(column)}"
         if stride > 1:
             heading += f" (1 of every {stride} of {len(latents):,} cells drawn)"
         figure.suptitle(heading)
-        return _save(figure, path)
+        return save_figure(figure, path)
 
 
 def _projection_panel(figure: Figure, position: tuple[int, int, int], dimensions: int) -> Axes:
@@ -588,7 +610,7 @@ def _point_colours(colouring: ClassColours | NumberColours) -> np.ndarray:
 
 
 def _title_projection(panel: Axes, name: str, axis_names: list[str], points: np.ndarray) -> None:
-    title = _one_line(name)
+    title = one_line(name)
     if len(axis_names) > 3:
         title += f" (first 3 of {len(axis_names)} dimensions)"
     gaps = int(np.isnan(points[:, 0]).sum())
@@ -597,14 +619,14 @@ def _title_projection(panel: Axes, name: str, axis_names: list[str], points: np.
     three = len(axis_names) >= 3
     panel.set_title(title, y=0.97 if three else None)
     pad = {"labelpad": -1 if three else 4, "fontsize": 9}
-    panel.set_xlabel(_one_line(axis_names[0]), **pad)
+    panel.set_xlabel(one_line(axis_names[0]), **pad)
     if len(axis_names) == 1:
         panel.set_ylabel("spread (no meaning)", **pad)
         panel.set_yticks([])
     else:
-        panel.set_ylabel(_one_line(axis_names[1]), **pad)
+        panel.set_ylabel(one_line(axis_names[1]), **pad)
     if three:
-        panel.set_zlabel(_one_line(axis_names[2]), **pad)
+        panel.set_zlabel(one_line(axis_names[2]), **pad)
 
 
 def _add_key(
@@ -615,10 +637,10 @@ def _add_key(
         handles = [Line2D([], [], linestyle="", marker="o", color=c) for c in colouring.colours]
         # the blank in front keeps a name that begins with "_" in the legend
         labels = [
-            f" {_one_line(name, 24)} ({count:,})"
+            f" {one_line(name, 24)} ({count:,})"
             for name, count in zip(colouring.names, colouring.counts, strict=True)
         ]
-        title = f"{_one_line(column, 24)} (cells)"
+        title = f"{one_line(column, 24)} (cells)"
         figure.legend(handles, labels, loc="outside right center", title=title, handletextpad=0.1)
         return
     scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(colouring.low, colouring.high), "viridis")
@@ -627,7 +649,7 @@ def _add_key(
     extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
     bar = figure.colorbar(scale, ax=panels, extend=extend, shrink=0.7, aspect=25, pad=0.06)
     bar.outline.set_visible(False)
-    label = _one_line(column)
+    label = one_line(column)
     missing = int(np.isnan(colouring.values).sum())
     bar.set_label(f"{label}\n(grey: {missing:,} cells without a value)" if missing else label)
 
@@ -675,7 +697,7 @@ def plot_scores(scores: pd.DataFrame, path: Path) -> Path | None:
         return None
     references = [name for name in tidy["reference"].unique() if name in set(curves["reference"])]
     styles = _projection_styles(tidy)
-    with _house_style():
+    with house_style():
         figure = Figure(figsize=(11.5, 3.1 * len(references) + 0.5), layout="constrained")
         panels = figure.subplots(len(references), 3, squeeze=False, sharex=True)
         for row, reference in zip(panels, references, strict=True):
@@ -691,7 +713,7 @@ def plot_scores(scores: pd.DataFrame, path: Path) -> Path | None:
         handles = [Line2D([], [], label=f" {name}", **style) for name, style in styles.items()]
         mark = Line2D([], [], color="#777777", linewidth=1, linestyle=":", label="k of the table")
         figure.legend(handles=[*handles, mark], loc="outside lower center", ncols=len(handles) + 1)
-        return _save(figure, path)
+        return save_figure(figure, path)
 
 
 def _projection_styles(tidy: pd.DataFrame) -> dict[str, dict]:
@@ -747,7 +769,7 @@ def plot_accuracy(scores: pd.DataFrame, path: Path) -> Path | None:
     styles = _projection_styles(tidy)
     widths = [1.2 + 0.3 * len(styles) * min(len(names), MAX_CLASS_BARS) for _, names in groups]
     scale = min(1.0, 15 / sum(widths)) * max(1.0, 6.5 / sum(widths))
-    with _house_style():
+    with house_style():
         size = (sum(widths) * scale, 4.2)
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(1, len(groups), width_ratios=widths, squeeze=False, sharey=True)[0]
@@ -760,7 +782,7 @@ def plot_accuracy(scores: pd.DataFrame, path: Path) -> Path | None:
         panels[0].set_ylabel("correctly classified (%)")
         handles = [Patch(color=s["color"], label=f" {name}") for name, s in styles.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
-        return _save(figure, path)
+        return save_figure(figure, path)
 
 
 def _draw_bars(
@@ -782,7 +804,7 @@ def _draw_bars(
                        ecolor="#333333", elinewidth=1, capsize=2)  # fmt: skip
         if len(names) * len(styles) <= 45:
             _label_bars(panel, x, rows["value"].to_numpy() + whiskers, rows["value"].to_numpy())
-    labels = [_one_line(name, 18) if "\n" not in name else name for name in names.values()]
+    labels = [one_line(name, 18) if "\n" not in name else name for name in names.values()]
     crowded = len(names) > 5 and max(map(len, labels)) > 8
     turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     panel.set_xticks(places, labels, **turn)
@@ -802,11 +824,11 @@ def scores_table(scores: pd.DataFrame) -> pd.DataFrame:
     """The short table of scores: a row per projection.
 
     Columns: trustworthiness, continuity and LCMC against each reference space at the neighbourhood
-        size
-    nearest to 1 % of the cells (`k=` in the name), accuracy, balanced accuracy, m1, m2, m3,
-    accuracy of other classifiers, and the rank correlations `spearman[<column>]`. Areas and the
-    accuracy of single classes are left to `scores.csv`. All but a rank correlation are better when
-    higher; of that the size counts. `attrs["scores"]` is True, for `best_scores` and the report.
+    size nearest to 1 % of the cells (`k=` in the name), accuracy, balanced accuracy, m1, m2, m3,
+    accuracy of other classifiers, backbone, information in nats, and the rank correlations
+    `spearman[<column>]`. Areas and the scores of single classes are left to `scores.csv`. All but a
+    rank correlation are better when higher; of that the size counts. `attrs["scores"]` is True, for
+    `best_scores` and the report.
     """
     tidy = _numbers(scores)
     projections = list(tidy["projection"].unique())
@@ -823,8 +845,9 @@ def scores_table(scores: pd.DataFrame) -> pd.DataFrame:
     single = tidy[tidy["k"].isna()]
     correlations = [m for m in single["metric"].unique() if m.startswith("spearman[")]
     for metric in [*OVERALL_METRICS, *LATER_METRICS, *correlations]:
+        title = metric if "[" in metric else metric.replace("_", " ")  # columns keep their names
         for reference, part in single[single["metric"] == metric].groupby("reference", sort=False):
-            name = " ".join(filter(None, [metric.replace("_accuracy", " accuracy"), reference]))
+            name = " ".join(filter(None, [title, reference]))
             table[name] = part.set_index("projection")["value"]
     table.attrs["scores"] = True
     return table
@@ -847,13 +870,13 @@ def best_scores(table: pd.DataFrame) -> pd.DataFrame:
 def format_table(table: pd.DataFrame) -> str:
     """A score table as aligned text for the terminal: a line per score, the best marked by "*"."""
     best = best_scores(table)
-    lines = [["", *(f"{_one_line(name)} " for name in table.index)]]  # " " above the marks
+    lines = [["", *(f"{one_line(name)} " for name in table.index)]]  # " " above the marks
     for name in table:
         values = [
             f"{'–' if pd.isna(value) else format(value, '.3f')}{'*' if mark else ' '}"
             for value, mark in zip(table[name], best[name], strict=True)
         ]
-        lines.append([_one_line(name, 60), *values])
+        lines.append([one_line(name, 60), *values])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()

@@ -67,6 +67,25 @@ def read_image(path: Path) -> tuple[np.ndarray, bool]:
     return _as_integers(image, str(path)), alpha
 
 
+def image_shape(path: Path) -> tuple[int, int] | None:
+    """Height and width in pixels from the header of the file; None if it cannot be read."""
+    try:
+        if path.suffix.lower() in (".tif", ".tiff"):
+            import tifffile
+
+            with tifffile.TiffFile(path) as opened:
+                shape = opened.series[0].shape
+            if len(shape) == 3 and (shape[-1] <= 16 or shape[0] > 16):
+                return shape[:2]
+            return shape[-2:] if len(shape) in (2, 3) else None
+        from PIL import Image
+
+        with Image.open(path) as opened:
+            return opened.height, opened.width
+    except Exception:  # readers raise anything on a damaged file
+        return None
+
+
 def _read_with_pillow(path: Path) -> np.ndarray:
     from PIL import Image
 

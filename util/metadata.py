@@ -11,7 +11,11 @@ import pandas as pd
 
 from util.runs import UserError
 
-NUMBERING = re.compile(r"(^|_)(id|idx|index|row|number)$", re.IGNORECASE)
+# Names that say which cell it is or where it lay: no property of the cell.
+NUMBERING = re.compile(
+    r"(^|_)(id|idx|index|row|number|imagen?r?number|objectnumber|plate|well|site|field|x|y)$",
+    re.IGNORECASE,
+)
 NAMED = 3  # how many of the ids concerned a note names
 
 
@@ -75,22 +79,9 @@ def join_metadata(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[s
         )
     rows["Unique_ID"] = rows["Unique_ID"].astype(str)
     refuse_duplicates(rows, path)
-    notes = []
-    if not table["Unique_ID"].isin(rows["Unique_ID"]).any():
-        stems = dict(
-            zip(
-                table["Unique_ID"].map(lambda name: name.rsplit(".", 1)[0]),
-                table["Unique_ID"],
-                strict=True,
-            )
-        )
-        if not rows["Unique_ID"].isin(stems).any():
-            raise UserError(
-                f"{path}: no Unique_ID matches an image; it has {rows['Unique_ID'].iloc[0]!r}, "
-                f"the images are named like {table['Unique_ID'].iloc[0]!r}"
-            )
-        rows["Unique_ID"] = rows["Unique_ID"].map(lambda name: stems.get(name, name))
-        notes.append(f"{path.name} names the images without their ending")
+    places, notes = match_ids(rows["Unique_ID"], table["Unique_ID"], path.name)
+    found = table["Unique_ID"].to_numpy()[places]
+    rows["Unique_ID"] = np.where(places >= 0, found, rows["Unique_ID"])
     without_row = table["Unique_ID"][~table["Unique_ID"].isin(rows["Unique_ID"])]
     without_image = rows["Unique_ID"][~rows["Unique_ID"].isin(table["Unique_ID"])]
     if len(without_row):
@@ -108,6 +99,37 @@ def join_metadata(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[s
     if "class" in rows and "class" in table:
         rows = rows.rename(columns={"class": "class_metadata"})
     return table.merge(rows, on="Unique_ID", how="left", validate="one_to_one"), notes
+
+
+def match_ids(ids: pd.Series, others: pd.Series, source: str) -> tuple[np.ndarray, list[str]]:
+    """Where each id stands among others, with or without the file ending.
+
+    Args:
+        ids: of the table called `source`, each once.
+        others: of the images, each once.
+        source: name of the table, for the error.
+
+    Returns:
+        (len(ids),) positions, -1 where there is no partner; and notes.
+
+    Raises:
+        UserError: no id has a partner.
+    """
+    asked, there = ids.astype(str), others.astype(str)
+    stems = [names.str.rsplit(".", n=1).str[0] for names in (asked, there)]
+    for left, right, note in (
+        (asked, there, None),
+        (asked, stems[1], f"{source} names the images without their ending"),
+        (stems[0], there, f"{source} names the images with an ending that they do not have"),
+    ):
+        if right.is_unique:
+            places = pd.Index(right).get_indexer(left)
+            if (places >= 0).any():
+                return places, [note] if note else []
+    raise UserError(
+        f"{source}: no Unique_ID matches an image; it has {asked.iloc[0]!r}, "
+        f"the images are named like {there.iloc[0]!r}"
+    )
 
 
 def choose_labels(

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 
 from util import processes
@@ -69,13 +70,10 @@ def parse_settings(
         UserError: a field is changed that a resumed run cannot change, or there is no such run.
         SystemExit: code 2 for a misspelt option or a value of the wrong kind, 0 after `--help`.
     """
-    import tyro
-
     argv = _give_bare_resume_a_value(list(sys.argv[1:] if argv is None else argv))
 
     def parse(base: SettingsT) -> SettingsT:
-        about = sys.modules[type(default).__module__].__doc__.split("\n\n")[0]
-        return tyro.cli(type(default), default=base, args=argv, description=about)
+        return parse_options(base, argv)
 
     asked = parse(default)
     if asked.resume:
@@ -87,6 +85,22 @@ def parse_settings(
     if asked.preset not in presets:
         raise UserError(f"--preset {asked.preset}: must be one of {', '.join(presets)}")
     return parse(dataclasses.replace(default, **presets[asked.preset]))
+
+
+def parse_options(default: SettingsT, argv: Sequence[str] | None = None) -> SettingsT:
+    """Settings of a script without presets: its defaults, then the command line.
+
+    Args:
+        default: the frozen dataclass instance on top of the script.
+        argv: the command line without the program's name; None for `sys.argv`.
+
+    Raises:
+        SystemExit: code 2 for a misspelt option or a value of the wrong kind, 0 after `--help`.
+    """
+    import tyro
+
+    about = sys.modules[type(default).__module__].__doc__.split("\n\n")[0]
+    return tyro.cli(type(default), default=default, args=argv, description=about)
 
 
 def _give_bare_resume_a_value(argv: list[str]) -> list[str]:
@@ -255,6 +269,12 @@ def write_atomically(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a CSV without an index, atomically."""
+    with write_atomically(path) as temporary:
+        table.to_csv(temporary, index=False)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,754 @@
+"""Figures of the metrics: backbones, ordered distances, co-ranking matrices, local quality.
+
+Every function takes arrays or plain objects and a path, one panel per projection, in the style of
+`util.helpers`: PNG of 150 dpi, the same input gives the same bytes. The backbones can also be
+turned in the browser, on a page that opens offline.
+"""
+
+import base64
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from html import escape
+from pathlib import Path
+from typing import Any, Protocol
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+from util.helpers import (
+    CLASS_PALETTE,
+    LINE_STYLES,
+    OKABE_ITO,
+    _projection_panel,
+    colour_column,
+    house_style,
+    one_line,
+    save_figure,
+    spread,
+    thinning_stride,
+)
+from util.runs import UserError, write_atomically
+
+ONE_COLOUR = OKABE_ITO[0]  # of a continuum without branches
+INK = "#222222"
+LINE_WIDTH = 2.0
+CENTRE_EDGE = {"markeredgecolor": INK, "markeredgewidth": 1.6}
+PAGE_MARKERS = ["circle", "square", "diamond"]
+CENTRE_MARKERS = ["o", "s", "D", "^", "v", "P"]  # one for each initial state, begun again
+ROLLING_SHARE = 0.05  # window of the rolling mean, of the cells of a branch
+GRID_POINTS = 512  # of a density
+SIGNIFICANT = 5  # digits of a coordinate in a page
+
+
+class Coefficient(Protocol):
+    """A rank correlation."""
+
+    value: float
+
+
+class Line(Protocol):
+    """A broken line of the backbone: `knots` is (m, d) from the centre of `initial` to the end."""
+
+    branch: str
+    initial: str
+    knots: np.ndarray
+
+
+class Backbone(Protocol):
+    """What `quantitative_metrics.backbone_metric` found of one projection of N cells."""
+
+    lines: Sequence[Line]
+    branch: np.ndarray  # (N,) names, "" where left out or without branches
+    progress: np.ndarray  # (N,), NaN where left out
+    latent_distance: np.ndarray  # (N,), NaN where left out
+    spearman: Coefficient
+    kendall: Coefficient
+
+
+# --------------------------------------------------------------------------------------- backbones
+
+
+def plot_backbone(
+    codes: Mapping[str, np.ndarray],
+    backbones: Mapping[str, Backbone],
+    path: Path,
+    colour_by: str = "branch",
+    names: tuple[str, str, str] = ("branch", "progress", "start"),
+) -> Path:
+    """The projections side by side: cells faint, the broken lines and their centres on top.
+
+    Of more than three dimensions the first three principal components are drawn, and the panel says
+    so. Cells left out of the score are not drawn.
+
+    Args:
+        codes: name -> (N, d) codes.
+        backbones: name -> backbone of these codes.
+        path: PNG to write.
+        colour_by: "branch", or "progress" for a colour scale; without branches always the latter.
+        names: what the branch, the progress and the initial state are called in the figure.
+
+    Raises:
+        UserError: names or lengths of codes and backbones that differ, or another `colour_by`.
+    """
+    _check_pairs(codes, _distances(backbones), "backbones")
+    if colour_by not in ("branch", "progress"):
+        raise UserError(f"colour_by = {colour_by!r}: branch or progress")
+    colours = _branch_colours(backbones)
+    by_progress = colour_by == "progress" or list(colours) == [""]
+    scale = _scale([backbone.progress for backbone in backbones.values()], 1, 99)
+    markers = _centre_markers(backbones)
+    with house_style():
+        figure, positions = _new_figure(len(codes))
+        panels = []
+        for position, name in zip(positions, codes, strict=True):
+            backbone = backbones[name]
+            view = _backbone_view(codes[name], backbone)
+            panel = _projection_panel(figure, position, view.cells.shape[1])
+            if by_progress:
+                shades = mpl.colormaps["viridis"](scale(backbone.progress[view.rows]))
+            else:
+                shades = mpl.colors.to_rgba_array([colours[b] for b in backbone.branch[view.rows]])
+            _draw_cells(panel, view.cells, shades)
+            for line, knots in zip(backbone.lines, view.lines, strict=True):
+                colour = INK if by_progress else colours[line.branch]
+                _draw_line(panel, knots, colour, markers[line.initial])
+            if view.cells.shape[1] == 3 and len(view.rows):
+                _turn_to_lines(panel, view)
+            _label_panel(panel, _correlation_title(name, backbone), view)
+            panels.append(panel)
+        if by_progress:
+            _add_colour_bar(figure, panels, scale, "viridis", names[1])
+        _add_backbone_legend(figure, {} if by_progress else colours, markers, names)
+        figure.suptitle("Backbones through cells of known progress")
+        return save_figure(figure, path)
+
+
+@dataclass(frozen=True)
+class _View:
+    """What is drawn of one projection.
+
+    rows: (n,) rows of the cells; cells: (n, 2 or 3); lines: the knots (m, 2 or 3) of each line.
+    axes: their names; note: what the reader has to know, or "".
+    """
+
+    rows: np.ndarray
+    cells: np.ndarray
+    lines: list[np.ndarray]
+    axes: list[str]
+    note: str = ""
+
+
+def _view_of(codes: np.ndarray, shown: np.ndarray, lines: Sequence[np.ndarray] = ()) -> _View:
+    """Two or three coordinates of the cells shown (N,), thinned where they are many, and of lines.
+
+    Principal components are a linear map, so straight segments stay straight.
+    """
+    shown = np.flatnonzero(shown & np.isfinite(codes).all(axis=1))
+    rows = shown[:: thinning_stride(len(shown))]
+    cells, lines = codes[rows].astype(float), list(lines)
+    dimensions = codes.shape[1]
+    notes = [f"{len(rows):,} of {len(shown):,} cells drawn"] if len(rows) < len(shown) else []
+    axes = [f"axis {i + 1}" for i in range(dimensions)]
+    if dimensions == 1:
+        heights = (np.arange(len(lines)) + 0.5) / max(1, len(lines))
+        cells = np.column_stack([cells, spread(len(cells))])
+        lines = [
+            np.column_stack([line, np.full(len(line), height)])
+            for line, height in zip(lines, heights, strict=True)
+        ]
+        axes.append("spread (no meaning)")
+    if dimensions > 3 and len(rows):
+        centre = cells.mean(axis=0)
+        _, sizes, components = np.linalg.svd(cells - centre, full_matrices=False)
+        cells, *lines = [(part - centre) @ components[:3].T for part in (cells, *lines)]
+        share = (sizes[:3] ** 2).sum() / max((sizes**2).sum(), np.finfo(float).tiny)
+        axes = [f"PC {i + 1}" for i in range(3)]
+        notes.append(f"3 of {dimensions} PCs, {share:.1%} of the variance")
+    return _View(rows, cells, lines, axes[:3], "; ".join(notes))
+
+
+def _backbone_view(codes: np.ndarray, backbone: Backbone) -> _View:
+    scored = np.isfinite(backbone.latent_distance)
+    return _view_of(codes, scored, [np.asarray(line.knots, float) for line in backbone.lines])
+
+
+def _draw_cells(panel: Axes, cells: np.ndarray, colours: np.ndarray, alpha: float = 0.3) -> None:
+    """Scatter (n, 2 or 3) points in (n, 4) colours, in an order that favours no class."""
+    order = np.random.default_rng(0).permutation(len(cells))
+    style = {
+        "c": colours[order],
+        "s": float(np.clip(16_000 / max(len(cells), 1), 2.5, 20)),
+        "alpha": alpha,
+        "linewidths": 0,
+        "zorder": 1,
+        "rasterized": True,
+    }
+    if cells.shape[1] == 3:
+        style["depthshade"] = False  # would fade the colours that the legend names
+        panel.computed_zorder = False  # lines lie on top of the cells, wherever they run
+    panel.scatter(*cells[order].T, **style)
+
+
+def _draw_line(panel: Axes, knots: np.ndarray, colour: str, marker: str) -> None:
+    """A broken line, its knots, and the marker of its centre; the white edges lie below all."""
+    panel.plot(*knots.T, color="white", linewidth=LINE_WIDTH + 2, zorder=3)
+    panel.plot(*knots.T, color=colour, linewidth=LINE_WIDTH, zorder=4)
+    edge = {"markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.6}
+    panel.plot(*knots[1:].T, "o", color=colour, zorder=5, **edge)
+    panel.plot(*knots[:1].T, marker, color="white", markersize=9, zorder=6, **CENTRE_EDGE)
+
+
+def _turn_to_lines(panel: Axes, view: _View) -> None:
+    """Look at a 3-D panel from the side on which the knots spread most."""
+    knots = np.vstack([*view.lines, view.cells.mean(axis=0)])
+    extent = np.ptp(view.cells, axis=0)
+    knots = (knots - knots.mean(axis=0)) / np.where(extent > 0, extent, 1)  # the panel is a cube
+    elevation = math.radians(panel.elev)
+    turns = np.arange(-75, -10, 5)  # from here the labels of the axes do not meet
+    turns = np.radians([*turns, *(turns + 180)])
+    right = np.stack([-np.sin(turns), np.cos(turns), np.zeros_like(turns)])  # (3, turns)
+    up = np.stack(
+        [
+            -math.sin(elevation) * np.cos(turns),
+            -math.sin(elevation) * np.sin(turns),
+            np.full_like(turns, math.cos(elevation)),
+        ]
+    )
+    seen = np.stack([knots @ right, knots @ up])  # (2, knots, turns)
+    area = np.linalg.det(np.einsum("akt,bkt->tab", seen, seen))
+    panel.view_init(elev=panel.elev, azim=math.degrees(turns[area.argmax()]))
+
+
+def _label_panel(panel: Axes, title: str, view: _View) -> None:
+    """Title with the note below it, and the names of the axes."""
+    three = view.cells.shape[1] == 3
+    panel.set_title(f"{title}\n{view.note}" if view.note else title, y=0.98 if three else None)
+    style = {"labelpad": -1 if three else 4, "fontsize": 9}
+    for axis, name in zip("xyz", view.axes, strict=False):
+        getattr(panel, f"set_{axis}label")(name, **style)
+        if three:  # else a short name lies across the numbers
+            getattr(panel, f"{axis}axis").set_rotate_label(True)
+    if view.axes[-1].startswith("spread"):
+        panel.set_yticks([])
+
+
+def _correlation_title(name: str, backbone: Backbone) -> str:
+    return f"{one_line(name)}\n{_coefficients(backbone)}"
+
+
+def _coefficients(backbone: Backbone) -> str:
+    text = f"ρ = {backbone.spearman.value:.3f}, τ = {backbone.kendall.value:.3f}"
+    return text.replace("-", "−").replace("nan", "not defined")
+
+
+def _add_backbone_legend(
+    figure: Figure, colours: Mapping[str, str], markers: Mapping[str, str], names: Sequence[str]
+) -> None:
+    """Branches, then initial states, to the right of the panels."""
+    branches = [
+        Line2D([], [], color=colour, linewidth=LINE_WIDTH, label=f" {one_line(branch, 24)}")
+        for branch, colour in colours.items()
+    ]
+    style = {"linestyle": "", "color": "white", "markersize": 8, **CENTRE_EDGE}
+    starts = [
+        Line2D([], [], marker=marker, label=f" {one_line(state or names[2], 24)}", **style)
+        for state, marker in markers.items()
+    ]
+    titles = [Line2D([], [], linestyle="", label=one_line(name, 24)) for name in names]
+    handles = [titles[0], *branches] if branches else []
+    handles += [titles[2], *starts] if any(markers) else starts
+    figure.legend(handles=handles, loc="outside right center", handlelength=1.6)
+
+
+def _check_pairs(
+    codes: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray], what: str
+) -> None:
+    """Raise a UserError unless codes (N, d) and values (N,) are of the same projections."""
+    if not codes or set(codes) != set(values):
+        raise UserError(
+            f"codes of {', '.join(codes) or 'nothing'} and {what} of "
+            f"{', '.join(values) or 'nothing'}: expected the same projections, at least one"
+        )
+    for name, array in codes.items():
+        if array.ndim != 2 or values[name].shape != array.shape[:1]:
+            raise UserError(f"{name}: codes of shape {array.shape}, {what} of {values[name].shape}")
+
+
+def _distances(backbones: Mapping[str, Backbone]) -> dict[str, np.ndarray]:
+    return {name: backbone.latent_distance for name, backbone in backbones.items()}
+
+
+def _branch_colours(backbones: Mapping[str, Backbone]) -> dict[str, str]:
+    """Colour of every branch in any of the backbones, in natural order; {"": ...} without any."""
+    found = [line.branch for backbone in backbones.values() for line in backbone.lines]
+    if not any(found):
+        return {"": ONE_COLOUR}
+    classes = colour_column(pd.Series(list(dict.fromkeys(found)), dtype=object))
+    return {
+        name: classes.colours[code]
+        for name, code in sorted(
+            zip(dict.fromkeys(found), classes.codes, strict=True), key=lambda pair: pair[1]
+        )
+    }
+
+
+def _centre_markers(backbones: Mapping[str, Backbone]) -> dict[str, str]:
+    """Marker of the centre of every initial state."""
+    found = {line.initial: None for backbone in backbones.values() for line in backbone.lines}
+    return {state: CENTRE_MARKERS[i % len(CENTRE_MARKERS)] for i, state in enumerate(sorted(found))}
+
+
+def _scale(arrays: Iterable[np.ndarray], low: float | None, high: float) -> Normalize:
+    """Colour scale between two percentiles of the values, which one wild value cannot stretch.
+
+    It starts at 0 where low is None.
+    """
+    values = np.concatenate(list(arrays))
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return Normalize(0, 1, clip=True)
+    bottom = 0.0 if low is None else float(np.percentile(values, low))
+    top = float(np.percentile(values, high))
+    return Normalize(bottom, top if top > bottom else bottom + 1, clip=True)
+
+
+# ------------------------------------------------------------------------------- ordered distances
+
+
+def plot_ordered_distance(
+    backbones: Mapping[str, Backbone],
+    path: Path,
+    by: str = "progress",
+    window: float = ROLLING_SHARE,
+    names: tuple[str, str] = ("branch", "progress"),
+) -> Path:
+    """Latent distance of the cells in the order of their true progress, with its rolling mean.
+
+    A projection that keeps the continuum shows a rising band; a branch that it folds or cuts shows
+    a plateau or a step.
+
+    Args:
+        backbones: name of the projection -> its backbone.
+        path: PNG to write.
+        by: "progress" to place the cells by it, "rank" by its rank among the cells drawn, for a
+            progress with a heavy tail.
+        window: of the rolling mean, as a share of the cells of a branch, above 0 up to 1.
+        names: what the branch and the progress are called in the figure.
+
+    Raises:
+        UserError: no backbone, another `by`, or a window outside 0..1.
+    """
+    if by not in ("progress", "rank"):
+        raise UserError(f"by = {by!r}: progress or rank")
+    if not 0 < window <= 1:
+        raise UserError(f"window = {window}: a share of the cells, above 0 and at most 1")
+    if not backbones:
+        raise UserError("no backbone to draw: expected at least 1 projection")
+    colours = _branch_colours(backbones)
+    with house_style():
+        figure, positions = _new_figure(len(backbones), height=3.3)
+        for position, (name, backbone) in zip(positions, backbones.items(), strict=True):
+            panel = figure.add_subplot(*position)
+            _draw_ordered(panel, backbone, colours, by, window)
+            panel.set_title(_correlation_title(name, backbone))
+            progress = one_line(names[1])
+            panel.set_xlabel(f"rank of {progress}" if by == "rank" else progress)
+            panel.set_ylabel("latent distance")
+        _add_branch_legend(figure, colours, names[0], f"mean of {100 * window:g}% of the cells")
+        return save_figure(figure, path)
+
+
+def _draw_ordered(
+    panel: Axes, backbone: Backbone, colours: Mapping[str, str], by: str, window: float
+) -> None:
+    """Cells as faint points, a rolling mean per branch; a few cells far out are counted instead."""
+    scored = np.flatnonzero(np.isfinite(backbone.latent_distance))
+    order = scored[np.argsort(backbone.progress[scored], kind="stable")]
+    x = np.arange(1.0, len(order) + 1) if by == "rank" else backbone.progress[order]
+    y, branch = backbone.latent_distance[order], backbone.branch[order]
+    if len(y) == 0:
+        panel.text(0.5, 0.5, "no latent distance", transform=panel.transAxes, ha="center")
+        return
+    top = min(y.max(), max(1.2, 1.05 * np.percentile(y, 99)))
+    drawn = slice(None, None, thinning_stride(len(order)))
+    shades = mpl.colors.to_rgba_array([colours[name] for name in branch[drawn]])
+    _draw_cells(panel, np.column_stack([x[drawn], y[drawn]]), shades, alpha=0.25)
+    for name, colour in colours.items():
+        chosen = branch == name
+        if not chosen.any():
+            continue
+        means = _rolling_mean(np.column_stack([x[chosen], y[chosen]]), window)
+        panel.plot(*means.T, color="white", linewidth=LINE_WIDTH + 1.6, zorder=3)
+        panel.plot(*means.T, color=colour, linewidth=LINE_WIDTH, zorder=4)
+    panel.set_ylim(-0.03 * top, 1.03 * top)
+    if n_above := int((y > top).sum()):
+        panel.text(0.02, 0.98, f"{n_above} cells above", transform=panel.transAxes,
+                   va="top", fontsize=8, color="#555555")  # fmt: skip
+
+
+def _rolling_mean(values: np.ndarray, share: float) -> np.ndarray:
+    """(n - window + 1, c) means of every window of consecutive rows of (n, c), a share of them.
+
+    Both coordinates are averaged, so that the ends of the line are no estimate from half a window.
+    """
+    window = max(1, round(share * len(values)))
+    sums = np.vstack([np.zeros(values.shape[1]), values.cumsum(axis=0)])
+    return (sums[window:] - sums[:-window]) / window
+
+
+def _add_branch_legend(figure: Figure, colours: Mapping[str, str], title: str, what: str) -> None:
+    labels = {name: f" {one_line(name, 24)}" if name else what for name in colours}
+    handles = [
+        Line2D([], [], color=colour, linewidth=LINE_WIDTH, label=labels[name])
+        for name, colour in colours.items()
+    ]
+    heading = f"{one_line(title, 24)}\n({what})" if list(colours) != [""] else None
+    figure.legend(handles=handles, loc="outside right center", title=heading)
+
+
+# -------------------------------------------------------------------------------------- co-ranking
+
+
+def plot_co_ranking(blocks: Mapping[str, np.ndarray], path: Path) -> Path:
+    """Co-ranking matrices of the nearest neighbours (Lee and Verleysen 2009), one panel each.
+
+    A perfect projection has all its pairs on the diagonal. Pairs below it are intrusions, nearer in
+    the projection than in the reference space, those above it extrusions.
+
+    Args:
+        blocks: title of the panel -> (K, K) number of pairs with reference rank row + 1 and
+            projection rank column + 1.
+        path: PNG to write.
+
+    Raises:
+        UserError: no block, or one that is no square of counts.
+    """
+    if not blocks:
+        raise UserError("no co-ranking matrix to draw: expected at least 1")
+    for name, block in blocks.items():
+        if block.ndim != 2 or block.shape[0] != block.shape[1] or not (block >= 0).all():
+            raise UserError(
+                f"{name}: a co-ranking matrix of shape {block.shape}, not (K, K) counts"
+            )
+    most = max(block.max() for block in blocks.values())
+    scale = LogNorm(1, max(most, 2))
+    with house_style():
+        figure, positions = _new_figure(len(blocks), height=3.7)
+        panels = []
+        for position, (name, block) in zip(positions, blocks.items(), strict=True):
+            panel = figure.add_subplot(*position)
+            _draw_co_ranking(panel, block, scale)
+            panel.set_title(one_line(name, 36))
+            panels.append(panel)
+        bar = _add_colour_bar(figure, panels, scale, "viridis_r", "pairs of cells (white: none)")
+        bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        return save_figure(figure, path)
+
+
+def _draw_co_ranking(panel: Axes, block: np.ndarray, scale: LogNorm) -> None:
+    side = len(block)
+    limits = (0.5, side + 0.5, side + 0.5, 0.5)
+    counts = np.ma.masked_equal(block, 0)
+    panel.imshow(counts, cmap="viridis_r", norm=scale, extent=limits, interpolation="nearest")
+    panel.plot(limits[:2], limits[:2], linestyle=(0, (5, 5)), color=OKABE_ITO[3], linewidth=0.8)
+    panel.set_xlim(limits[:2])
+    panel.set_ylim(limits[2:])
+    panel.grid(False)
+    box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 2}
+    for x, y, word in ((0.03, 0.03, "intrusions"), (0.97, 0.97, "extrusions")):
+        align = {"ha": "left", "va": "bottom"} if x < 0.5 else {"ha": "right", "va": "top"}
+        panel.text(x, y, word, transform=panel.transAxes, fontsize=8, bbox=box, **align)
+    panel.set_xlabel("rank in the projection")
+    panel.set_ylabel("rank in the reference")
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+
+
+# ----------------------------------------------------------------------------------- local quality
+
+
+def plot_local_quality(
+    codes: Mapping[str, np.ndarray],
+    quality: Mapping[str, np.ndarray],
+    path: Path,
+    reference: str = "the reference",
+) -> Path:
+    """Local quality of every cell, drawn on each projection on one colour scale.
+
+    Args:
+        codes: name -> (N, d) codes; of more than three dimensions the first three principal
+            components are drawn. Cells with NaN are left out.
+        quality: name -> (N,) score relative to a perfect projection; NaN where a cell has none.
+        path: PNG to write.
+        reference: name of the space whose neighbourhoods were compared.
+
+    Raises:
+        UserError: names or lengths that differ, or a projection without a score.
+    """
+    _check_pairs(codes, quality, "local quality")
+    for name, scores in quality.items():
+        if not np.isfinite(scores).any():
+            raise UserError(f"{name}: no cell with a local quality to draw")
+    scale = _scale(quality.values(), None, 99)
+    with house_style():
+        figure, positions = _new_figure(len(codes))
+        panels = []
+        for position, name in zip(positions, codes, strict=True):
+            view = _view_of(codes[name], np.isfinite(quality[name]))
+            panel = _projection_panel(figure, position, view.cells.shape[1])
+            shades = mpl.colormaps["viridis"](scale(quality[name][view.rows]))
+            _draw_cells(panel, view.cells, shades, alpha=0.8)
+            title = f"{one_line(name)} (mean {np.nanmean(quality[name]):.3f})"
+            _label_panel(panel, title, view)
+            panels.append(panel)
+        label = "local quality (a perfect projection: mean 1)"
+        _add_colour_bar(figure, panels, scale, "viridis", label, extend="max")
+        figure.suptitle(f"Local quality against {one_line(reference)}")
+        return save_figure(figure, path)
+
+
+def plot_local_quality_densities(
+    quality: Mapping[str, Mapping[str, np.ndarray]], path: Path
+) -> Path:
+    """Density of the local quality of the cells, a panel per reference space, a line per method.
+
+    A Gaussian kernel of Scott's width, reflected at 0, since no score is negative.
+
+    Args:
+        quality: reference -> projection -> (N,) score relative to a perfect projection; NaN where a
+            cell has none.
+        path: PNG to write.
+
+    Raises:
+        UserError: nothing to draw.
+    """
+    curves = [array for methods in quality.values() for array in methods.values()]
+    if not curves or not any(np.isfinite(array).any() for array in curves):
+        raise UserError("no local quality to draw: expected a score of at least 1 cell")
+    names = list(dict.fromkeys(name for methods in quality.values() for name in methods))
+    styles = {
+        name: {
+            "color": CLASS_PALETTE[i % len(CLASS_PALETTE)],
+            "linestyle": LINE_STYLES[i % len(LINE_STYLES)],
+        }
+        for i, name in enumerate(names)
+    }
+    end = 1.05 * max(np.nanmax(array, initial=0) for array in curves) or 1.0
+    with house_style():
+        figure, positions = _new_figure(len(quality), height=3.3)
+        for position, (reference, methods) in zip(positions, quality.items(), strict=True):
+            panel = figure.add_subplot(*position)
+            for name, scores in methods.items():
+                _draw_density(panel, scores[np.isfinite(scores)], end, styles[name])
+            panel.set_title(f"Against {one_line(reference)}")
+            panel.set_xlabel("local quality (a perfect projection: mean 1)")
+            panel.set_ylabel("density of cells")
+            panel.set_xlim(0, end)
+            panel.set_ylim(0, None)
+        handles = [Line2D([], [], label=f" {one_line(name)}", **styles[name]) for name in names]
+        figure.legend(handles=handles, loc="outside right center")
+        return save_figure(figure, path)
+
+
+def _draw_density(panel: Axes, scores: np.ndarray, end: float, style: dict) -> None:
+    """Density of scores on 0..end; a vertical line where they are all the same."""
+    from scipy.stats import gaussian_kde
+
+    if len(scores) == 0:
+        return
+    if np.ptp(scores) < 1e-9 * end:
+        panel.axvline(scores[0], **style)
+        return
+    grid = np.linspace(0, end, GRID_POINTS)
+    kernel = gaussian_kde(scores)
+    panel.plot(grid, kernel(grid) + kernel(-grid), **style)
+
+
+# ------------------------------------------------------------------------------------------ panels
+
+
+def _new_figure(n_panels: int, height: float = 4.1) -> tuple[Figure, list[tuple[int, int, int]]]:
+    """A figure with room for panels of 4.1 x `height` inches and a legend, and their places."""
+    columns = 2 if n_panels == 4 else min(n_panels, 3)
+    rows = math.ceil(n_panels / columns)
+    figure = Figure(figsize=(4.1 * columns + 1.9, height * rows + 0.5), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.04)
+    return figure, [(rows, columns, i + 1) for i in range(n_panels)]
+
+
+def _add_colour_bar(
+    figure: Figure,
+    panels: list[Axes],
+    scale: Normalize,
+    colours: str,
+    label: str,
+    extend: str = "neither",
+) -> Colorbar:
+    mappable = mpl.cm.ScalarMappable(scale, colours)
+    bar = figure.colorbar(mappable, ax=panels, extend=extend, shrink=0.7, aspect=25, pad=0.06)
+    bar.outline.set_visible(False)
+    bar.set_label(label)
+    return bar
+
+
+# ------------------------------------------------------------------------------------ page to turn
+
+
+def write_backbone_page(
+    codes: Mapping[str, np.ndarray],
+    backbones: Mapping[str, Backbone],
+    path: Path,
+    title: str = "Backbones",
+    names: tuple[str, str, str] = ("branch", "progress", "start"),
+) -> Path:
+    """One HTML file that opens offline: the cells and the backbones, to turn, zoom and switch off.
+
+    Args:
+        codes: name -> (N, d) codes; of more than three dimensions the first three principal
+            components are shown.
+        backbones: name -> backbone of these codes.
+        path: HTML to write.
+        title: heading of the page.
+        names: what the branch, the progress and the initial state are called.
+
+    Raises:
+        UserError: names or lengths of codes and backbones that differ.
+    """
+    from plotly.offline import get_plotlyjs  # half a second to import, used only here
+
+    _check_pairs(codes, _distances(backbones), "backbones")
+    colours = _branch_colours(backbones)
+    views = [_page_view(name, codes[name], backbones[name], colours, names) for name in codes]
+    data = json.dumps(views, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":  # nothing in the data may end its script element
+        data = data.replace(character, f"\\u{ord(character):04x}")
+    scripts = [get_plotlyjs(), PAGE_SCRIPT]
+    digests = (base64.b64encode(sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    policy = (  # only these scripts run, nothing is loaded or sent; plotly's shaders need eval
+        "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
+        f"script-src {allowed} 'unsafe-eval'"
+    )
+    code = "".join(f"<script>{script}</script>\n" for script in scripts)
+    page = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{PAGE_STYLE}</style>\n</head>\n<body>\n"
+        f"<header><h1>{escape(title)}</h1>"
+        '<label>Projection <select id="projection"></select></label><p id="note"></p></header>\n'
+        f'<div id="plot"></div>\n<script type="application/json" id="data">{data}</script>\n'
+        f"{code}</body>\n</html>\n"
+    )
+    with write_atomically(Path(path)) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+    return Path(path)
+
+
+def _page_view(
+    name: str,
+    codes: np.ndarray,
+    backbone: Backbone,
+    colours: Mapping[str, str],
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """One projection as plotly's traces and layout."""
+    view = _backbone_view(codes, backbone)
+    size, width = (2.5, 7) if view.cells.shape[1] == 3 else (4, 3)  # plotly's units differ
+    traces = []
+    for branch, colour in colours.items():
+        chosen = backbone.branch[view.rows] == branch
+        progress = backbone.progress[view.rows][chosen]
+        label = f"{names[0]} {branch}" if branch else "cells"
+        text = [f"{escape(names[1])} {value:.3g}" for value in progress]
+        traces.append(
+            _trace(view.cells[chosen], mode="markers", name=label, legendgroup=branch)
+            | {"marker": {"size": size, "color": colour, "opacity": 0.5}}
+            | {"text": text, "hoverinfo": "name+text"}
+        )
+    for line, knots in zip(backbone.lines, view.lines, strict=True):
+        colour = colours[line.branch]
+        label = " ".join(filter(None, [line.branch, line.initial])) or "backbone"
+        traces.append(
+            _trace(knots, mode="lines+markers", name=f"line {label}", legendgroup=line.branch)
+            | {"line": {"width": width, "color": colour}, "showlegend": False, "hoverinfo": "name"}
+            | {"marker": {"size": size + 2, "color": colour}}
+        )
+    centres = {
+        line.initial: knots[:1] for line, knots in zip(backbone.lines, view.lines, strict=True)
+    }
+    for i, (state, centre) in enumerate(centres.items()):
+        label = f"{names[2]} {state}".strip()
+        look = {"size": 2 * size + 3, "color": "#ffffff", "line": {"width": 2, "color": INK}}
+        look["symbol"] = PAGE_MARKERS[i % len(PAGE_MARKERS)]
+        style = {"marker": look, "hoverinfo": "name"}
+        traces.append(_trace(centre, mode="markers", name=label) | style)
+    note = "; ".join(filter(None, [_coefficients(backbone), view.note]))
+    return {"name": name, "note": note, "axes": view.axes, "traces": traces}
+
+
+def _trace(points: np.ndarray, name: str, **more: Any) -> dict[str, Any]:
+    """A trace of plotly; the name is escaped, as plotly reads tags in it."""
+    largest = np.abs(points).max(initial=0)
+    decimals = SIGNIFICANT - math.ceil(math.log10(largest)) if largest > 0 else 0
+    columns = np.round(points, decimals).T.tolist()
+    kind = "scatter3d" if len(columns) == 3 else "scattergl"
+    return {"type": kind, "name": escape(name), **dict(zip("xyz", columns, strict=False)), **more}
+
+
+PAGE_STYLE = """
+body { margin: 0; color: #1f2428; background: #ffffff;
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
+header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 26px; padding: 12px 20px; }
+h1 { font-size: 19px; margin: 0; }
+p { margin: 0; color: #5c666f; }
+select { font: inherit; padding: 3px 6px; }
+#plot { height: calc(100vh - 64px); min-height: 420px; }
+"""
+
+PAGE_SCRIPT = """
+(function () {
+  "use strict";
+  const views = JSON.parse(document.getElementById("data").textContent);
+  const select = document.getElementById("projection"), note = document.getElementById("note");
+  views.forEach((view, i) => {
+    const option = document.createElement("option");
+    option.textContent = view.name;
+    option.value = i;
+    select.append(option);
+  });
+  function draw() {
+    const view = views[select.value];
+    note.textContent = view.note;
+    const axes = view.axes.map((name) => ({title: {text: name}, zeroline: false,
+      gridcolor: "#e4e7e9", showspikes: false, backgroundcolor: "#ffffff", color: "#40474d"}));
+    const layout = {
+      margin: {l: 50, r: 10, t: 10, b: 45}, hovermode: "closest", uirevision: view.name,
+      font: {family: "Liberation Sans, Arial, sans-serif", size: 13},
+      legend: {itemsizing: "constant", y: 0.93}, paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff",
+    };
+    if (axes.length === 3) {
+      layout.margin = {l: 0, r: 0, t: 0, b: 0};
+      layout.scene = {xaxis: axes[0], yaxis: axes[1], zaxis: axes[2], aspectmode: "cube",
+        camera: {eye: {x: 1.5, y: -1.5, z: 0.85}, center: {x: 0, y: 0, z: -0.1}}};
+    } else {
+      layout.xaxis = axes[0];
+      layout.yaxis = axes[1];
+    }
+    Plotly.react("plot", view.traces, layout,
+      {responsive: true, displaylogo: false, scrollZoom: true, showSendToCloud: false});
+  }
+  select.addEventListener("change", draw);
+  draw();
+})();
+"""
