@@ -3,11 +3,26 @@
 Rezaabad and Vishwanath 2019, "Learning representations by maximizing mutual information in
 variational autoencoders", arXiv:1912.13361. I(x; z) is intractable; a lower bound with a learnt
 critic stands in for it (util/mutual_information.py).
+
+With a `View` the critic is shown another view v of the cell than the encoder: x turned, flipped or
+cut anew by chance that owes nothing to z. Then z - x - v is a Markov chain, and by the data
+processing inequality
+
+    bound <= I(v; z) <= I(x; z).
+
+So the bound on I(v; z) is still one on I(x; z), but it only pays for what a view keeps. Orientation
+and place, and the texture that differs from part to part of a cell, are not among it; of the
+information in a three-dimensional code, which is limited, nothing is spent on them. This is the
+idea of contrastive learning (van den Oord et al. 2018; Chen et al. 2020, SimCLR), with the encoder
+h(z) of the code and the encoder g(v) of the view as its two branches, and of Tian et al. 2020
+("What makes for good views for contrastive learning"): good views share the phenotype and nothing
+else. Which changes keep the phenotype is knowledge about the data. Intensity is left alone.
 """
 
 from torch import Tensor, nn
 
-from models.losses import ELBOObjective, kl_divergence, reconstruction_loss
+from models.losses import ELBOObjective
+from util.augmentation import View
 from util.mutual_information import InformationEstimator
 
 
@@ -24,6 +39,9 @@ class InfoMaxObjective(ELBOObjective):
         alpha: weight of the information.
         beta: weight of the KL term.
         critic_learning_rate: Adam's, for the estimator's own group.
+        view: what the critic sees of a cell (module docstring); None for the encoder's image.
+        target_view: what the decoder has to make of it, as in `ELBOObjective`.
+        fill: (C,) padding in 0..1 that turns in from outside; None for 0.
     """
 
     def __init__(
@@ -32,27 +50,29 @@ class InfoMaxObjective(ELBOObjective):
         alpha: float,
         beta: float,
         critic_learning_rate: float,
+        view: View | None = None,
+        target_view: View | None = None,
+        fill: Tensor | None = None,
     ):
-        super().__init__(beta)
+        super().__init__(beta, target_view, fill)
         self.estimator = estimator
         self.alpha = alpha
         self.critic_learning_rate = critic_learning_rate
+        self.view = view
 
     def forward(self, model: nn.Module, x: Tensor) -> dict[str, Tensor]:
         """Terms `loss`, `reconstruction`, `kl`, `mutual_information` of x (B, C, S, S) in 0..1.
 
         The code z is the sampled one while training, the posterior mean in evaluation.
         """
-        logits, mean, logvar, z = model(x)
-        reconstruction, kl = reconstruction_loss(logits, x), kl_divergence(mean, logvar)
+        terms, z = self.elbo(model, x)
+        seen = x if self.view is None else self.view(x, self.fill)
         # Backward through z multiplies by alpha; the critic's own gradient stays at weight 1.
-        information = self.estimator(x, scale_gradient(z, self.alpha))
-        elbo_loss = reconstruction + self.beta * kl
+        information = self.estimator(seen, scale_gradient(z, self.alpha))
         value_shift = ((1 - self.alpha) * information).detach()
         return {
-            "loss": elbo_loss - information + value_shift,
-            "reconstruction": reconstruction,
-            "kl": kl,
+            **terms,
+            "loss": terms["loss"] - information + value_shift,
             "mutual_information": information,
         }
 

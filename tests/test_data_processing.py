@@ -9,9 +9,9 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
-from skimage.transform import resize, rotate
+from skimage.transform import resize
 
-from util.data_processing import CellBatches, Cells, augment, load_cells, split_cells
+from util.data_processing import CellBatches, Cells, load_cells, split_cells
 from util.image_files import Fitter, choose_padding, choose_scaling, read_image
 from util.metadata import choose_labels
 from util.runs import UserError
@@ -293,37 +293,3 @@ def test_batches_scale_and_cover_every_cell():
     epoch = list(batches.shuffled(np.arange(70)))
     assert [len(x) for x in epoch] == [32, 32]
     assert [len(x) for x in batches.shuffled(np.arange(20))] == [20]
-
-
-def _orientation(image, quarter, steps, flip_x, flip_y):
-    """The same augmentation with scikit-image, one image (S, S)."""
-    image = rotate(image, 90 * quarter + 5 * steps, order=1, mode="constant", cval=0.0)
-    image = image[:, ::-1] if flip_x else image
-    return image[::-1] if flip_y else image
-
-
-def test_augmentation_agrees_with_scikit_image():
-    image = torch.zeros(1, 1, 33, 33)
-    image[0, 0, 5:20, 8:25] = torch.rand(15, 17, generator=torch.Generator().manual_seed(0))
-    seen = set()
-    for seed in range(40):
-        generator = torch.Generator().manual_seed(seed)
-        chance = torch.rand(5, 1, generator=torch.Generator().manual_seed(seed))[:, 0]
-        quarter, rotated, flip_x, flip_y = (bool(c < 0.5) for c in chance[:4])
-        steps = (int(17 * chance[4]) + 1) * rotated
-        ours = augment(image, torch.zeros(1), generator)[0, 0].numpy()
-        theirs = _orientation(image[0, 0].numpy(), quarter, steps, flip_x, flip_y)
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
-        seen.add((quarter, rotated, flip_x, flip_y))
-    assert len(seen) >= 12
-
-
-def test_augmentation_differs_between_images_and_fills_with_the_padding():
-    images = torch.rand(64, 1, 16, 16, generator=torch.Generator().manual_seed(0))[:1].expand(
-        64, 1, 16, 16
-    )
-    turned = augment(images, torch.zeros(1), torch.Generator().manual_seed(1))
-    assert len({t.numpy().tobytes() for t in turned}) > 20
-    flat = torch.full((32, 2, 16, 16), 0.25)
-    filled = augment(flat, torch.full((2,), 0.25), torch.Generator().manual_seed(1))
-    np.testing.assert_allclose(filled.numpy(), 0.25, atol=1e-6)

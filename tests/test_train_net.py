@@ -151,12 +151,25 @@ def test_bfloat16_on_the_cpu_learns_the_same(cells, tmp_path):
         model = build_vae(image_size=32, channels=1, base=4)
         batches = CellBatches(cells, torch.device("cpu"), 16, augmentation=True)
         split = split_cells(None, 60, 0.2, 0)
-        schedule = Schedule(4, 1e-3, bfloat16=low)
+        schedule = Schedule(20, 1e-3, bfloat16=low)
         history = train(model, ELBOObjective(), batches, split, schedule, folder, {}, False)
-        losses[name] = history[-1]["valid"]["loss"]
+        # The codes' noise is drawn in another type, so the paths part and meet again.
+        losses[name] = np.mean([entry["train"]["loss"] for entry in history[-5:]])
         assert next(model.parameters()).dtype == torch.float32
     assert losses["bfloat16"] != losses["float32"]
-    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.06)
+
+
+def test_bfloat16_on_the_cpu_has_the_same_loss_at_the_same_weights(cells):
+    seed_everything(0)
+    model = build_vae(image_size=32, channels=1, base=4).eval()
+    x = CellBatches(cells, torch.device("cpu"), 60, False).take(torch.arange(60))
+    terms = {}
+    for low in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=low), torch.no_grad():
+            terms[low] = {k: v.item() for k, v in ELBOObjective()(model, x).items()}
+    assert terms[True] != terms[False]
+    assert terms[True] == pytest.approx(terms[False], rel=0.005)
 
 
 def resident_mib():

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
+from util.augmentation import augment
 from util.cell_cache import CellCache, cache_folder, fingerprint
 from util.image_files import (
     LOOK_AT,
@@ -85,16 +85,20 @@ class Cells:
         )
 
     def reference_space(self) -> np.ndarray:
-        """(N, C S S) pixels as a space whose neighbourhoods a projection should keep.
+        """(N, C, S, S) pixels as a space whose neighbourhoods a projection should keep.
 
         8-bit pixels as they are; 16-bit channels scaled to the range that the network sees, float32
         in 0..1, so that none rules.
         """
-        pixels = self.images.reshape(len(self.images), -1)
         if self.images.dtype == np.uint8:
-            return pixels
+            return self.images
         low, high = (v.astype(np.float32)[:, None, None] for v in (self.low, self.high))
-        return np.clip((self.images - low) / (high - low), 0, 1).reshape(len(pixels), -1)
+        return np.clip((self.images - low) / (high - low), 0, 1)
+
+    def scaled_padding(self) -> torch.Tensor | None:
+        """(C,) padding as the network sees it, 0..1; None if it is 0 throughout."""
+        scaled = ((self.padding - self.low) / (self.high - self.low)).clip(0, 1)
+        return torch.tensor(scaled, dtype=torch.float32) if scaled.any() else None
 
     def describe(self) -> dict:
         """What settings.json and the checkpoint remember of the data."""
@@ -433,41 +437,6 @@ def split_cells(
     return np.setdiff1d(np.arange(n_cells), valid), valid
 
 
-def augment(
-    images: torch.Tensor, fill: torch.Tensor | None, generator: torch.Generator | None = None
-) -> torch.Tensor:
-    """Random orientation for each image of a batch, in one resampling.
-
-    With probability 1/2 each: a quarter turn; a rotation by a random multiple of 5 degrees in
-    5..85; a flip of the columns; a flip of the rows (the thesis's augmentation). All four are one
-    affine map, so a batch costs one bilinear `grid_sample`; without the rotation, sampling points
-    fall on pixel centres and the pixels stay as they are.
-
-    Args:
-        images: (B, C, S, S) float.
-        fill: (C,) value that turns in from outside, the channel's padding; None for 0, as around
-            masked crops.
-        generator: of the device of the images.
-    """
-    chance = torch.rand(5, len(images), generator=generator, device=images.device)
-    quarter, rotated, flipped_x, flipped_y = chance[:4] < 0.5
-    steps = (17 * chance[4]).floor() + 1  # 1..17 times 5 degrees
-    radians = (90.0 * quarter + 5.0 * steps * rotated) * (math.pi / 180)
-    cos, sin = radians.cos()[:, None, None], radians.sin()[:, None, None]
-    size = images.shape[-1]
-    centres = (2 * torch.arange(size, device=images.device) + 1) / size - 1  # of pixels, in -1..1
-    x = (1.0 - 2.0 * flipped_x)[:, None, None] * centres  # (B, 1, S)
-    y = (1.0 - 2.0 * flipped_y)[:, None, None] * centres[:, None]  # (B, S, 1)
-    grid = torch.stack([cos * x - sin * y, sin * x + cos * y], 3)  # (B, S, S, 2)
-    if fill is None:
-        turned = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-    else:
-        fill = fill.to(images)[:, None, None]
-        turned = F.grid_sample(images - fill, grid, padding_mode="zeros", align_corners=False)
-        turned += fill
-    return turned.clamp_(0, 1)
-
-
 class Batches(ABC):
     """Batches of cells on a device: scaled to 0..1 and augmented there, from the raw integers.
 
@@ -485,8 +454,8 @@ class Batches(ABC):
         self.device = device
         self.low = self._per_channel(cells.low)
         self.span = self._per_channel(cells.high - cells.low)
-        fill = self._scale(self._per_channel(cells.padding)).flatten()  # (C,)
-        self.fill = fill if fill.any() else None
+        fill = cells.scaled_padding()
+        self.fill = None if fill is None else fill.to(device)
         self.batch_size = batch_size
         self.augmentation = augmentation
 

@@ -1,0 +1,117 @@
+"""Random orientation of cells: augmentation, and other views of the same cell.
+
+What a microscope shows of a cell depends on how the cell happens to lie. `augment` is the thesis's
+augmentation; `View` is a family of changes of which one may say "still the same cell", from which
+`models.infoMAX_VAE` draws. All of them are one affine map per image and cost one bilinear
+`grid_sample` per batch.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ViewName = Literal["none", "turns", "free", "strong"]
+
+
+@dataclass(frozen=True)
+class View:
+    """Changes after which a cell is still the same; each image draws its own.
+
+    free_rotation: any angle; else quarter turns only, which move pixels without blurring them.
+    smallest_part: side of the window that is seen, as a share of the image, drawn uniformly between
+        this and 1 and enlarged to the full size; the window lies anywhere inside the image.
+
+    Flips of columns and rows have probability 1/2. Intensity never changes: it may be the
+    phenotype.
+    """
+
+    free_rotation: bool = False
+    smallest_part: float = 1.0
+
+    def __call__(
+        self, images: Tensor, fill: Tensor | None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """One view of each image, (B, C, S, S) -> the same shape; `fill` as in `augment`."""
+        chance = torch.rand(6, len(images), generator=generator, device=images.device)
+        turns = 4 * chance[0] if self.free_rotation else (4 * chance[0]).floor()
+        part = 1 - (1 - self.smallest_part) * chance[3]
+        x_shift, y_shift = (1 - part) * (2 * chance[4:] - 1)
+        return _resample(
+            images,
+            fill,
+            radians=0.5 * math.pi * turns,
+            flips=1.0 - 2.0 * (chance[1:3] < 0.5),
+            part=part,
+            shift=(x_shift, y_shift),
+        )
+
+
+VIEWS: dict[str, View | None] = {
+    "none": None,
+    "turns": View(),
+    "free": View(free_rotation=True),
+    "strong": View(free_rotation=True, smallest_part=0.45),
+}
+
+
+def augment(
+    images: Tensor, fill: Tensor | None, generator: torch.Generator | None = None
+) -> Tensor:
+    """Random orientation for each image of a batch, as in the thesis.
+
+    With probability 1/2 each: a quarter turn; a rotation by a random multiple of 5 degrees in
+    5..85; a flip of the columns; a flip of the rows. Without the rotation, sampling points fall on
+    pixel centres and the pixels stay as they are.
+
+    Args:
+        images: (B, C, S, S) float in 0..1.
+        fill: (C,) value that turns in from outside, the channel's padding; None for 0, as around
+            masked crops.
+        generator: of the device of the images.
+    """
+    chance = torch.rand(5, len(images), generator=generator, device=images.device)
+    quarter, rotated = chance[:2] < 0.5
+    steps = (17 * chance[4]).floor() + 1  # 1..17 times 5 degrees
+    radians = (90.0 * quarter + 5.0 * steps * rotated) * (math.pi / 180)
+    return _resample(images, fill, radians, flips=1.0 - 2.0 * (chance[2:4] < 0.5))
+
+
+def _resample(
+    images: Tensor,
+    fill: Tensor | None,
+    radians: Tensor,
+    flips: Tensor,
+    part: Tensor | None = None,
+    shift: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Rotate, flip, enlarge a part of and shift each image.
+
+    Args:
+        images: (B, C, S, S).
+        fill: (C,) or None.
+        radians: (B,) angle.
+        flips: (2, B) 1 or -1, of x and y.
+        part: (B,) side of the window seen, as a share of the image; None for all of it.
+        shift: x and y (B,) of its middle, in units of half an image.
+    """
+    cos, sin = radians.cos()[:, None, None], radians.sin()[:, None, None]
+    size = images.shape[-1]
+    centres = (2 * torch.arange(size, device=images.device) + 1) / size - 1  # of pixels, in -1..1
+    if part is not None:
+        flips = flips * part
+    x = flips[0, :, None, None] * centres  # (B, 1, S)
+    y = flips[1, :, None, None] * centres[:, None]  # (B, S, 1)
+    grid = torch.stack([cos * x - sin * y, sin * x + cos * y], 3)  # (B, S, S, 2)
+    if shift is not None:
+        grid += torch.stack(shift, 1)[:, None, None]
+    if fill is None:
+        turned = F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
+    else:
+        fill = fill.to(images)[:, None, None]
+        turned = F.grid_sample(images - fill, grid, padding_mode="zeros", align_corners=False)
+        turned += fill
+    return turned.clamp_(0, 1)
