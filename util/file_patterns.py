@@ -1,0 +1,56 @@
+"""Names of image files as people have them: `{well}_{site}_{channel}.tif`."""
+
+import re
+from pathlib import Path
+
+from util.runs import UserError
+
+
+def pattern_to_regex(pattern: str) -> re.Pattern:
+    """`{well}_{site}_{channel}.tif` as a regular expression; a name used twice must agree.
+
+    Raises:
+        UserError: the braces do not close.
+    """
+    parts, seen = [], set()
+    for literal, name in re.findall(r"([^{}]+)|\{(\w+)\}", pattern):
+        if literal:
+            parts.append(re.escape(literal))
+        elif name == "_":
+            parts.append("[^/]+?")
+        else:
+            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)")
+            seen.add(name)
+    if re.sub(r"[^{}]+|\{\w+\}", "", pattern):
+        raise UserError(f"pattern {pattern!r}: names stand in braces, as in {{well}}_{{channel}}")
+    return re.compile("".join(parts))
+
+
+def match_files(folder: Path, pattern: str, option: str) -> dict[frozenset, dict[str, Path]]:
+    """Files whose name fits: frozenset of (key, value) -> channel -> file, in the files' order.
+
+    Raises:
+        UserError: no file fits, or two stand for the same channel of the same field.
+    """
+    regex = pattern_to_regex(pattern)
+    names = [
+        path.relative_to(folder).as_posix()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    ]
+    found: dict[frozenset, dict[str, Path]] = {}
+    for name in names:
+        if fit := regex.fullmatch(name):
+            key = fit.groupdict()
+            channel = key.pop("channel", "")
+            files = found.setdefault(frozenset(key.items()), {})
+            if channel in files:
+                raise UserError(
+                    f"{option} {pattern}: {files[channel].name} and {name} are the same image; "
+                    "name the part in which they differ"
+                )
+            files[channel] = folder / name
+    if not found:
+        example = f"is called {names[0]}" if names else "is not there: the folder is empty"
+        raise UserError(f"{option} {pattern}: no file of {folder} fits; the first {example}")
+    return found
