@@ -21,6 +21,7 @@ from models.losses import (
     reconstruction_loss,
 )
 from models.networks import build_vae
+from util.augmentation import View
 from util.mutual_information import InformationEstimator
 
 
@@ -84,6 +85,36 @@ def test_one_backward_pass_gives_each_player_its_own_gradient():
         assert critic.abs().sum() > 0  # also at alpha = 0
         value = terms["reconstruction"] + 2 * terms["kl"] - alpha * terms["mutual_information"]
         torch.testing.assert_close(terms["loss"], value, atol=1e-3, rtol=1e-6)
+
+
+def test_the_decoder_is_asked_for_the_view():
+    model = build_vae(base=2, image_size=32).eval()
+    x = torch.rand(6, 3, 32, 32)
+    fill = torch.tensor([0.1, 0.2, 0.3])
+    torch.manual_seed(3)
+    terms = ELBOObjective(2.0, View(free_rotation=True), fill)(model, x)
+    torch.manual_seed(3)
+    target = View(free_rotation=True)(x, fill)
+    logits, mean, logvar, _ = model(x)
+    expected = reconstruction_loss(logits, target)
+    torch.testing.assert_close(terms["reconstruction"], expected)
+    torch.testing.assert_close(terms["loss"], expected + 2 * kl_divergence(mean, logvar))
+
+
+def test_the_critic_sees_the_view_and_the_encoder_the_image():
+    model = build_vae(base=2, image_size=32).eval()
+    estimator = InformationEstimator((3, 32, 32), 3, "infonce")
+    x = torch.rand(6, 3, 32, 32)
+    torch.manual_seed(4)
+    terms = InfoMaxObjective(estimator, 5.0, 1.0, 5e-4, view=View())(model, x)
+    torch.manual_seed(4)
+    seen = View()(x, None)
+    assert not torch.equal(seen, x)
+    expected = estimator(seen, model.encode(x)[0])
+    torch.testing.assert_close(terms["mutual_information"], expected)
+    plain = ELBOObjective()(model, x)
+    torch.testing.assert_close(terms["reconstruction"], plain["reconstruction"])
+    torch.testing.assert_close(terms["loss"], plain["loss"] - 5 * expected)
 
 
 def test_scale_gradient():
