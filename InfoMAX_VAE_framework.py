@@ -13,6 +13,7 @@ from torch import nn
 
 import VAE_framework
 from models.infoMAX_VAE import InfoMaxObjective
+from util.augmentation import VIEWS, ViewName
 from util.data_processing import Cells
 from util.mutual_information import Bound, InformationEstimator
 from util.runs import parse_settings, run_script
@@ -29,6 +30,10 @@ class InfoMaxSettings(Settings):
     """Lower bound on the information, as the thesis's text names it; its code used infonce."""
     bound_alpha: float = 0.01
     """Share of InfoNCE in the interpolated bound, above 0 up to 1; small: less bias, more noise."""
+    views: ViewName = "none"
+    """What the critic sees of a cell: the encoder's image (none), or another view of it: turns
+    (quarter turns and flips), free (any angle), strong (any angle, any part of it enlarged). The
+    information of code and view rewards only what the cell keeps through it."""
     critic_learning_rate: float = 5e-4
     """Adam's step size for the critic that estimates the information."""
 
@@ -49,7 +54,15 @@ def infomax_objective(settings: InfoMaxSettings, cells: Cells) -> nn.Module:
     estimator = InformationEstimator(
         cells.images.shape[1:], settings.latent_dim, settings.bound, settings.bound_alpha
     )
-    return InfoMaxObjective(estimator, settings.alpha, settings.beta, settings.critic_learning_rate)
+    return InfoMaxObjective(
+        estimator,
+        settings.alpha,
+        settings.beta,
+        settings.critic_learning_rate,
+        VIEWS[settings.views],
+        VIEWS[settings.target_view],
+        cells.scaled_padding(),
+    )
 
 
 if __name__ == "__main__":

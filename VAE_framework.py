@@ -3,15 +3,15 @@ projection.
 
 Edit the numbers of SETTINGS below, or give them on the command line, and run
 
-    python VAE_framework.py                                  # the thesis's numbers on simulated
-    BBBC031 cells python VAE_framework.py --preset laptop                  # the same in minutes on
-    a laptop python VAE_framework.py --dataset DataSets/MyCells --metadata my_cells.csv --label
-    treatment python VAE_framework.py --resume                         # go on with the newest run
+    python VAE_framework.py                   # the thesis's numbers on simulated BBBC031 cells
+    python VAE_framework.py --preset laptop   # the same in minutes on a laptop
+    python VAE_framework.py --dataset DataSets/MyCells --metadata my_cells.csv --label treatment
+    python VAE_framework.py --resume          # go on with the newest run
 
 A run writes results/NNNN-<data set>-<model>/; open its report.html.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -25,23 +25,24 @@ from models.baselines import cached_projection
 from models.losses import ELBOObjective
 from models.networks import VAE, build_vae
 from models.train_net import Schedule, best_epoch, embed, train
-from quantitative_metrics.performance_metrics import Scores, score_projections
+from quantitative_metrics.backbone_metric import Continuum
+from quantitative_metrics.classifier_metric import ClassifierTask
+from quantitative_metrics.performance_metrics import detail_tables, draw_scores, write_scores
+from quantitative_metrics.scores import METRICS, Metric, Plan, Scores, score_projections
 from util import processes
-from util.cell_features import clean_features, features_of, read_cellprofiler_table
+from util.augmentation import VIEWS, ViewName
+from util.cell_features import designed_features
 from util.data_processing import Batches, Cells, load_cells, split_cells
 from util.helpers import (
     compose_rgb,
     format_table,
-    plot_accuracy,
     plot_losses,
-    plot_projections,
     plot_reconstructions,
     plot_samples,
-    plot_scores,
     scores_table,
     thinning_stride,
 )
-from util.metadata import choose_labels, gradations
+from util.metadata import choose_labels
 from util.report import write_latent_page, write_report
 from util.runs import (
     TensorBoardLog,
@@ -53,10 +54,9 @@ from util.runs import (
     read_json,
     run_script,
     seed_everything,
-    slug,
     summary_writer,
-    write_atomically,
     write_json,
+    write_table,
 )
 from util.streaming import make_batches, memory_budget
 
@@ -100,6 +100,9 @@ class Settings:
     BBBC031."""
     beta: float = 1.0
     """Weight of the KL term, dimensionless; 1 is the evidence lower bound."""
+    target_view: ViewName = "none"
+    """What the decoder has to make of a cell: the image seen (none), or another view of it: turns
+    (quarter turns and flips), free (any angle), strong (any angle, any part of it enlarged)."""
 
     epochs: int = 100
     """At most so many passes over the training cells."""
@@ -126,6 +129,13 @@ class Settings:
     """min_dist of UMAP."""
     tsne_perplexity: float = 30.0
     """Perplexity of t-SNE on those features."""
+    metrics: tuple[Metric, ...] = METRICS
+    """How to judge the projections: neighbours, information, classifier, backbone, axes."""
+    progress: str | None = None
+    """Column of a known continuum (dose, time, DNA content) for the backbone; None takes
+    BBBC031's."""
+    branch: str | None = None
+    """Column of the branches of that continuum."""
     rank_all_up_to: int = 20000
     """Cells up to which neighbourhood ranks are exact; above, a sample of 2,000 cells is ranked
     against all."""
@@ -164,8 +174,6 @@ PRESETS = {
 CHANGEABLE = ("epochs", "patience", "device", "tensorboard")
 
 AXES = "xyz"
-RANKED_SAMPLE = 2000  # cells ranked against all where there are too many for exact ranks
-COLOURED = 6  # numeric columns that get a figure of their own; latent_space.html has all
 EXAMPLES = 12  # cells in the figures of reconstructions and samples
 
 MakeObjective = Callable[[Settings, Cells], nn.Module]
@@ -173,7 +181,26 @@ MakeObjective = Callable[[Settings, Cells], nn.Module]
 
 def elbo_objective(settings: Settings, cells: Cells) -> nn.Module:
     """What the Vanilla VAE and the SC-VAE minimise."""
-    return ELBOObjective(settings.beta)
+    return ELBOObjective(settings.beta, VIEWS[settings.target_view], cells.scaled_padding())
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What runs on the same cells share.
+
+    Attributes:
+        cells: images and table, N cells.
+        label: column of the classes, or None.
+        split: indices of the training and of the validation cells.
+        features: (N, F) human-designed features, cleaned; None if the run does without.
+        notes: what was left out or decided, a line each.
+    """
+
+    cells: Cells
+    label: str | None
+    split: tuple[np.ndarray, np.ndarray]
+    features: pd.DataFrame | None
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -228,11 +255,8 @@ def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> 
     return run.folder
 
 
-def prepare(settings: Settings, make_objective: MakeObjective) -> Run:
-    """Load, check and build everything, so that mistakes show before the run folder is made."""
-    device = pick_device(settings.device)
-    if settings.tensorboard:
-        summary_writer()  # installed?
+def load(settings: Settings) -> Loaded:
+    """Cells, classes, split and features, as the settings ask for them."""
     with processes.main_first():  # the others find its caches
         cells = load_cells(
             settings.dataset,
@@ -249,22 +273,67 @@ def prepare(settings: Settings, make_objective: MakeObjective) -> Run:
         features, feature_notes = (
             design_features(settings, cells) if processes.is_main() else (None, [])
         )
+    return Loaded(cells, label, split, features, cells.notes + label_notes + feature_notes)
+
+
+def prepare(
+    settings: Settings,
+    make_objective: MakeObjective,
+    guidance: Mapping[str, Any] | None = None,
+    loaded: Loaded | None = None,
+    folder: Path | None = None,
+) -> Run:
+    """Load, check and build everything, so that mistakes show before the run folder is made.
+
+    Args:
+        settings: every number of the run.
+        make_objective: builds what is minimised, from the settings and the cells.
+        guidance: of a run that is fine-tuned with feedback, what settings.json says of it.
+        loaded: the cells, where several runs share them; None loads them.
+        folder: of a new run, which exists; None takes the next number in the results.
+    """
+    device = pick_device(settings.device)
+    if settings.tensorboard:
+        summary_writer()  # installed?
+    loaded = loaded or load(settings)
+    cells = loaded.cells
     seed_everything(settings.seed)  # of the initial weights
     model = build_vae(**network_arguments(settings, cells)).to(device)
     objective = make_objective(settings, cells).to(device)
-    notes = cells.notes + label_notes + feature_notes
-    folder = open_run(settings, cells, notes) if processes.is_main() else None
+    if processes.is_main():
+        folder = open_run(settings, cells, loaded.notes, guidance, folder)
     folder = processes.from_main(folder)
     # Decided once: streamed, an epoch has another order. Processes on the CPU share its memory.
     sharing = processes.world_size() if device.type == "cpu" else 1
     budget = processes.from_main(memory_budget(device)) // sharing
     batches = make_batches(cells, device, settings.batch_size, settings.augment, budget)
-    return Run(settings, cells, label, split, features, batches, model, objective, folder, notes)
+    return Run(
+        settings,
+        cells,
+        loaded.label,
+        loaded.split,
+        loaded.features,
+        batches,
+        model,
+        objective,
+        folder,
+        loaded.notes,
+    )
 
 
-def learn(run: Run) -> list[dict[str, Any]]:
-    """Train, or go on training; the best weights end in the model."""
+def learn(
+    run: Run, on_epoch: Callable[[dict[str, Any]], None] | None = None
+) -> list[dict[str, Any]]:
+    """Train, or go on training; the best weights end in the model.
+
+    Args:
+        run: what learns.
+        on_epoch: called in the main process with the log's line of each epoch; None writes it for
+            TensorBoard where that is asked for.
+    """
     settings = run.settings
+    if on_epoch is None and settings.tensorboard:
+        on_epoch = TensorBoardLog(run.folder)
     schedule = Schedule(
         settings.epochs,
         settings.learning_rate,
@@ -284,29 +353,18 @@ def learn(run: Run) -> list[dict[str, Any]]:
         schedule,
         run.folder,
         remember,
-        on_epoch=TensorBoardLog(run.folder) if settings.tensorboard else None,
+        on_epoch=on_epoch,
     )
 
 
 def design_features(settings: Settings, cells: Cells) -> tuple[pd.DataFrame | None, list[str]]:
     """Human-designed features, cleaned, (N, F), and notes; None if the run is to do without."""
-    if settings.features == "none":
-        return None, [
-            "no human-designed features: no UMAP, no t-SNE, pixels are the only reference"
-        ]
-    if settings.features == "measure":
-        raw, notes = features_of(
-            cells.images,
-            cells.masked,
-            cells.channels,
-            list(cells.table["Unique_ID"]),
-            settings.feature_groups,
-            cells.cache,
-        )
-    else:
-        raw, notes = read_cellprofiler_table(settings.features, list(cells.table["Unique_ID"]))
-    clean, more = clean_features(raw)
-    return clean, notes + more
+    features, notes = designed_features(
+        settings.features, cells, list(cells.table["Unique_ID"]), settings.feature_groups
+    )
+    if features is None:
+        notes = ["no human-designed features: no UMAP, no t-SNE, pixels are the only reference"]
+    return features, notes
 
 
 def network_arguments(settings: Settings, cells: Cells) -> dict[str, Any]:
@@ -321,13 +379,21 @@ def network_arguments(settings: Settings, cells: Cells) -> dict[str, Any]:
     }
 
 
-def open_run(settings: Settings, cells: Cells, notes: list[str]) -> Path:
-    """The run folder, new or resumed, with settings.json in it."""
+def open_run(
+    settings: Settings,
+    cells: Cells,
+    notes: list[str],
+    guidance: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+) -> Path:
+    """The run folder, new (numbered, or the one given) or resumed, with settings.json in it."""
     for note in notes:
         print(f"note: {note}")
-    described = describe_run(settings, data=cells.describe(), notes=notes)
+    more = {"guidance": guidance} if guidance else {}
+    described = describe_run(settings, data=cells.describe(), notes=notes, **more)
     if not settings.resume:
-        folder = create_run_folder(Path(settings.results), f"{cells.name}-{settings.model_name}")
+        name = f"{cells.name}-{settings.model_name}{'-guided' if guidance else ''}"
+        folder = folder or create_run_folder(Path(settings.results), name)
         print_summary(settings, cells)
     else:
         folder = Path(settings.resume)
@@ -335,6 +401,11 @@ def open_run(settings: Settings, cells: Cells, notes: list[str]) -> Path:
         if before["data"]["fingerprint"] != cells.fingerprint:
             raise UserError(
                 f"{settings.dataset} is no longer what {folder} learnt from: start a new run"
+            )
+        if "guidance" in before:
+            raise UserError(
+                f"--resume {folder}: that run learnt from feedback, which is not known here; "
+                "fine-tune again with human_guidance/VAE_feedback_framework.py"
             )
         described["started"] = before["started"]
     write_json(folder / "settings.json", described)
@@ -350,8 +421,14 @@ def print_summary(settings: Settings, cells: Cells) -> None:
     summary(plain, cells.images.shape[1:], device="cpu")
 
 
-def project(run: Run) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+def project(
+    run: Run, baselines: Mapping[str, np.ndarray] | None = None
+) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """Write latents.csv: the table of the cells with every projection beside it.
+
+    Args:
+        run: its model is trained.
+        baselines: what `project_features` made, where several runs share it; None makes it.
 
     Returns:
         that table, and for each projection the names of its coordinate columns.
@@ -361,21 +438,30 @@ def project(run: Run) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     projections = {"VAE": [f"VAE_{axis}_coord" for axis in axes]}
     columns = dict(zip(projections["VAE"], mean.T, strict=True))
     columns |= {f"VAE_{axis}_logvar": logvar[:, i] for i, axis in enumerate(axes)}
-    dim = min(run.settings.latent_dim, len(AXES))
-    for name, arguments in baselines_of(run.settings).items():
-        if run.features is None:
-            continue
-        print(f"{name} of {run.features.shape[1]} features in {dim}-D ...")
-        codes = cached_projection(
-            name, run.features, dim, run.settings.seed, run.cells.cache, **arguments
-        )
-        projections[name] = [f"{name}_{axis}" for axis in AXES[:dim].upper()]
+    if baselines is None:
+        baselines = project_features(run.settings, run.features, run.cells.cache)
+    for name, codes in baselines.items():
+        projections[name] = [f"{name}_{axis}" for axis in AXES[: codes.shape[1]].upper()]
         columns |= dict(zip(projections[name], codes.T, strict=True))
     latents = run.cells.table.assign(split="train")
     latents.loc[run.split[1], "split"] = "valid"
     latents = pd.concat([latents, pd.DataFrame(columns, index=latents.index)], axis=1)
     write_table(run.folder / "latents.csv", latents)
     return latents, projections
+
+
+def project_features(
+    settings: Settings, features: pd.DataFrame | None, cache: Path | None
+) -> dict[str, np.ndarray]:
+    """Name -> (N, 1 to 3) coordinates of the projections that the VAE is compared with."""
+    if features is None:
+        return {}
+    dim = min(settings.latent_dim, len(AXES))
+    baselines = {}
+    for name, arguments in baselines_of(settings).items():
+        print(f"{name} of {features.shape[1]} features in {dim}-D ...")
+        baselines[name] = cached_projection(name, features, dim, settings.seed, cache, **arguments)
+    return baselines
 
 
 def baselines_of(settings: Settings) -> dict[str, dict[str, float]]:
@@ -386,45 +472,33 @@ def baselines_of(settings: Settings) -> dict[str, dict[str, float]]:
     }
 
 
-def reference_spaces(cells: Cells, features: pd.DataFrame | None) -> dict[str, np.ndarray]:
-    """The spaces whose neighbourhoods a projection should keep: pixels, and features if there are.
-
-    8-bit pixels as they are; 16-bit channels scaled to the range the network sees, so that none
-    rules.
-    """
-    pixels = cells.images.reshape(len(cells.images), -1)
-    if cells.images.dtype != np.uint8:
-        low, high = (v.astype(np.float32)[:, None, None] for v in (cells.low, cells.high))
-        pixels = np.clip((cells.images - low) / (high - low), 0, 1).reshape(len(pixels), -1)
-    return {"pixels": pixels} | ({} if features is None else {"features": features.to_numpy()})
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV without an index, atomically."""
-    with write_atomically(path) as temporary:
-        table.to_csv(temporary, index=False)
-
-
 def score(run: Run, latents: pd.DataFrame, projections: dict[str, list[str]]) -> Scores:
     """Score every projection; write scores.csv, and beside it what does not fit its long form."""
-    cells, settings = run.cells, run.settings
+    references = {"pixels": run.cells.reference_space()}
+    if run.features is not None:
+        references["features"] = run.features.to_numpy()
+    logvars = latents[[name.replace("_coord", "_logvar") for name in projections["VAE"]]]
     scores = score_projections(
         {name: latents[columns].to_numpy() for name, columns in projections.items()},
-        reference_spaces(cells, run.features),
-        cells.table,
-        run.label,
-        sample=RANKED_SAMPLE if len(cells.table) > settings.rank_all_up_to else None,
-        seed=settings.seed,
-        device="cuda" if run.batches.device.type == "cuda" else "cpu",
+        references,
+        run.cells.table,
+        scoring_plan(run.settings, run.label, run.batches.device),
+        {"VAE": logvars.to_numpy()},
     )
-    write_table(run.folder / "scores.csv", scores.table)
-    write_table(run.folder / "axes.csv", scores.axes)
-    local = scores.local_quality.copy()
-    local.insert(0, "Unique_ID", cells.table["Unique_ID"])
-    write_table(run.folder / "local_quality.csv", local)
-    for name, matrix in scores.confusion.items():
-        write_table(run.folder / f"confusion_{name}.csv", matrix.rename_axis("true").reset_index())
+    write_scores(scores, run.cells.table["Unique_ID"], run.folder)
     return scores
+
+
+def scoring_plan(settings: Settings, label: str | None, device: torch.device) -> Plan:
+    """Which scores, from the settings."""
+    return Plan(
+        metrics=settings.metrics,
+        task=ClassifierTask("accuracy", label) if label else None,
+        continuum=Continuum(settings.progress, settings.branch) if settings.progress else None,
+        rank_all_up_to=settings.rank_all_up_to,
+        seed=settings.seed,
+        device="cuda" if device.type == "cuda" else "cpu",
+    )
 
 
 def draw(
@@ -433,20 +507,22 @@ def draw(
     latents: pd.DataFrame,
     projections: dict[str, list[str]],
     scores: Scores,
+    figures: Sequence[tuple[str, Path]] = (),
+    tables: Sequence[tuple[str, pd.DataFrame]] = (),
 ) -> Path:
-    """Every figure of the run, latent_space.html and report.html; returns the report's path."""
-    folder, cells = run.folder, run.cells
-    figures = [("Loss and its terms", plot_losses(history, folder / "losses.png"))]
-    for column in coloured_columns(cells.table, run.label):
-        path = folder / f"projections_{slug(column)}.png"
-        plot_projections(latents, projections, column, path)
-        figures.append((f"The projections, coloured by {column}", path))
-    figures += draw_pictures(run)
-    curves = plot_scores(scores.table, folder / "scores.png")
-    bars = plot_accuracy(scores.table, folder / "accuracy.png")
-    figures += [("Neighbourhoods kept, by their size", curves)] if curves else []
-    figures += [("Classes read from the coordinates", bars)] if bars else []
+    """Every figure of the run, latent_space.html and report.html; returns the report's path.
 
+    Args:
+        run, history, latents, projections, scores: the run and what the stages before made of it.
+        figures, tables: more of them, with their captions, shown first.
+    """
+    folder, cells = run.folder, run.cells
+    figures = [
+        *figures,
+        ("Loss and its terms", plot_losses(history, folder / "losses.png")),
+        *draw_pictures(run),
+        *draw_scores(scores, latents.drop(columns="split"), projections, folder, run.label),
+    ]
     name = f"{run.settings.model_name} on {cells.name}"
     shown = cells.images[:: thinning_stride(len(cells.images))]  # all but in very large sets
     thumbnails = compose_rgb(shown, cells)
@@ -458,7 +534,7 @@ def draw(
         f"{folder.name}: {name}",
         summary_lines(run, history),
         described["settings"] | {"data": described["data"], "command": described["command"]},
-        [("Each projection by each score.", scores_table(scores.table))],
+        [*tables, ("Each projection by each score.", scores_table(scores.table))],
         figures,
         run.notes + scores.notes,
         view,
@@ -492,26 +568,6 @@ def summary_lines(run: Run, history: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def detail_tables(scores: Scores) -> list[tuple[str, pd.DataFrame]]:
-    """Accuracy by class, axes, confusion."""
-    long, tables = scores.table, []
-    by_class = long[long["metric"].str.startswith("accuracy[")]
-    if len(by_class):
-        wide = by_class.pivot(index="projection", columns="metric", values="value")
-        wide.columns = [name[len("accuracy[") : -1] for name in wide.columns]
-        tables.append(("Accuracy by class (fraction found)", wide))
-    if len(scores.axes):
-        axes = scores.axes.assign(
-            axis=scores.axes["projection"] + " " + scores.axes["axis"].map(str)
-        )
-        wide = axes.pivot(index="column", columns="axis", values="spearman")
-        tables.append(("Spearman correlation of each axis with what is known of the cells", wide))
-    for name, matrix in scores.confusion.items():
-        caption = f"{name}: true class by row, predicted by column; test cells of all repeats"
-        tables.append((caption, matrix.rename_axis("class")))
-    return tables
-
-
 @torch.no_grad()
 def draw_pictures(run: Run) -> list[tuple[str, Path]]:
     """Reconstructions of some validation cells, and images decoded from the prior."""
@@ -535,12 +591,6 @@ def draw_pictures(run: Run) -> list[tuple[str, Path]]:
         ("Validation cells and what the decoder makes of their codes", reconstructions),
         ("Cells decoded from draws of the prior", generated),
     ]
-
-
-def coloured_columns(table: pd.DataFrame, label: str | None) -> list[str]:
-    """The class and the first few gradations: what the figures are coloured by."""
-    graded = gradations(table, [label] if label else [])
-    return ([label] if label else []) + graded[:COLOURED]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """All scores of any number of projections, in one long table.
 
 Each projection is judged against the neighbourhoods of one or more reference spaces (pixels,
-features), by how well a small classifier reads the classes from it, and by how closely its axes
+features) and by the information it shares with them, by how well a small classifier reads the
+classes from it, by how well it keeps the order of a known continuum, and by how closely its axes
 follow the numeric columns that are known of the cells. The ranks of a reference space are computed
 once for all projections.
 
@@ -9,117 +10,376 @@ once for all projections.
 | --- | --- |
 | projection | name of the projection, e.g. VAE, UMAP, TSNE |
 | reference | space whose neighbourhoods are to be kept, e.g. pixels, features; else empty |
-| metric | trustworthiness, continuity, lcmc, their `_area`; accuracy, balanced_accuracy, ... |
+| metric | trustworthiness, mutual_information, accuracy, backbone_spearman, ... |
 | k | neighbourhood size, else empty |
 | value, std | the score; its spread over repeats, or its standard error for a sample of cells |
 | n_cells | cells it was computed on |
-| seed | of sampling and of the classifiers |
+| seed | of sampling, classifiers, critics and bootstrap |
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from quantitative_metrics.backbone_metric import (
+    BBBC031_CONTINUUM,
+    BackboneScore,
+    Continuum,
+    backbone_scores,
+)
 from quantitative_metrics.classifier_metric import (
     BBBC031_TASKS,
     ClassifierScore,
-    classifier_accuracy,
+    ClassifierTask,
     m_scores,
 )
+from quantitative_metrics.MINE_metric import (
+    analytic_information,
+    mutual_information,
+    smaller_images,
+)
 from quantitative_metrics.unsupervised_metric import CoRanking, co_ranking
-from util.metadata import choose_labels, count_and_name, gradations
+from util.metadata import count_and_name, gradations
 from util.runs import UserError
 
 COLUMNS = ["projection", "reference", "metric", "k", "value", "std", "n_cells", "seed"]
 CURVES = ("trustworthiness", "continuity", "lcmc")
 EVERY_K_UP_TO = 5000  # neighbourhood sizes; of more, scores.csv holds a thousand
+RANKED_SAMPLE = 2000  # cells ranked against all where there are too many for exact ranks
+
+Metric = Literal["neighbours", "information", "classifier", "backbone", "axes"]
+METRICS: tuple[Metric, ...] = ("neighbours", "information", "classifier", "backbone", "axes")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to score, and how.
+
+    metrics: groups of scores; see `METRICS`.
+    task: the classes; None scores nothing by class. m1, m2 and m3 are added where the table has
+        BBBC031's columns and its GT_label is the class.
+    classifier_mode: `converged` or `thesis` (`classifier_metric`).
+    class_weights: weigh classes by their inverse size.
+    continuum: what is known of the order of the cells; None takes BBBC031's where its columns are.
+    information_mode: `held_out` or `thesis` (`MINE_metric`).
+    rank_all_up_to: cells up to which neighbourhood ranks are exact; above, `ranked_sample` cells
+        are ranked against all.
+    """
+
+    metrics: tuple[str, ...] = METRICS
+    task: ClassifierTask | None = None
+    classifier_mode: str = "converged"
+    class_weights: bool = False
+    continuum: Continuum | None = None
+    information_mode: str = "held_out"
+    rank_all_up_to: int = 20_000
+    ranked_sample: int = RANKED_SAMPLE
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self):
+        odd = [name for name in self.metrics if name not in METRICS]
+        if odd:
+            raise UserError(f"--metrics {odd[0]}: choose from {', '.join(METRICS)}")
+
+    def sample_of(self, n_cells: int) -> int | None:
+        """How many cells to rank; None for all."""
+        return self.ranked_sample if n_cells > self.rank_all_up_to else None
 
 
 @dataclass(frozen=True)
 class Scores:
     """What `score_projections` found.
 
-    Attributes:
-        table: the long table, columns `COLUMNS`.
-        axes: Spearman correlation of each axis of each projection with each numeric column:
-            projection, axis (from 1), column, spearman, n_cells.
-        local_quality: N rows, a column `<projection>_<reference>_local_Q_score` each, relative to a
-            perfect projection, whose mean is 1; NaN where a cell was not ranked.
-        confusion: projection -> confusion matrix, rows the true class, in test cells of all
-            repeats.
-        notes: what was left out and why, a line each.
+    table: the long table, columns `COLUMNS`.
+    axes: Spearman correlation of each axis of each projection with each numeric column: projection,
+        axis (from 1), column, spearman, n_cells.
+    local_quality: N rows, a column `<projection>_<reference>_local_Q_score` each, relative to a
+        perfect projection, whose mean is 1; NaN where a cell was not ranked.
+    corners: reference -> projection -> (c, c) co-ranking matrix of the first ranks.
+    backbones: projection -> backbone, its arrays in the N rows of the table.
+    continuum: of the backbones; None without.
+    confusion: projection -> confusion matrix, rows the true class, in test cells of all repeats.
+    notes: what was left out and why, a line each.
     """
 
     table: pd.DataFrame
     axes: pd.DataFrame
     local_quality: pd.DataFrame
+    corners: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    backbones: dict[str, BackboneScore] = field(default_factory=dict)
+    continuum: Continuum | None = None
     confusion: dict[str, pd.DataFrame] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
 def score_projections(
-    projections: dict[str, np.ndarray],
-    references: dict[str, np.ndarray],
+    projections: Mapping[str, np.ndarray],
+    references: Mapping[str, np.ndarray],
     table: pd.DataFrame,
-    label: str | None = None,
-    sample: int | None = None,
-    seed: int = 0,
-    device: str = "cpu",
+    plan: Plan = Plan(),  # noqa: B008  frozen
+    logvars: Mapping[str, np.ndarray] | None = None,
 ) -> Scores:
     """Score projections of the same cells by everything that can be said of them.
 
     Args:
         projections: name -> (N, d) coordinates, NaN where a cell has none: such cells are left out
             for all projections, so that all are judged on the same ones.
-        references: name -> (N, D) reference spaces; may be empty.
+        references: name -> (N, D) features or (N, C, H, W) images, uint8 or float in 0..1; NaN as
+            above; may be empty.
         table: N rows with `Unique_ID` and what is known of the cells.
-        label: column of the classes; None scores nothing by class.
-        sample: rank only so many cells against all (`unsupervised_metric.co_ranking`).
-        seed: of the sample and the classifiers.
-        device: torch device of ranks and classifiers.
+        plan: which scores, and their parameters.
+        logvars: name -> (N, d) log-variance of the codes that a stochastic encoder gives, for the
+            projections that are its means.
 
     Raises:
-        UserError: fewer than 3 cells have coordinates in every projection.
+        UserError: fewer than 3 cells have coordinates in every projection, or a column of the plan
+            is missing.
     """
-    complete = np.all([np.isfinite(codes).all(axis=1) for codes in projections.values()], axis=0)
-    notes = []
-    if not complete.all():
-        ids = list(table["Unique_ID"][~complete])
-        notes.append(count_and_name("cells have no coordinates in every projection: left out", ids))
+    _refuse_missing_columns(plan, table)
+    complete, notes = _complete(projections, references, table)
+    codes = {name: np.asarray(array)[complete] for name, array in projections.items()}
+    known = table[complete].reset_index(drop=True)
+    spaces = {n: data if complete.all() else data[complete] for n, data in references.items()}
+    posteriors = {name: np.asarray(array)[complete] for name, array in (logvars or {}).items()}
+
+    scoring = _Scoring(codes, spaces, known, posteriors, plan, np.flatnonzero(complete), len(table))
+    for metric in METRICS:
+        if metric in plan.metrics:
+            getattr(scoring, f"score_{metric}")()
+    columns = [column for column in COLUMNS if column != "seed"]
+    return Scores(
+        pd.DataFrame(scoring.rows, columns=columns).assign(seed=plan.seed),
+        scoring.axes,
+        pd.DataFrame(scoring.local, index=table.index),
+        scoring.corners,
+        scoring.backbones,
+        scoring.continuum,
+        scoring.confusion,
+        notes + list(dict.fromkeys(scoring.notes)),
+    )
+
+
+def _refuse_missing_columns(plan: Plan, table: pd.DataFrame) -> None:
+    """So that a misspelt name shows before the hours, not after."""
+    known = plan.continuum or Continuum("")
+    asked = {"progress": known.progress, "branch": known.branch, "initial": known.initial}
+    asked["strength-column"] = plan.task and plan.task.strength_column
+    for option, column in asked.items():
+        if column and column not in table:
+            there = ", ".join(map(str, table.columns[:12]))
+            raise UserError(f"--{option} {column}: no such column; there are {there}")
+
+
+def _complete(
+    projections: Mapping[str, np.ndarray], references: Mapping[str, np.ndarray], table: pd.DataFrame
+) -> tuple[np.ndarray, list[str]]:
+    """(N,) cells that have a finite place in every space, and notes on the others."""
+    complete, notes = np.ones(len(table), bool), []
+    for what, spaces in (("coordinates", projections), ("place", references)):
+        for name, space in spaces.items():
+            if space.dtype.kind != "f":
+                continue
+            lost = ~np.isfinite(space).all(axis=tuple(range(1, space.ndim)))
+            if lost.any():
+                ids = list(table["Unique_ID"][lost])
+                notes.append(count_and_name(f"cells have no {what} in {name}: left out", ids))
+            complete &= ~lost
     if complete.sum() < 3:
         raise UserError(
             f"{complete.sum()} cells have coordinates in every projection: 3 are needed"
         )
-    codes = {name: np.asarray(array)[complete] for name, array in projections.items()}
-    known = table[complete].reset_index(drop=True)
-    rows, local = [], {}
-    for reference, data in references.items():
-        found = co_ranking(
-            data if complete.all() else data[complete],
-            codes,
-            sample=sample,
-            seed=seed,
-            device=device,
+    return complete, notes
+
+
+class _Scoring:
+    """The cells that have all coordinates, and what has been found of them so far."""
+
+    def __init__(
+        self,
+        codes: dict[str, np.ndarray],
+        references: dict[str, np.ndarray],
+        table: pd.DataFrame,
+        logvars: dict[str, np.ndarray],
+        plan: Plan,
+        places: np.ndarray,
+        n_all: int,
+    ):
+        self.codes, self.references, self.table = codes, references, table
+        self.logvars, self.plan = logvars, plan
+        self.places, self.n_all = places, n_all  # rows of the full table
+        self.rows: list[dict[str, Any]] = []
+        self.axes = correlate_axes({}, table)
+        self.local: dict[str, np.ndarray] = {}
+        self.corners: dict[str, dict[str, np.ndarray]] = {}
+        self.backbones: dict[str, BackboneScore] = {}
+        self.continuum = plan.continuum
+        if plan.continuum is None and has_continuum(table):
+            self.continuum = BBBC031_CONTINUUM
+        self.confusion: dict[str, pd.DataFrame] = {}
+        self.notes: list[str] = []
+
+    def score_neighbours(self) -> None:
+        """Trustworthiness, continuity and LCMC at every k, local quality, per reference space."""
+        if not self.references:
+            self.notes.append(
+                "neighbours skipped: no images (--dataset) and no features (--features) to compare "
+                "with"
+            )
+        for reference, data in self.references.items():
+            found = co_ranking(
+                data,
+                self.codes,
+                sample=self.plan.sample_of(len(self.table)),
+                seed=self.plan.seed,
+                device=self.plan.device,
+            )
+            self.corners[reference] = {name: ranking.corner for name, ranking in found.items()}
+            for name, ranking in found.items():
+                self.rows += _ranking_rows(name, reference, ranking)
+                quality = ranking.local_quality
+                self.local[f"{name}_{reference}_local_Q_score"] = self._in_full_table(
+                    quality.relative, quality.cells
+                )
+
+    def score_information(self) -> None:
+        """Mutual information with each reference space, and that of a stochastic encoder."""
+        if not self.references:
+            self.notes.append(
+                "information skipped: no images (--dataset), no features (--features) to share"
+            )
+        for reference, data in self.references.items():
+            self._try("information", lambda r=reference, d=data: self._add_information(r, d))
+        for name, logvar in self.logvars.items():
+            found = analytic_information(self.codes[name], logvar, seed=self.plan.seed)
+            self._add(
+                name,
+                "analytic_information",
+                found.value,
+                std=found.standard_error,
+                n_cells=len(self.table),
+            )
+
+    def _add_information(self, reference: str, data: np.ndarray) -> None:
+        plan = self.plan
+        if data.ndim == 4 and plan.information_mode == "held_out":
+            data = smaller_images(data)  # once for all projections
+        for name, codes in self.codes.items():
+            score = mutual_information(
+                data,
+                codes,
+                mode=plan.information_mode,
+                seed=plan.seed,
+                device=plan.device,
+                context=f"{name}, {reference}: ",
+            )
+            self._add(name, "mutual_information", score.value, reference=reference,
+                      std=score.spread, n_cells=score.n_pairs)  # fmt: skip
+            self.notes += score.report
+
+    def score_classifier(self) -> None:
+        """Accuracy of the small classifier by class, and m1 to m3 where the table is BBBC031's."""
+        task = self.plan.task
+        if task is None:
+            self.notes.append("classifier skipped: no class column; name one with --label")
+            return
+        tasks = (task, *(BBBC031_TASKS if _is_bbbc031(self.table, task.label_column) else ()))
+        for each in tasks:
+            self._try(
+                "classifier" if each is task else each.name, lambda t=each: self._add_classes(t)
+            )
+
+    def _add_classes(self, task: ClassifierTask) -> None:
+        plan = self.plan
+        for name, codes in self.codes.items():
+            score = m_scores(
+                codes,
+                self.table,
+                (task,),
+                mode=plan.classifier_mode,
+                class_weights=plan.class_weights,
+                seed=plan.seed,
+                device=plan.device,
+            )[task.name]
+            self.notes += score.report
+            if task is not self.plan.task:
+                self._add(name, task.name, score.accuracy, std=score.accuracy_std,
+                          n_cells=score.n_cells)  # fmt: skip
+                continue
+            self.rows += _class_rows(name, score)
+            self.confusion[name] = pd.DataFrame(score.confusion, score.classes, score.classes)
+
+    def score_backbone(self) -> None:
+        """Rank correlation along the backbone of the continuum."""
+        continuum = self.plan.continuum or (
+            BBBC031_CONTINUUM if has_continuum(self.table) else None
         )
-        for name, ranking in found.items():
-            rows += _ranking_rows(name, reference, ranking)
-            scores = np.full(len(table), np.nan)
-            cells = np.flatnonzero(complete)[ranking.local_quality.cells]
-            scores[cells] = ranking.local_quality.relative
-            local[f"{name}_{reference}_local_Q_score"] = scores
-    confusion = {}
-    if label is not None:
-        class_rows, confusion, class_notes = _score_classes(codes, known, label, seed, device)
-        rows += class_rows
-        notes += class_notes
-    axes = correlate_axes(codes, known, [label] if label else [])
-    rows += _best_axes(axes)
-    long = pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "seed"]).assign(seed=seed)
-    return Scores(long, axes, pd.DataFrame(local, index=table.index), confusion, notes)
+        if continuum is None:
+            self.notes.append(
+                "backbone skipped: no continuum is known; name its column with --progress"
+            )
+            return
+        for name, codes in self.codes.items():
+            found = backbone_scores(codes, self.table, self.continuum, seed=self.plan.seed)
+            self._add_backbone(name, found)
+            self.notes += found.report
+            everyone = np.arange(len(codes))
+            self.backbones[name] = replace(
+                found,
+                latent_distance=self._in_full_table(found.latent_distance, everyone),
+                progress=self._in_full_table(found.progress, everyone),
+                branch=self._in_full_table(found.branch, everyone, ""),
+            )
+
+    def _add_backbone(self, name: str, found: BackboneScore) -> None:
+        parts = [("", found), *((f"[{branch}]", part) for branch, part in found.branches.items())]
+        for coefficient in ("spearman", "kendall"):
+            for suffix, part in parts:
+                estimate = getattr(part, coefficient)
+                metric = f"backbone_{coefficient}{suffix}"
+                self._add(name, metric, estimate.value, std=estimate.std, n_cells=part.n_cells)
+                for end in ("low", "high") if not suffix else ():
+                    self._add(name, f"{metric}_{end}", getattr(estimate, end), n_cells=part.n_cells)
+
+    def score_axes(self) -> None:
+        """Spearman correlation of the axes with the numeric columns of the table."""
+        label = self.plan.task.label_column if self.plan.task else None
+        self.axes = correlate_axes(self.codes, self.table, [label] if label else [])
+        self.rows += _best_axes(self.axes)
+
+    def _add(self, projection: str, metric: str, value: float, **more: Any) -> None:
+        self.rows.append(_row(projection, metric, value, **more))
+
+    def _in_full_table(
+        self, values: np.ndarray, cells: np.ndarray, absent: object = np.nan
+    ) -> np.ndarray:
+        """(N,) values of some of the scored cells in the rows of the full table."""
+        full = np.full(self.n_all, absent, dtype=values.dtype)
+        full[self.places[cells]] = values
+        return full
+
+    def _try(self, what: str, score: Callable[[], None]) -> None:
+        """A metric that the cells do not allow is named, and the others go on."""
+        try:
+            score()
+        except UserError as error:
+            self.notes.append(f"{what} skipped: {error}")
+
+
+def has_continuum(table: pd.DataFrame) -> bool:
+    """Whether the table has the columns of BBBC031's continuum."""
+    known = BBBC031_CONTINUUM
+    needed = {known.progress, known.branch, known.initial, known.centre_column}
+    return needed.issubset(table.columns)
+
+
+def _is_bbbc031(table: pd.DataFrame, label: str) -> bool:
+    needed = {"GT_dist_toInit_state", "GT_initial_state"}
+    return label == "GT_label" and needed.issubset(table.columns)
 
 
 def _row(projection: str, metric: str, value: float, **more: Any) -> dict[str, Any]:
@@ -151,33 +411,6 @@ def _ranking_rows(name: str, reference: str, ranking: CoRanking) -> list[dict[st
     return rows
 
 
-def _score_classes(
-    projections: dict[str, np.ndarray], table: pd.DataFrame, label: str, seed: int, device: str
-) -> tuple[list[dict[str, Any]], dict[str, pd.DataFrame], list[str]]:
-    """Accuracy of the small classifier by class, and m1 to m3 where the table is BBBC031's."""
-    _, labels, _ = choose_labels(table, label)
-    known = labels.notna().to_numpy()
-    sizes = labels[known].value_counts()
-    if len(sizes) < 2 or sizes.max() < 2:
-        return (
-            [],
-            {},
-            [f"not scored by class: {label} has no two classes, one of two cells or more"],
-        )
-    rows, confusion, notes = [], {}, []
-    for name, codes in projections.items():
-        score = classifier_accuracy(
-            codes[known], labels[known].to_numpy(), seed=seed, device=device
-        )
-        confusion[name] = pd.DataFrame(score.confusion, score.classes, score.classes)
-        rows += _class_rows(name, score)
-        notes = [f"{label}: {line}" for line in score.report]
-        for task, found in bbbc031_scores(codes, table, label, seed, device).items():
-            std, n_cells = found.accuracy_std, found.n_cells
-            rows.append(_row(name, task, found.accuracy, std=std, n_cells=n_cells))
-    return rows, confusion, notes
-
-
 def _class_rows(name: str, score: ClassifierScore) -> list[dict[str, Any]]:
     n_cells = score.n_cells
     rows = [
@@ -196,16 +429,6 @@ def _class_rows(name: str, score: ClassifierScore) -> list[dict[str, Any]]:
         _row(name, f"accuracy[{found}]", value, n_cells=n_cells)
         for found, value in score.per_class.items()
     ]
-
-
-def bbbc031_scores(
-    codes: np.ndarray, table: pd.DataFrame, label: str, seed: int, device: str
-) -> dict[str, ClassifierScore]:
-    """m1, m2 and m3 of the thesis, or nothing if the table is not that of BBBC031."""
-    needed = {"GT_label", "GT_dist_toInit_state", "GT_initial_state"}
-    if label != "GT_label" or not needed.issubset(table.columns):
-        return {}
-    return m_scores(codes, table, BBBC031_TASKS, seed=seed, device=device)
 
 
 def correlate_axes(

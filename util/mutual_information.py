@@ -24,34 +24,40 @@ from torch import Tensor, nn
 
 Bound = Literal["infonce", "nwj", "interpolated"]
 BOUNDS: tuple[Bound, ...] = ("infonce", "nwj", "interpolated")
+Reduction = Literal["mean", "none"]
 
 
-def info_nce(scores: Tensor) -> Tensor:
-    """InfoNCE, mean_i [f_ii - log mean_j exp f_ij] (van den Oord 2018; Poole 2019, section 2.3).
+def info_nce(scores: Tensor, reduction: Reduction = "mean") -> Tensor:
+    """InfoNCE, mean_i [f_ii - log mean_j exp f_ij] (van den Oord 2018; Poole 2019, eq. 12).
 
     Args:
         scores: (B, B).
+        reduction: `mean`, or `none` for one term per code, whose mean is the bound.
 
     Returns:
-        a lower bound on I(x; z), (); never above log B.
+        a lower bound on I(x; z), (); never above log B. Its terms, (B,), for `none`.
     """
-    return (scores.diagonal() - _log_mean_exp(scores)).mean()
+    return _reduce(scores.diagonal() - _log_mean_exp(scores), reduction)
 
 
-def nwj(scores: Tensor) -> Tensor:
+def nwj(scores: Tensor, reduction: Reduction = "mean") -> Tensor:
     """NWJ, E_joint[f] - E_independent[exp(f - 1)] (Nguyen 2010; Poole 2019, section 2.2).
 
     Args:
         scores: (B, B), B at least 2.
+        reduction: as in `info_nce`.
 
     Returns:
         a lower bound on I(x; z), (); without bias at the best critic, with a variance that grows as
-        exp(I).
+        exp(I). Its terms, (B,), for `none`.
     """
-    return scores.diagonal().mean() - _off_diagonal(scores - 1).exp().mean()
+    independent = _off_diagonal(scores - 1).exp().mean(1)  # (B,)
+    return _reduce(scores.diagonal() - independent, reduction)
 
 
-def interpolated(scores: Tensor, log_baseline: Tensor, alpha: float) -> Tensor:
+def interpolated(
+    scores: Tensor, log_baseline: Tensor, alpha: float, reduction: Reduction = "mean"
+) -> Tensor:
     """The bound I_alpha between InfoNCE and NWJ, with a learnt baseline (Poole 2019, section 2.4).
 
     With m(z) the mean of exp f over the images of the batch and q(z) the baseline,
@@ -67,14 +73,19 @@ def interpolated(scores: Tensor, log_baseline: Tensor, alpha: float) -> Tensor:
         log_baseline: (B,) log q(z_i).
         alpha: weight of InfoNCE, above 0 up to 1: 1 is InfoNCE (little variance, at most log B),
             small values have little bias and more variance.
+        reduction: as in `info_nce`.
 
     Returns:
-        a lower bound on I(x; z), (); never above log(B / alpha).
+        a lower bound on I(x; z), (); never above log(B / alpha). Its terms, (B,), for `none`.
     """
     others = _off_diagonal(scores)  # (B, B - 1)
     joint = scores.diagonal() - _mix(_log_mean_exp(scores), log_baseline, alpha)
     independent = (others - _mix(_log_mean_exp(others), log_baseline, alpha)[:, None]).exp()
-    return 1 + joint.mean() - independent.mean()
+    return _reduce(1 + joint - independent.mean(1), reduction)
+
+
+def _reduce(terms: Tensor, reduction: Reduction) -> Tensor:
+    return terms.mean() if reduction == "mean" else terms
 
 
 def _mix(log_m: Tensor, log_q: Tensor, alpha: float) -> Tensor:
@@ -109,21 +120,25 @@ class SeparableCritic(nn.Module):
     | part | layers |
     | --- | --- |
     | g | pixels-1024-512-32 up to 64 x 64, pixels-256-512-32 for larger images (as in the thesis) |
+    | g of vectors | D-256-256-32 |
     | h | latent-256-256-32 |
 
     Args:
-        image_shape: (C, S, S).
+        image_shape: (C, H, W), or (D,) for vectors.
         latent_dim: d.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int):
+    def __init__(self, image_shape: tuple[int, ...], latent_dim: int):
         super().__init__()
-        pixels = math.prod(image_shape)
-        self.g = perceptron(pixels, 1024 if image_shape[-1] <= 64 else 256, 512, 32)
+        if len(image_shape) == 1:
+            hidden = (256, 256)
+        else:
+            hidden = (1024 if max(image_shape[1:]) <= 64 else 256, 512)
+        self.g = perceptron(math.prod(image_shape), *hidden, 32)
         self.h = perceptron(latent_dim, 256, 256, 32)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """x (B, C, S, S), z (B, d) -> scores (B, B), row i for code i."""
+        """x (B, C, H, W) or (B, D), z (B, d) -> scores (B, B), row i for code i."""
         return self.h(z) @ self.g(torch.flatten(x, 1)).T
 
 
@@ -131,7 +146,7 @@ class InformationEstimator(nn.Module):
     """A bound with the networks it needs: a critic, and for the interpolated bound a baseline.
 
     Args:
-        image_shape: (C, S, S).
+        image_shape: (C, H, W), or (D,) for vectors.
         latent_dim: d.
         bound: `infonce`, `nwj` or `interpolated`.
         alpha: of the interpolated bound; sigmoid(-4.6) = 0.01 in the thesis's figures.
@@ -139,7 +154,7 @@ class InformationEstimator(nn.Module):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         latent_dim: int,
         bound: Bound = "infonce",
         alpha: float = 0.01,
@@ -150,10 +165,15 @@ class InformationEstimator(nn.Module):
         self.baseline = perceptron(latent_dim, 256, 256, 1) if bound == "interpolated" else None
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Images (B, C, S, S) and their codes (B, d) -> the bound in nats, ()."""
+        """Images (B, C, H, W) and their codes (B, d) -> the bound in nats, ()."""
         scores = self.critic(x, z).to(z.dtype)  # autocast ends in low precision
+        return self.from_scores(scores, z)
+
+    def from_scores(self, scores: Tensor, z: Tensor, reduction: Reduction = "mean") -> Tensor:
+        """Scores (B, B) of codes (B, d) -> the bound in nats, (), or its terms, (B,)."""
         if self.bound == "infonce" or len(scores) == 1:  # of a single pair every bound is 0
-            return info_nce(scores)
+            return info_nce(scores, reduction)
         if self.bound == "nwj":
-            return nwj(scores)
-        return interpolated(scores, self.baseline(z)[:, 0].to(z.dtype), self.alpha)
+            return nwj(scores, reduction)
+        log_baseline = self.baseline(z)[:, 0].to(z.dtype)  # (B,)
+        return interpolated(scores, log_baseline, self.alpha, reduction)

@@ -1,0 +1,327 @@
+"""Mutual information against closed forms, known cases and slow references."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from quantitative_metrics import MINE_metric
+from quantitative_metrics.MINE_metric import (
+    MODES,
+    analytic_information,
+    mutual_information,
+    smaller_images,
+)
+from util.mutual_information import BOUNDS, InformationEstimator
+from util.runs import UserError
+
+
+def gaussian_pairs(nats, n, dim=3, seed=0):
+    """Pairs of standard Gaussians (n, d) that share so many nats: I = -d/2 log(1 - rho^2)."""
+    rng = np.random.default_rng(seed)
+    x, noise = rng.standard_normal((2, n, dim))
+    rho = math.sqrt(1 - math.exp(-2 * nats / dim))
+    return x, rho * x + math.sqrt(1 - rho**2) * noise
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("nats", "tolerance", "steps"), [(2, 0.05, 300), (4, 0.1, 400)])
+def test_information_of_gaussians(nats, tolerance, steps):
+    # tests/benchmarks/information.py prints the whole table, up to 6 nats and 20 dimensions
+    x, z = gaussian_pairs(nats, 20_000)
+    score = mutual_information(x, z, repeats=1, steps=steps, pairs=None)
+    assert score.value == pytest.approx(nats, rel=tolerance)
+    assert score.value < nats + 3 * score.standard_error
+    assert score.n_pairs == 20_000
+    assert score.cap == pytest.approx(math.log(4000))
+
+
+def test_same_seed_same_value_and_scale_free():
+    x, z = gaussian_pairs(1, 500)
+    settings = {"repeats": 2, "steps": 20}
+    first = mutual_information(x, z, **settings)
+    assert first == mutual_information(x, z, **settings)
+    assert first.value != mutual_information(x, z, seed=1, **settings).value
+    # columns are standardised, so scale and origin of a projection do not matter
+    moved = mutual_information(4 * x, 8 * z - 2, **settings)
+    assert moved.value == pytest.approx(first.value, abs=1e-3)
+    raw = mutual_information(x, 8 * z - 2, standardise=False, **settings)
+    assert raw.value != pytest.approx(first.value, abs=1e-3)
+
+
+def test_identical_copy_is_near_the_cap():
+    x = np.random.default_rng(0).normal(size=(1000, 2))
+    score = mutual_information(x, x, repeats=1, steps=400)
+    assert score.cap == pytest.approx(math.log(200))
+    assert score.cap - 0.7 < score.value < score.cap
+    assert any("close to the cap" in line for line in score.report)
+
+
+def test_permuted_codes_tell_nothing():
+    x, z = gaussian_pairs(4, 1000)
+    permuted = np.random.default_rng(1).permutation(z)
+    score = mutual_information(x, permuted)
+    assert abs(score.value) <= 3 * score.standard_error + 1e-9
+    assert abs(score.value) < 0.02
+    assert not any("cap" in line for line in score.report)
+    thesis = mutual_information(x, permuted, mode="thesis", epochs=60, bound="infonce")
+    assert thesis.value > 0.1  # what over-fitting makes of nothing
+    assert any("over-fitting" in line for line in thesis.report)
+
+
+def test_constant_codes_tell_nothing():
+    images = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
+    score = mutual_information(images, np.full((60, 3), 7.5))
+    assert (score.value, score.spread, score.standard_error) == (0, 0, 0)
+    assert "no information" in score.report[0]
+    assert mutual_information(images * 0, np.random.rand(60, 3)).value == 0
+
+
+def test_duplicates_hold_the_information_of_their_groups():
+    # four kinds of cells, each a hundred times: the code can tell log 4 nats at most
+    kind = np.repeat(np.arange(4), 100)
+    images = np.random.default_rng(0).random((4, 3, 8, 8))[kind]
+    codes = np.random.default_rng(1).normal(size=(4, 3))[kind]
+    score = mutual_information(images, codes, repeats=2, steps=100)
+    assert score.value == pytest.approx(math.log(4), abs=0.1)
+    assert score.value < math.log(4) + 3 * score.standard_error + 1e-3
+
+
+def test_the_parts_are_disjoint_and_repeats_report_on_other_pairs():
+    order = np.random.default_rng(0).permutation(103)
+    parts = MINE_metric._parts(order, held_out=True)
+    assert sorted(torch.cat(parts).tolist()) == list(range(103))
+    assert [len(part) for part in parts] == [62, 20, 21]
+    reported = [MINE_metric._parts(np.roll(order, -20 * r), True)[2][:20] for r in range(5)]
+    assert len(set(torch.cat(reported).tolist())) == 100
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_standard_error_is_the_spread_over_samples(bound):
+    """With the best critic of Gaussians, known in closed form, instead of a trained one."""
+    nats, dim = 1.0, 3
+    rho = math.sqrt(1 - math.exp(-2 * nats / dim))
+
+    class BestCritic(nn.Module):
+        def forward(self, x, z):
+            squares = z.square().sum(1)[:, None] + rho**2 * x.square().sum(1)[None]
+            exponent = (squares - 2 * rho * z @ x.T) / (2 * (1 - rho**2))
+            return nats - exponent + z.square().sum(1)[:, None] / 2 + (bound == "nwj")
+
+    estimator = InformationEstimator((dim,), dim, bound, alpha=0.5)
+    estimator.critic = BestCritic()
+    if bound == "interpolated":
+        nn.init.zeros_(estimator.baseline[-1].weight)
+        nn.init.zeros_(estimator.baseline[-1].bias)  # log of the best baseline, which is 1
+    x, z = (torch.from_numpy(v) for v in gaussian_pairs(nats, 150 * 300, dim))
+    estimator.double()
+    values, errors = [], []
+    for rows in torch.arange(len(x)).split(300):
+        values.append(MINE_metric._held_out_bound(estimator, x, z, [rows]))
+        errors.append(MINE_metric._standard_error(estimator, x, z, [rows]))
+    assert np.std(values) == pytest.approx(np.mean(errors), rel=0.2)  # 150 samples: 6 % by chance
+    assert np.mean(values) < nats + 4 * np.std(values) / math.sqrt(150)
+
+
+def test_thesis_mode_is_the_mean_of_the_last_epochs():
+    x, z = gaussian_pairs(2, 300)
+    score = mutual_information(x, z, mode="thesis", epochs=60, batch=100)
+    assert len(score.curves[0]) == 60
+    assert score.value == pytest.approx(np.mean(score.curves[0][-50:]))
+    assert score.cap == pytest.approx(math.log(100 / 0.01))
+    assert math.isnan(score.standard_error) and math.isnan(score.spread)
+    expected = ("interpolated", 0.01, None, False, 5e-4, 200)
+    thesis = MODES["thesis"]
+    assert expected == (
+        *(thesis.bound, thesis.alpha, thesis.image_size),
+        *(thesis.standardise, thesis.learning_rate, thesis.epochs),
+    )
+
+
+def test_thesis_mode_trains_like_a_plain_loop():
+    """Raw pixels and codes, Adam, the mean of each epoch's batches."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (64, 1, 8, 8), dtype=np.uint8)
+    codes = (3 * images.reshape(64, -1)[:, :2] / 255).astype(np.float32)
+    settings = replace(MODES["thesis"], epochs=3, batch=16)
+    x = torch.from_numpy(images / np.float32(255))
+    z = torch.from_numpy(codes)
+    parts = MINE_metric._parts(np.arange(64), held_out=False)
+    result = MINE_metric._repeat(x, z, parts, settings, 5, "cpu")
+
+    torch.manual_seed(5)
+    estimator = InformationEstimator((1, 8, 8), 2, "interpolated", 0.01)
+    optimizer = torch.optim.Adam(estimator.parameters(), lr=5e-4)
+    generator = torch.Generator().manual_seed(5)
+    for value in result.curve:
+        bounds = []
+        for rows in torch.randperm(64, generator=generator).split(16):
+            bound = estimator(x[rows], z[rows])
+            optimizer.zero_grad()
+            (-bound).backward()
+            optimizer.step()
+            bounds.append(bound.item())
+        assert value == pytest.approx(np.mean(bounds), abs=1e-4)
+
+
+def test_training_stops_when_the_held_out_value_stalls(monkeypatch):
+    """The best weights are kept; patience counts the steps since them."""
+    values = [1.0, 3.0, 2.0, 2.5, 4.0, 3.9, 3.8, 3.7]
+    left, weights = iter([*values, 9.0]), []
+
+    def held_out_bound(estimator, *_):
+        weights.append(estimator.critic.h[0].weight.detach().clone())
+        return next(left)
+
+    monkeypatch.setattr(MINE_metric, "_held_out_bound", held_out_bound)
+    x, z = (torch.from_numpy(v).float() for v in gaussian_pairs(1, 100))
+    settings = replace(MODES["held_out"], patience=60, batch=50)
+    estimator = InformationEstimator((3,), 3)
+    rows, generator = torch.arange(100), torch.Generator().manual_seed(0)
+    critic, curve, stalled = MINE_metric._train_until_stalled(
+        estimator, torch.optim.Adam(estimator.parameters()), x, z, rows, rows, settings, generator
+    )
+    assert (curve, stalled) == (values, True)
+    torch.testing.assert_close(critic.critic.h[0].weight, weights[4])
+    assert not torch.equal(weights[4], weights[5])
+
+
+def test_smaller_images_average_pixels():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 2**16, (5, 2, 32, 64), dtype=np.uint16)
+    expected = images.reshape(5, 2, 16, 2, 16, 4).mean(axis=(3, 5)) / 65535
+    np.testing.assert_allclose(smaller_images(images), expected, atol=1e-6)
+    small = rng.random((5, 1, 9, 12))
+    np.testing.assert_allclose(smaller_images(small), small, atol=1e-6)
+    low, high = np.array([100, 200]), np.array([1100, 60_000])
+    expected = ((images - low[:, None, None]) / (high - low)[:, None, None]).clip(0, 1)
+    np.testing.assert_allclose(smaller_images(images, 64, low, high), expected, atol=1e-6)
+
+
+def test_images_give_the_same_reduced_before_or_inside():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (200, 3, 40, 24), dtype=np.uint8)
+    codes = images[:, :, :20].mean(axis=(2, 3))
+    settings = {"repeats": 1, "steps": 20}
+    inside = mutual_information(images, codes, **settings)
+    assert mutual_information(smaller_images(images), codes, **settings) == inside
+    pixels = mutual_information(images, codes, image_size=None, **settings)
+    assert pixels.value != inside.value
+
+
+def test_a_sample_of_the_pairs_is_named():
+    x, z = gaussian_pairs(1, 300)
+    score = mutual_information(x, z, pairs=100, repeats=1, steps=20, context="VAE: ")
+    assert score.n_pairs == 100
+    assert score.report[0] == "VAE: 100 of 300 pairs, drawn at random"
+
+
+IMAGES = np.zeros((60, 1, 4, 4), np.uint8)
+CODES = np.ones((60, 2))
+
+
+@pytest.mark.parametrize(
+    ("images", "codes", "settings", "message"),
+    [
+        (IMAGES[:3], CODES[:3], {}, "3 pairs of image and code: at least 50"),
+        (IMAGES, np.where(np.eye(60, 2), np.nan, CODES), {}, "2 rows with NaN .*first in row 0"),
+        (IMAGES, CODES[:50], {}, "60 images for 50 codes"),
+        (IMAGES, CODES[:, 0], {}, r"codes are a float64 array of shape \(60,\)"),
+        (IMAGES[:, 0], CODES, {}, r"images are an array of shape \(60, 4, 4\)"),
+        (IMAGES + 2.0, CODES, {}, "from 2 to 2, not 0..1: give low and high"),
+        (IMAGES + np.nan, CODES, {"low": 0, "high": 1}, "NaN or infinite pixels"),
+        (IMAGES, CODES, {"low": 0}, "give both or neither"),
+        (IMAGES, CODES, {"low": 1, "high": 1}, "must be above low"),
+        (IMAGES, CODES, {"low": [0, 0], "high": [1, 1]}, "values for 1 channels"),
+        (IMAGES.astype(int), CODES, {}, "int64: give low and high"),
+        (IMAGES, CODES, {"mode": "best"}, "choose one of held_out, thesis"),
+        (IMAGES, CODES, {"bound": "mine"}, "choose one of infonce, nwj"),
+        (IMAGES, CODES, {"depth": 3}, "'depth' is no setting"),
+        (IMAGES, CODES, {"repeats": 0}, "repeats = 0: at least 1"),
+        (IMAGES, CODES, {"steps": 10}, "steps = 10: at least 20"),
+        (IMAGES, CODES, {"alpha": 0.0}, "alpha = 0.0: above 0"),
+        (IMAGES, CODES, {"pairs": 10}, "pairs = 10: at least 50"),
+    ],
+)
+def test_mistakes_are_one_line(images, codes, settings, message):
+    with pytest.raises(UserError, match=message) as error:
+        mutual_information(images, codes, **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_encoder_information_of_gaussians():
+    """Means N(0, s^2), noise variance v: q(z) is N(0, s^2 + v), I = d/2 log(1 + s^2 / v)."""
+    spread, variance = 1.3, 0.1
+    mean = spread * np.random.default_rng(0).normal(size=(4000, 3))
+    logvar = np.full(mean.shape, math.log(variance))
+    truth = 1.5 * math.log(1 + spread**2 / variance)
+    score = analytic_information(mean, logvar, sample=1000)
+    # the mixture of 4,000 cells is about exp(I) / N below the population's
+    assert score.value == pytest.approx(truth, abs=3 * score.standard_error)
+    assert score.standard_error < 0.05
+    whole = analytic_information(mean, logvar, sample=None, draws=4, seed=1)
+    assert whole.standard_error < score.standard_error / 3
+    assert score.value == pytest.approx(whole.value, abs=3 * score.standard_error)
+    rate = (mean**2 + variance - 1 - logvar).sum(1).mean() / 2
+    assert score.mean_kl == pytest.approx(rate)
+    assert score.mean_kl - score.marginal_kl == pytest.approx(score.value)
+    # blocks and the number of drawn cells change nothing but rounding
+    small = analytic_information(mean, logvar, sample=50, block=10_000)
+    assert small.value == pytest.approx(analytic_information(mean, logvar, sample=50).value)
+
+
+def test_encoder_information_against_a_slow_mixture():
+    rng = np.random.default_rng(0)
+    mean, logvar = rng.normal(size=(2, 40, 2))
+    score = analytic_information(mean, logvar, sample=None, seed=3)
+    rng = np.random.default_rng(3)
+    rows, noise = rng.choice(40, 40, replace=False), rng.standard_normal((40, 1, 2))[:, 0]
+    total = 0.0
+    for row, e in zip(rows, noise, strict=True):
+        z = mean[row] + np.exp(logvar[row] / 2) * e
+        density = np.exp(-((z - mean) ** 2) / np.exp(logvar) / 2 - logvar / 2).prod(1)
+        total += math.log(density[row] / density.mean())
+    assert score.value == pytest.approx(total / 40, rel=1e-5)
+
+
+def test_encoder_information_at_its_ends():
+    mean = np.full((500, 3), 5.0)
+    same = analytic_information(mean, np.full((500, 3), -6.0))
+    assert same.value == pytest.approx(0, abs=1e-12)
+    assert same.marginal_kl == pytest.approx(same.mean_kl)
+    apart = analytic_information(1e3 * np.arange(500)[:, None] + np.zeros(3), mean * 0)
+    assert apart.value == pytest.approx(math.log(500)) == apart.cap
+    assert apart.standard_error == pytest.approx(0, abs=1e-6)
+
+
+def test_encoder_information_error_covers_its_spread():
+    mean, logvar = np.random.default_rng(0).normal(size=(2, 600, 2))
+    for settings in ({"sample": 100}, {"sample": 450, "draws": 2}):
+        scores = [analytic_information(mean, logvar, seed=s, **settings) for s in range(40)]
+        spread = np.std([score.value for score in scores], ddof=1)
+        assert spread == pytest.approx(np.mean([s.standard_error for s in scores]), rel=0.35)
+
+
+@pytest.mark.parametrize(
+    ("mean", "logvar", "settings", "message"),
+    [
+        (CODES, CODES[:5], {}, r"mean .*\(60, 2\) and logvar .*\(5, 2\)"),
+        (CODES, CODES * np.nan, {}, "logvar: 60 rows with NaN"),
+        (CODES[:1], CODES[:1], {}, "cells = 1: at least 2"),
+        (CODES, CODES, {"sample": 1}, "sample = 1: at least 2"),
+        (CODES, CODES, {"draws": 0}, "draws = 0: at least 1"),
+    ],
+)
+def test_mistakes_about_the_encoder(mean, logvar, settings, message):
+    with pytest.raises(UserError, match=message):
+        analytic_information(mean, logvar, **settings)
