@@ -26,6 +26,7 @@ once): compare projections at the same number of cells, and mind the report wher
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from itertools import count, islice
@@ -35,6 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from quantitative_metrics.classifier_metric import _one_thread
 from util.mutual_information import BOUNDS, Bound, InformationEstimator
 from util.runs import UserError
 
@@ -332,10 +334,15 @@ def _estimate(
     else:
         # the parts move round, so up to five repeats report on different pairs
         shift = len(order) // max(settings.repeats, round(1 / PARTS[2]))
-        results = []
-        for repeat, seed in enumerate(seeds):
-            parts = _parts(np.roll(order, -shift * repeat), settings.held_out)
-            results.append(_repeat(x, z, parts, settings, int(seed), device))
+        parts = [
+            _parts(np.roll(order, -shift * repeat), settings.held_out)
+            for repeat in range(settings.repeats)
+        ]
+        with nullcontext() if _sees_all_pixels(x, settings) else _one_thread():
+            results = [
+                _repeat(x, z, part, settings, int(seed), device)
+                for part, seed in zip(parts, seeds, strict=True)
+            ]
         notes += _remarks(results, settings)
     values = np.array([result.value for result in results])
     errors = np.array([result.error for result in results])
@@ -370,6 +377,11 @@ class _Result:
     epochs: float
     curve: list[float]
     stalled: bool = True
+
+
+def _sees_all_pixels(x: Tensor, settings: InformationSettings) -> bool:
+    """Whether the critic is the thesis's; its wide layers find nothing more in averaged images."""
+    return x.ndim == 4 and settings.image_size is None
 
 
 def _parts(order: np.ndarray, held_out: bool) -> list[Tensor]:
@@ -422,8 +434,7 @@ def _repeat(
         z = _standardised(z, parts[0])
         x = _standardised(x, parts[0]) if x.ndim == 2 else x
     x, z, parts = x.to(device), z.to(device), [part.to(device) for part in parts]
-    # The thesis's wide layers are for whole images; for averaged ones they find nothing more.
-    image_shape = x.shape[1:] if settings.image_size is None else (x[0].numel(),)
+    image_shape = x.shape[1:] if _sees_all_pixels(x, settings) else (x[0].numel(),)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         estimator = InformationEstimator(

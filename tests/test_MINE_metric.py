@@ -35,7 +35,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(("nats", "tolerance", "steps"), [(2, 0.05, 300), (4, 0.1, 400)])
+@pytest.mark.parametrize(("nats", "tolerance", "steps"), [(2, 0.05, 240), (4, 0.1, 300)])
 def test_information_of_gaussians(nats, tolerance, steps):
     # tests/benchmarks/information.py prints the whole table, up to 6 nats and 20 dimensions
     x, z = gaussian_pairs(nats, 20_000)
@@ -70,11 +70,11 @@ def test_identical_copy_is_near_the_cap():
 def test_permuted_codes_tell_nothing():
     x, z = gaussian_pairs(4, 1000)
     permuted = np.random.default_rng(1).permutation(z)
-    score = mutual_information(x, permuted)
+    score = mutual_information(x, permuted, repeats=2, patience=100)
     assert abs(score.value) <= 3 * score.standard_error + 1e-9
     assert abs(score.value) < 0.02
     assert not any("cap" in line for line in score.report)
-    thesis = mutual_information(x, permuted, mode="thesis", epochs=60, bound="infonce")
+    thesis = mutual_information(x, permuted, mode="thesis", epochs=50, bound="infonce")
     assert thesis.value > 0.1  # what over-fitting makes of nothing
     assert any("over-fitting" in line for line in thesis.report)
 

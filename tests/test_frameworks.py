@@ -16,13 +16,15 @@ from util.runs import UserError, load_checkpoint
 
 # Small enough for seconds, large enough for every stage.
 SMALL = ["--simulated-cells", 80, "--image-size", 32, "--base", 4, "--learning-rate", 1e-3]
-QUICK = [*SMALL, "--features", "none"]
+FAST_METRICS = ("neighbours", "classifier", "backbone", "axes")  # no critic to train
+QUICK = [*SMALL, "--features", "none", "--metrics", *FAST_METRICS]
 
 
 def small(**changes):
     """SMALL and QUICK as settings, for runs within this process."""
     values = {"simulated_cells": 80, "image_size": 32, "base": 4, "features": "none", "epochs": 1}
-    return dataclasses.replace(VAE_framework.SETTINGS, **(values | {"device": "cpu"} | changes))
+    values |= {"metrics": FAST_METRICS, "device": "cpu"}
+    return dataclasses.replace(VAE_framework.SETTINGS, **(values | changes))
 
 
 def small_infomax(**changes):
@@ -42,7 +44,8 @@ def test_whole_run_twice(run_script, tmp_path):
     for name in (
         "settings.json log.jsonl checkpoint.pt best.pt latents.csv scores.csv local_quality.csv "
         "losses.png reconstructions.png samples.png scores.png accuracy.png latent_space.html "
-        "report.html projections_GT_label.png"
+        "report.html projections_GT_label.png backbones.png backbones.html co_ranking_pixels.png "
+        "local_quality_features.png local_quality.png ordered_distance.png"
     ).split():
         assert (folder / name).stat().st_size > 0, name
     assert str(folder.relative_to(tmp_path) / "report.html") in first.stdout
@@ -58,7 +61,10 @@ def test_whole_run_twice(run_script, tmp_path):
     assert curves.groupby(["projection", "reference"])["k"].max().eq(39).all()  # below N / 2
     assert set(curves["projection"]) == {"VAE", "UMAP", "TSNE"}
     assert set(curves["reference"]) == {"pixels", "features"}
-    assert {"accuracy", "balanced_accuracy", "m1", "spearman[GT_Shape]"} <= set(scores["metric"])
+    named = "accuracy balanced_accuracy m1 backbone_spearman mutual_information spearman[GT_Shape]"
+    assert set(named.split()) <= set(scores["metric"])
+    by_encoder = scores[scores["metric"] == "analytic_information"]
+    assert by_encoder["projection"].tolist() == ["VAE"]
     settings = json.loads((folder / "settings.json").read_text())
     assert settings["settings"]["simulated_cells"] == 80 and "torch" in settings["versions"]
     assert settings["data"]["padding"] == "zero"

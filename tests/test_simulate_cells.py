@@ -1,31 +1,31 @@
 """The simulated BBBC031 population: law against real rows, pictures against a real field."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from scipy import ndimage, stats
-from scipy.interpolate import CubicSpline, RegularGridInterpolator
-from skimage import draw, io, measure
+from skimage import io, measure
 
-from util import simulate_cells
+from util.rendering import crop_cells
 from util.runs import UserError
 from util.simulate_cells import (
     BBBC031_CLASS_SIZES,
     BBBC031_CORNERS,
+    BBBC031_WELLS,
     TILE,
+    Settings,
     bbbc031_appearance,
     bbbc031_positions,
     class_sizes,
-    closed_spline,
-    clouds,
-    crop_cells,
     distance_to_initial_state,
-    fill_outlines,
-    random_outlines,
+    main,
     render_cells,
     simulate_bbbc031,
+    write_bbbc031_raw,
 )
 
 BBBC031 = Path(__file__).parents[2] / "shared" / "data" / "bbbc031"
@@ -242,65 +242,6 @@ def test_same_seed_same_bytes():
 # --------------------------------------------------------------------------------------- renderer
 
 
-def test_spline_is_the_periodic_spline_of_scipy():
-    points = np.random.default_rng(0).normal(size=(5, 7, 2))
-    sampled = closed_spline(points, 6)
-    for polygon, curve in zip(points, sampled, strict=True):
-        closed = np.vstack([polygon, polygon[:1]])
-        knots = np.r_[0, np.cumsum(np.linalg.norm(np.diff(closed, axis=0), axis=1) ** 0.5)]
-        at = (knots[:-1, None] + np.diff(knots)[:, None] * np.arange(6) / 6).ravel()
-        expected = CubicSpline(knots, closed, bc_type="periodic")(at)
-        np.testing.assert_allclose(curve, expected, atol=1e-10)
-
-
-def test_outline_without_irregularity_is_a_circle():
-    outline = random_outlines(np.zeros(2), np.random.default_rng(0))
-    np.testing.assert_allclose(np.linalg.norm(outline, axis=2), 1, atol=2e-3)
-    # The spline of 10 points is no exact circle; its area shows a wrong order or scale of them.
-    y, x = outline[0].T
-    area = 0.5 * np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))
-    assert area == pytest.approx(np.pi, rel=0.005)
-
-
-def test_polygons_are_filled_as_by_skimage():
-    rng = np.random.default_rng(1)
-    angles = np.sort(rng.uniform(0, 2 * np.pi, (20, 15)), axis=1)
-    radii = rng.uniform(5, 30, (20, 15))  # some reach beyond the mask of 41 px
-    polygons = radii[..., None] * np.stack([np.sin(angles), np.cos(angles)], axis=-1)
-    filled = fill_outlines(polygons, 41)
-    for polygon, mask in zip(polygons, filled, strict=True):
-        np.testing.assert_array_equal(mask, draw.polygon2mask((41, 41), polygon + 20))
-
-
-def test_a_curve_around_twice_leaves_no_hole():
-    t = np.linspace(0, 2 * np.pi, 400, endpoint=False)
-    radius = 8 - 5 * np.cos(t)  # a limacon's two windings: radius 3..13
-    curve = radius[:, None] * np.stack([np.sin(2 * t), np.cos(2 * t)], axis=1)
-    mask = fill_outlines(curve[None], 31)[0]
-    assert mask[15, 15]
-    np.testing.assert_array_equal(mask, ndimage.binary_fill_holes(mask))
-    even_odd = draw.polygon2mask((31, 31), curve + 15)
-    assert mask.sum() > even_odd.sum()
-
-
-def test_first_octave_of_a_cloud_is_bilinear():
-    (cloud,) = clouds(1, octaves=4, persistence=0.0, size=25, rng=np.random.default_rng(2))
-    nodes = np.arange(0, 25, 8)
-    bilinear = RegularGridInterpolator((nodes, nodes), cloud[::8, ::8])
-    grid = np.stack(np.meshgrid(np.arange(25), np.arange(25), indexing="ij"), axis=-1)
-    np.testing.assert_allclose(cloud, bilinear(grid), atol=1e-5)
-
-
-def test_clouds_span_their_range_and_fall_off_with_distance():
-    cloud = clouds(50, octaves=6, persistence=0.9, size=97, rng=np.random.default_rng(3))
-    assert cloud.shape == (50, 97, 97)
-    np.testing.assert_allclose(cloud.min(axis=(1, 2)), simulate_cells.DARKEST, atol=1e-6)
-    np.testing.assert_allclose(cloud.max(axis=(1, 2)), 1, atol=1e-6)
-    everywhere = np.ones((97, 97), bool)
-    correlation = [np.mean([autocorrelation(c, everywhere, lag) for c in cloud]) for lag in LAGS]
-    assert np.all(np.diff(correlation) < -0.05)
-
-
 def test_tiles_hold_a_textured_cell_around_its_blue_nucleus():
     colours = np.tile([0.8, 0.4, 0.2], (30, 1))
     image, cell, nucleus = render_cells(colours, np.linspace(0, 0.5, 30), np.random.default_rng(0))
@@ -426,3 +367,201 @@ def test_solidity_falls_with_shape_as_in_the_real_field(real_and_simulated):
     assert len(real) == 3 and np.all(np.diff(simulated) < -0.01)
     error = by_shape[0].sem().to_numpy()
     assert np.all(np.abs(real - simulated) < 3 * error + 0.003)
+
+
+# ---------------------------------------------------------------------------------------- raw set
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Two fields, a tenth of whose cells CellProfiler misses."""
+    out = tmp_path_factory.mktemp("raw") / "BBBC031"
+    write_bbbc031_raw(out, 2, seed=7, missed=0.1)
+    return out
+
+
+def fields_of(raw):
+    """Name, picture, cytoplasm, nuclei and truth of each field."""
+    truth = pd.read_csv(raw / "truth.csv")
+    for name, cells in truth.groupby("ImageName"):
+        field = io.imread(raw / "BBBC031_v1_dataset" / "Images" / f"{name}_CELLMASK.png")
+        masks = (
+            tifffile.imread(raw / "BBBC031_v1_dataset" / "Masks" / f"{name}_{kind}.tiff")
+            for kind in ("CELLMASK", "NUCLMASK")
+        )
+        yield name, field, *masks, cells
+
+
+def test_raw_files_lie_where_those_of_the_download_do(raw):
+    names = [f"ProcessPlateSparse_w{well}_s01_z1_t1" for well in ("A01", "A02")]
+    dataset = raw / "BBBC031_v1_dataset"
+    images = sorted(path.name for path in (dataset / "Images").iterdir())
+    assert images == [f"{name}_CELLMASK.png" for name in names]
+    masks = sorted(path.name for path in (dataset / "Masks").iterdir())
+    assert masks == [f"{name}_{kind}MASK.tiff" for name in names for kind in ("CELL", "NUCL")]
+    crops = raw / "CellProfiler_Outputs" / "SingleWholeCellCroppedImages"
+    folders = sorted(str(path.relative_to(crops)) for path in crops.glob("*/*"))
+    colours = ("Blue", "Green", "Red")
+    assert folders == [f"CroppedImages_{c}/{well}_01" for c in colours for well in ("A01", "A02")]
+
+
+def test_masks_are_the_cytoplasm_and_the_nuclei_of_forty_cells_apart(raw):
+    for _, field, cytoplasm, nuclei, cells in fields_of(raw):
+        assert field.shape == (950, 950, 3) and field.dtype == np.uint8
+        assert {*np.unique(cytoplasm), *np.unique(nuclei)} == {0, 255}
+        assert not (cytoplasm & nuclei).any()
+        np.testing.assert_array_equal(field.any(axis=2), (cytoplasm | nuclei) > 0)
+        labels, n = ndimage.label(field.any(axis=2), np.ones((3, 3)))
+        assert n == len(cells) == 40
+        assert not (labels[[0, -1]].any() or labels[:, [0, -1]].any())
+        # A cell of the table in each, at its nucleus; the table counts from one.
+        at = labels[cells["LocationY"] - 1, cells["LocationX"] - 1]
+        assert sorted(at) == list(range(1, 41))
+        assert (nuclei[cells["LocationY"] - 1, cells["LocationX"] - 1] == 255).all()
+        centres = ndimage.center_of_mass(nuclei, labels, at)
+        location = cells[["LocationY", "LocationX"]].to_numpy() - 1
+        assert np.abs(centres - location).max() < 1.5
+
+
+def test_colours_of_the_fields_obey_the_law(raw):
+    for _, field, cytoplasm, _, cells in fields_of(raw):
+        labels, _ = ndimage.label(field.any(axis=2), np.ones((3, 3)))
+        at = labels[cells["LocationY"] - 1, cells["LocationX"] - 1]
+        inside = np.where(cytoplasm > 0, labels, 0)
+        mean = np.stack([ndimage.mean(field[..., c], inside, at) for c in range(3)], axis=1)
+        expected = cells[["ColorParamsR", "ColorParamsG", "ColorParamsB"]].to_numpy()
+        texture = mean / 255 @ [1, 1, 1] / expected.sum(axis=1)  # its mean is 0.60, 0.52-0.69
+        assert (np.abs(texture - 0.6) < 0.12).all()
+        np.testing.assert_allclose(mean / 255 / texture[:, None], expected, atol=0.01)
+
+
+def test_truth_links_each_cell_with_its_crop(raw):
+    crops = raw / "CellProfiler_Outputs" / "SingleWholeCellCroppedImages"
+    missed = 0
+    for name, field, _, _, cells in fields_of(raw):
+        folder = name[20:23] + "_01"
+        labels, _ = ndimage.label(field.any(axis=2), np.ones((3, 3)))
+        boxes = ndimage.find_objects(labels)
+        found = cells.dropna()
+        missed += len(cells) - len(found)
+        files = crops / "CroppedImages_Red" / folder
+        assert {path.name for path in files.iterdir()} == {
+            f"SplitCellBodies_{n}.png" for n in range(1, len(found) + 1)
+        }
+        for row in found.itertuples():
+            label = labels[row.LocationY - 1, row.LocationX - 1]
+            alone = np.where((labels == label)[..., None], field, 0)[boxes[label - 1]]
+            for c, colour in enumerate(("Red", "Green", "Blue")):
+                file = f"CroppedImages_{colour}/{folder}/SplitCellBodies_{row.ObjectNumber:.0f}.png"
+                np.testing.assert_array_equal(io.imread(crops / file), alone[..., c])
+            rows, columns = np.nonzero(alone.any(axis=2))
+            corner = (boxes[label - 1][0].start, boxes[label - 1][1].start)
+            centre = (rows.mean() + corner[0], columns.mean() + corner[1])
+            assert (row.AreaShape_Center_Y, row.AreaShape_Center_X) == pytest.approx(centre)
+        assert (found["ObjectNumber"] != found["CellIdx"]).sum() > 30
+    assert 2 <= missed <= 18  # of 80, one in ten
+
+
+def test_spreadsheet_lists_the_objects_of_the_truth(raw):
+    path = raw / "CellProfiler_Outputs" / "Quantitative_Outputs"
+    path /= "200515_Horvath_Simple_AnalysisSplitCellBodies.csv"
+    table, truth = pd.read_csv(path), pd.read_csv(raw / "truth.csv").dropna()
+    keys = ["ImageNumber", "ObjectNumber"]
+    assert table[keys].equals(table[keys].sort_values(keys)) and len(table) == len(truth)
+    both = table.merge(truth, on=keys, suffixes=("", "_truth"), validate="one_to_one")
+    for axis in "XY":
+        column = f"AreaShape_Center_{axis}"
+        np.testing.assert_allclose(both[column], both[f"{column}_truth"], atol=1e-6)
+    well = both["ImageName"].str[20:23]
+    assert (both["Metadata_Well"] == well).all() and (both["Metadata_Site"] == 1).all()
+
+
+@needs_shared_data
+def test_tables_are_written_as_the_real_ones(raw):
+    ours = (raw / "BBBC031_v1_DatasetGroundTruth.csv").read_text().splitlines()
+    real = GROUND_TRUTH.read_text().splitlines()
+    assert ours[0] == real[0] and len(ours) == 81
+
+    def shape_of(line):
+        return re.sub(r"\d+", "0", re.sub(r"\.\d{6}", ".6", line.split(";", 1)[1]))
+
+    assert {shape_of(line) for line in ours[1:]} == {shape_of(line) for line in real[1:]}
+    name = "Quantitative_Outputs/200515_Horvath_Simple_AnalysisSplitCellBodies.csv"
+    header = pd.read_csv(BBBC031 / "cellprofiler_style" / name, nrows=1).columns
+    written = pd.read_csv(raw / "CellProfiler_Outputs" / name, nrows=1).columns
+    assert set(header) <= set(written)
+    assert list(written[:4]) == list(header[:4])
+    assert list(written[4:]) == sorted(written[4:])
+
+
+@needs_shared_data
+def test_wells_hold_the_processes_of_the_real_ones():
+    real = pd.read_csv(CODES)
+    counts = pd.crosstab(real["Well"], real["GT_label"])
+    assert list(counts.index) == sorted(BBBC031_WELLS)
+    for well, row in counts.iterrows():
+        assert str(row.idxmax()) == BBBC031_WELLS[well][0]
+        assert {str(process) for process in row.index[row > 0]} == set(BBBC031_WELLS[well])
+
+
+def test_fewer_fields_are_the_same_ones(raw, tmp_path):
+    write_bbbc031_raw(tmp_path / "one", 1, seed=7, missed=0.1)
+    write_bbbc031_raw(tmp_path / "other", 1, seed=8, missed=0.1)
+    files = [path for path in (tmp_path / "one").rglob("*") if path.suffix in (".png", ".tiff")]
+    assert len(files) > 90
+    for file in files:
+        assert file.read_bytes() == (raw / file.relative_to(tmp_path / "one")).read_bytes()
+    other = tmp_path / "other" / "truth.csv"
+    assert other.read_bytes() != (tmp_path / "one" / "truth.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"n_fields": 0}, "n_fields = 0"),
+        ({"n_fields": 217}, "n_fields = 217"),
+        ({"n_fields": 1, "missed": 1.5}, "missed = 1.5"),
+        ({"n_fields": 1, "seed": -1}, "seed = -1"),
+    ],
+)
+def test_bad_arguments_of_the_raw_set_leave_nothing(tmp_path, arguments, named):
+    with pytest.raises(UserError, match=named):
+        write_bbbc031_raw(tmp_path / "raw", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+# ----------------------------------------------------------------------------------- command line
+
+
+def test_main_writes_every_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = {
+        "bbbc031": "BBBC031",
+        "horvath": "Horvath",
+        "chaffer": "Chaffer",
+        "dsprites": "dSprites",
+    }
+    for dataset, folder in folders.items():
+        out = main(Settings(dataset=dataset, cells=25, progress=False))
+        assert out == Path("DataSets/raw") / folder
+        if dataset != "dsprites":
+            n_cells = len(pd.read_csv(out / "truth.csv"))
+            assert n_cells == (40 if dataset == "bbbc031" else 25)  # whole fields of BBBC031
+    assert sorted(path.name for path in Path("DataSets/raw").iterdir()) == sorted(folders.values())
+
+
+def test_command_line_never_writes_over_a_set(tmp_path, run_script):
+    taken = tmp_path / "DataSets" / "raw" / "BBBC031" / "mine.txt"
+    taken.parent.mkdir(parents=True)
+    taken.write_text("mine")
+    done = run_script("util/simulate_cells.py", "--cells", 40, check=False)
+    assert done.returncode == 2 and "is there already" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [taken]
+
+
+@pytest.mark.parametrize("options", [{"cells": 0}, {"cells": 8641}, {"missed": -1.0}])
+def test_bad_settings_are_named(tmp_path, options):
+    with pytest.raises(UserError, match="|".join(options)):
+        main(Settings(out=tmp_path / "raw", progress=False, **options))
+    assert not list(tmp_path.iterdir())

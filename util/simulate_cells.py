@@ -1,46 +1,118 @@
-"""Synthetic cells with full ground truth: the population of BBBC031v1, drawn from its own law.
+"""Synthetic data sets with full ground truth, in the raw layouts of the real ones.
+
+Edit SETTINGS below, or give them on the command line, and run
+
+    python util/simulate_cells.py                                      # BBBC031, 8,640 cells
+    python util/simulate_cells.py --dataset horvath --cells 3000 --out DataSets/raw/Horvath
+    python util/simulate_cells.py --dataset chaffer
+    python util/simulate_cells.py --dataset dsprites
+
+The folder appears whole or not at all; its truth.csv, which no real set has, links each cell of the
+ground truth with CellProfiler's object. `simulate_horvath`, `simulate_chaffer` and `dsprites` say
+how their cells look; the BBBC031 population is here, drawn from its own law.
 
 BBBC031v1 (Broad Bioimage Benchmark Collection, CC BY 3.0) holds 8,640 synthetic cells that change
 continuously along six processes. Every cell is a point (x, y) of the unit square, the "regression
 plane"; the point alone decides the colour of the cytoplasm and how jagged the outline is
 (`bbbc031_appearance`), all else is chance. From the green, jagged extreme (0, 0) to the red, round
 one (1, 1), process 1..6 runs along a broken line with its corner at (e, 1 - e); process 7 fills the
-square.
-
-The pictures follow SIMCEP (Lehmussola et al. 2007, IEEE Trans. Med. Imaging 26:1010): an outline is
-a closed cubic spline through the jittered points of a circle, a texture is a cloud of octaves of
-interpolated noise. The constants below were fitted to the 40 cells of one real field (well A03,
-site 8), of which `tests/test_simulate_cells.py` keeps the figures.
+square. The constants of the pictures were fitted to the 40 cells of one real field (well A03, site
+8), of which `tests/test_simulate_cells.py` keeps the figures.
 
 The population (`draw_bbbc031_population`) and the renderer (`render_cells`) know nothing of each
-other; `simulate_bbbc031` joins them into single-cell crops and their table.
+other; `simulate_bbbc031` joins them into single-cell crops and their table, `write_bbbc031_raw`
+into the fields, masks and tables of the download with CellProfiler's outputs.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
+import tifffile
+from tqdm import tqdm
 
-from util.runs import UserError
+from util.dsprites import write_dsprites_raw
+from util.rendering import (
+    COARSEST_NODES,
+    CellTiles,
+    clouds,
+    crop_cells,
+    fill_outlines,
+    random_outlines,
+)
+from util.runs import UserError, parse_options, run_script
+from util.simulate_chaffer import write_chaffer_raw
+from util.simulate_horvath import write_horvath_raw
+from util.simulated_sets import (
+    MISSED,
+    CellProfilerOutputs,
+    Field,
+    check_seed,
+    check_share,
+    compose_field,
+    is_integer,
+    new_folder,
+    save_png,
+    share_out,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to simulate and how much of it."""
+
+    dataset: Literal["bbbc031", "horvath", "chaffer", "dsprites"] = "bbbc031"
+    """Which of the real sets to imitate."""
+    out: Path | None = None
+    """Folder to write, which must not hold anything yet; None for DataSets/raw/ with the name of
+    the set."""
+    cells: int | None = None
+    """How many cells; None for 8,640 of BBBC031, 12,250 of Horvath, 5,400 of Chaffer, and all
+    737,280 of dSprites. BBBC031 is rounded up to whole fields of 40."""
+    seed: int = 0
+    """Of all that is random."""
+    missed: float = MISSED
+    """Share of cells that CellProfiler does not find, 0 to 1, in BBBC031 and Horvath."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+SETTINGS = Settings()
+RAW_FOLDERS = {
+    "bbbc031": "BBBC031",
+    "horvath": "Horvath",
+    "chaffer": "Chaffer",
+    "dsprites": "dSprites",
+}
 
 # Cells of process 1..7 that CellProfiler found among the 8,640 of the real set.
 BBBC031_CLASS_SIZES = {1: 1018, 2: 1204, 3: 796, 4: 987, 5: 734, 6: 432, 7: 2216}
 # Process p of 1..6 turns at (e, 1 - e) of the regression plane.
 BBBC031_CORNERS = {1: 0.05, 2: 0.15, 3: 0.45, 4: 0.55, 5: 0.85, 6: 0.95}
 
+# A field holds one process in the main and three others beside it: main process first.
+BBBC031_WELLS = dict(
+    item.split(":")
+    for item in (
+        "A01:4356 A02:7135 A03:7135 A04:7245 A05:7123 A06:7134 B01:7345 B02:2145 "
+        "B03:7234 B04:7235 B05:1456 B06:7145 C01:2136 C02:1346 C03:4126 C04:3456 "
+        "C05:6134 C06:1256 D01:3245 D02:5134 D03:2146 D04:5124 D05:4236 D06:2456"
+    ).split()
+)
+MAIN_SHARE = 0.8  # of the main process in a field
+BBBC031_SITES = 9  # fields of a well
+FIELD_SIDE, CELLS_PER_FIELD = 950, 40
+SPREADSHEET = "200515_Horvath_Simple_AnalysisSplitCellBodies.csv"
+
 CELL_RADIUS = 30.0  # px, of the circle that is jittered
 NUCLEUS_RADIUS = 10.0  # px
 NUCLEUS_IRREGULARITY = 0.1  # what Shape is to the outline of the cell; areas 288-336 px
-CONTROL_POINTS = 10  # on the circle
-POINTS_PER_SPAN = 24  # of the spline between two control points; below 3 px apart
-
-COARSEST_NODES = 4  # of the lattice of a cloud's first octave, a side
 CELL_OCTAVES, CELL_PERSISTENCE = 6, 0.9
 NUCLEUS_OCTAVES, NUCLEUS_PERSISTENCE, NUCLEUS_WINDOW = 5, 0.5, 31
-DARKEST = 0.2  # a cloud spans DARKEST..1, so that no pixel of a cell is as black as the background
-
 TILE = (COARSEST_NODES - 1) * 2 ** (CELL_OCTAVES - 1) + 1  # 97 px; its middle pixel is the nucleus
 CELLS_PER_BATCH = 128  # about 40 MB of working memory
 
@@ -66,8 +138,7 @@ def simulate_bbbc031(
     Raises:
         UserError: `n_cells`, `seed` or `processes` is out of range.
     """
-    if not _is_integer(seed) or seed < 0:
-        raise UserError(f"seed = {seed!r}: an integer of 0 or more is needed")
+    check_seed(seed)
     rng = np.random.default_rng(seed)
     table = draw_bbbc031_population(class_sizes(n_cells, processes), rng)
     colours = table[["GT_colorR", "GT_colorG", "GT_colorB"]].to_numpy()
@@ -98,21 +169,10 @@ def class_sizes(n_cells: int, processes: Sequence[int] | None = None) -> dict[in
     Raises:
         UserError: `n_cells` or `processes` is out of range.
     """
-    if not _is_integer(n_cells) or n_cells < 1:
-        raise UserError(f"n_cells = {n_cells!r}: an integer of 1 or more is needed")
     chosen = sorted(BBBC031_CLASS_SIZES if processes is None else processes)
     if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(BBBC031_CLASS_SIZES):
         raise UserError(f"processes = {processes!r}: distinct numbers of 1 to 7 are needed")
-    real = np.array([BBBC031_CLASS_SIZES[process] for process in chosen])
-    quotas = n_cells * real / real.sum()
-    sizes = np.floor(quotas).astype(int)
-    most_short = np.argsort(sizes - quotas, kind="stable")[: n_cells - sizes.sum()]
-    sizes[most_short] += 1
-    if n_cells >= len(chosen):
-        empty = sizes == 0
-        sizes[np.argmax(sizes)] -= empty.sum()
-        sizes[empty] = 1
-    return dict(zip(chosen, sizes.tolist(), strict=True))
+    return share_out(n_cells, {process: BBBC031_CLASS_SIZES[process] for process in chosen})
 
 
 def draw_bbbc031_population(sizes: dict[int, int], rng: np.random.Generator) -> pd.DataFrame:
@@ -220,19 +280,7 @@ def distance_to_initial_state(
     return distance / farthest, np.where(red, "red", "green")
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
 # --------------------------------------------------------------------------------------- renderer
-
-
-class CellTiles(NamedTuple):
-    """Rendered cells, each alone on a tile whose middle pixel is the centre of its nucleus."""
-
-    image: np.ndarray  # uint8 (N, TILE, TILE, 3), 0 outside the cell
-    cell: np.ndarray  # bool (N, TILE, TILE), nucleus included
-    nucleus: np.ndarray  # bool (N, TILE, TILE)
 
 
 def render_cells(
@@ -267,162 +315,150 @@ def render_cells(
     return CellTiles(np.rint(255 * image).astype(np.uint8), cell, nucleus)
 
 
-def crop_cells(tiles: CellTiles) -> Iterator[np.ndarray]:
-    """Tight bounding-box crops of the cells of a batch, as CellProfiler would save them.
+# ---------------------------------------------------------------------------------------- raw set
 
-    A crop holds what is 8-connected to the nucleus and is 0 elsewhere.
+
+def write_bbbc031_raw(
+    out: Path,
+    n_fields: int = BBBC031_SITES * len(BBBC031_WELLS),
+    seed: int = 0,
+    missed: float = MISSED,
+    progress: bool = False,
+) -> None:
+    """Write a BBBC031 download with a CellProfiler run over it, and truth.csv.
+
+    Fields, masks, tables and their places are those of the real set; what CellProfiler would make
+    of it stands in CellProfiler_Outputs. Unlike in the real fields, no cell touches another or
+    the border. Site 1 of all wells comes first, so that 24 fields hold all processes; fewer fields
+    are the same ones. The whole set takes 170 MB and one to two minutes on one core.
+
+    truth.csv has the columns of the ground truth, Unique_ID (the file name the thesis gave to the
+    cell), ImageNumber, and ObjectNumber, AreaShape_Center_X, AreaShape_Center_Y of CellProfiler's
+    object, which are empty for a cell that it missed.
 
     Args:
-        tiles: from `render_cells`.
+        out: folder that holds nothing yet.
+        n_fields: 1 to 216, of 40 cells each.
+        seed: of all randomness; the same seed gives the same bytes.
+        missed: share of the cells that CellProfiler does not find, 0 to 1.
+        progress: show a bar.
 
-    Yields:
-        uint8 (H, W, 3), in the order of the tiles.
+    Raises:
+        UserError: an argument is out of range, or `out` cannot be written.
     """
-    within_tile = np.zeros((3, 3, 3), bool)
-    within_tile[1] = True  # 8-connected in the plane, never from tile to tile
-    parts, _ = ndimage.label(tiles.cell, within_tile)
-    middle = TILE // 2
-    object_ = parts == parts[:, middle, middle][:, None, None]
-    image = np.where(object_[..., None], tiles.image, 0)
-    rows, columns = object_.any(axis=2), object_.any(axis=1)  # (N, TILE) each
-    top, left = rows.argmax(1), columns.argmax(1)
-    bottom, right = TILE - rows[:, ::-1].argmax(1), TILE - columns[:, ::-1].argmax(1)
-    for i in range(len(image)):
-        yield image[i, top[i] : bottom[i], left[i] : right[i]].copy()
+    fields = [
+        (well, site) for site in range(1, BBBC031_SITES + 1) for well in BBBC031_WELLS
+    ]  # CellProfiler's order of images in 2020
+    if not is_integer(n_fields) or not 1 <= n_fields <= len(fields):
+        raise UserError(f"n_fields = {n_fields!r}: an integer of 1 to {len(fields)} is needed")
+    check_seed(seed)
+    check_share("missed", missed)
+    with new_folder(out) as folder:
+        for name in ("Images", "Masks"):
+            (folder / "BBBC031_v1_dataset" / name).mkdir(parents=True)
+        cellprofiler = CellProfilerOutputs(folder / "CellProfiler_Outputs", SPREADSHEET)
+        rows = []
+        shown = tqdm(fields[:n_fields], "fields", unit="field", disable=not progress)
+        for number, (well, site) in enumerate(shown, start=1):
+            rng = np.random.default_rng([seed, number])
+            truth, field = _draw_field(well, site, rng)
+            _save_field(folder / "BBBC031_v1_dataset", truth["ImageName"].iloc[0], field)
+            found = rng.random(len(truth)) >= missed
+            metadata = {"Well": well, "Site": site}
+            link = cellprofiler.add(field, found, number, f"{well}_{site:02d}", metadata)
+            rows.append(pd.concat([truth, link], axis=1))
+        _save_ground_truth(folder, pd.concat(rows).sort_values(["ImageName", "CellIdx"]))
 
 
-def random_outlines(irregularities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Closed random curves around the origin, of unit size (Lehmussola et al. 2007).
+def _draw_field(well: str, site: int, rng: np.random.Generator) -> tuple[pd.DataFrame, Field]:
+    """The ground truth of a field, under the columns of the published CSV, and its picture."""
+    main, *others = map(int, BBBC031_WELLS[well])
+    shares = [MAIN_SHARE] + [(1 - MAIN_SHARE) / len(others)] * len(others)
+    process = rng.choice([main, *others], CELLS_PER_FIELD, p=shares)
+    x, y = bbbc031_positions(process, rng)
+    # The CSV holds 6 decimals; what is drawn is what it says.
+    x, y = x.round(6), y.round(6)
+    colour, shape = bbbc031_appearance(x, y)
+    field = compose_field(render_cells(colour, shape, rng), FIELD_SIDE, rng)
+    row, column = field.centres.T
+    truth = {
+        "ImageName": f"ProcessPlateSparse_w{well}_s{site:02d}_z1_t1",
+        "CellIdx": np.arange(1, CELLS_PER_FIELD + 1),
+        "LocationX": column + 1,  # one-based
+        "LocationY": row + 1,
+        "ColorParamsR": colour[:, 0],
+        "ColorParamsG": colour[:, 1],
+        "ColorParamsB": colour[:, 2],
+        "ShapeParams": shape,
+        "ProcessID": process,
+        "PositionOnRegressionPlaneX": x,
+        "PositionOnRegressionPlaneY": y,
+    }
+    return pd.DataFrame(truth), field
 
-    Control points lie at equal angles t on the unit circle. Each coordinate is jittered on its own,
-    (cos(t + u) + v, sin(t + u') + v') with u, u', v, v' uniform in +- irregularity, and a periodic
-    cubic spline with centripetal knots joins them. Near 0.5 neighbours change places, which gives
-    the hooks and notches of the green cells.
 
-    Args:
-        irregularities: (N,) 0 for a circle; 0.5 is jagged.
-        rng: source of the jitter.
+def _save_field(folder: Path, name: str, field: Field) -> None:
+    save_png(folder / "Images" / f"{name}_CELLMASK.png", field.image)
+    cytoplasm = (field.labels > 0) & ~field.nuclei
+    for kind, mask in (("CELLMASK", cytoplasm), ("NUCLMASK", field.nuclei)):
+        path = folder / "Masks" / f"{name}_{kind}.tiff"
+        tifffile.imwrite(path, np.uint8(255) * mask, compression="zlib", metadata=None)
+
+
+def _save_ground_truth(folder: Path, table: pd.DataFrame) -> None:
+    published = table.columns[: table.columns.get_loc("ImageNumber")]
+    path = folder / "BBBC031_v1_DatasetGroundTruth.csv"
+    table.to_csv(path, sep=";", columns=published, float_format="%.6f", index=False)
+    place = table["ImageName"].str.extract(r"_w(\w{3})_s(\d\d)_")
+    unique_id = (
+        "CellProcess_" + table["ProcessID"].astype(str) + "_" + place[0] + "_" + place[1]
+    ) + ("_id" + table["CellIdx"].astype(str) + ".tiff")
+    table.insert(0, "Unique_ID", unique_id)
+    table.to_csv(folder / "truth.csv", float_format="%.6f", index=False)
+
+
+# ----------------------------------------------------------------------------------- command line
+
+
+def main(settings: Settings = SETTINGS) -> Path:
+    """Write the set asked for.
 
     Returns:
-        (N, P, 2) the points of the curves as (y, x), in order and not closed.
+        its folder.
+
+    Raises:
+        UserError: a setting is out of range, or the folder cannot be written.
     """
-    equal_angles = np.linspace(0, 2 * np.pi, CONTROL_POINTS, endpoint=False)[:, None]
-    jitter = rng.uniform(-1, 1, (2, len(irregularities), CONTROL_POINTS, 2))
-    angular, radial = jitter * np.asarray(irregularities)[:, None, None]
-    quarter_turn = np.array([np.pi / 2, 0])  # y = sin(t) = cos(t - pi / 2)
-    points = np.cos(equal_angles - quarter_turn + angular) + radial  # (N, control points, 2)
-    return closed_spline(points, POINTS_PER_SPAN)
+    if settings.cells is not None and settings.cells < 1:
+        raise UserError(f"--cells {settings.cells}: 1 or more are needed")
+    out = settings.out or Path("DataSets") / "raw" / RAW_FOLDERS[settings.dataset]
+    options = {"seed": settings.seed, "progress": settings.progress}
+    if settings.cells is not None:
+        options["n_cells"] = settings.cells
+    if settings.dataset in ("bbbc031", "horvath"):
+        options["missed"] = settings.missed
+    WRITERS[settings.dataset](out, **options)
+    print(f"{out} is written")
+    return out
 
 
-def closed_spline(points: np.ndarray, points_per_span: int) -> np.ndarray:
-    """Periodic cubic splines with centripetal knots (Lee 1989) through many point sets at once.
-
-    Args:
-        points: (N, K, 2) the points to pass through, distinct from their neighbours.
-        points_per_span: samples from one point up to, not including, the next.
-
-    Returns:
-        (N, K * points_per_span, 2) samples in order, the first at the first point.
-    """
-    following = np.roll(points, -1, axis=1)
-    chord = following - points
-    step = np.sqrt(np.linalg.norm(chord, axis=2, keepdims=True))  # knot spacing (N, K, 1)
-    slope = chord / step
-    step_before, slope_before = np.roll(step, 1, axis=1), np.roll(slope, 1, axis=1)
-
-    # Equal second derivatives on both sides of every knot: a cyclic tridiagonal system per curve.
-    k = np.arange(points.shape[1])
-    system = np.zeros((*points.shape[:2], points.shape[1]))  # (N, K, K)
-    system[:, k, k - 1] = step[..., 0]
-    system[:, k, k] = 2 * (step_before + step)[..., 0]
-    system[:, k, (k + 1) % len(k)] = step_before[..., 0]
-    tangent = np.linalg.solve(system, 3 * (step * slope_before + step_before * slope))
-    tangent_following = np.roll(tangent, -1, axis=1)
-
-    t = np.linspace(0, 1, points_per_span, endpoint=False)[:, None]  # cubic Hermite basis
-    curve = (
-        (1 + 2 * t) * (1 - t) ** 2 * points[:, :, None]
-        + t**2 * (3 - 2 * t) * following[:, :, None]
-        + t * (1 - t) ** 2 * (step * tangent)[:, :, None]
-        - t**2 * (1 - t) * (step * tangent_following)[:, :, None]
-    )  # (N, K, points per span, 2)
-    return curve.reshape(len(points), -1, 2)
+def _write_bbbc031_cells(out: Path, n_cells: int | None = None, **options: Any) -> None:
+    """`write_bbbc031_raw` of as many whole fields as hold the cells."""
+    if n_cells is not None:
+        all_cells = BBBC031_SITES * len(BBBC031_WELLS) * CELLS_PER_FIELD
+        if n_cells > all_cells:
+            raise UserError(f"--cells {n_cells}: BBBC031 has {all_cells}, take so many or fewer")
+        options["n_fields"] = math.ceil(n_cells / CELLS_PER_FIELD)
+    write_bbbc031_raw(out, **options)
 
 
-def fill_outlines(outlines: np.ndarray, size: int) -> np.ndarray:
-    """Pixels inside closed polygons, whose origin is the middle pixel of the mask.
-
-    A pixel is inside where the curve winds around its centre (non-zero rule), so a curve that
-    crosses itself leaves no hole. All polygons are filled together: each edge marks the first pixel
-    right of its crossing with a row, up or down, and a running sum along the rows gives the winding
-    number. What lies outside of the mask is cut off.
-
-    Args:
-        outlines: (N, P, 2) vertices (y, x) in px.
-        size: side of the masks in px, odd.
-
-    Returns:
-        bool (N, size, size).
-    """
-    start = outlines.reshape(-1, 2) + size // 2  # (N * P, 2)
-    end = np.roll(outlines, -1, axis=1).reshape(-1, 2) + size // 2
-    first_row, stop_row = np.ceil(np.sort([start[:, 0], end[:, 0]], axis=0)).astype(int)
-    crossed = stop_row - first_row  # rows that an edge crosses; 0 for many
-    edge = np.repeat(np.arange(len(start)), crossed)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(crossed) - crossed, crossed) + first_row[edge]
-
-    (y0, x0), (y1, x1) = start[edge].T, end[edge].T
-    crossing = x0 + (row - y0) * (x1 - x0) / (y1 - y0)
-    column = np.clip(np.ceil(crossing), 0, size).astype(int)  # column `size`: right of the mask
-    in_mask = (row >= 0) & (row < size)
-    polygon = edge // outlines.shape[1]
-    place = ((polygon * size + row) * (size + 1) + column)[in_mask]
-    turns = np.bincount(
-        place, weights=np.sign(y1 - y0)[in_mask], minlength=len(outlines) * size * (size + 1)
-    )
-    winding = np.cumsum(turns.astype(np.int8).reshape(-1, size, size + 1), axis=2, dtype=np.int8)
-    return winding[:, :, :size] != 0
+WRITERS = {
+    "bbbc031": _write_bbbc031_cells,
+    "horvath": write_horvath_raw,
+    "chaffer": write_chaffer_raw,
+    "dsprites": write_dsprites_raw,
+}
 
 
-def clouds(
-    n_clouds: int, octaves: int, persistence: float, size: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Cloud textures: octaves of interpolated noise (Lehmussola et al. 2007).
-
-    Octave i is Gaussian noise of standard deviation persistence ** i on a lattice of
-    3 * 2 ** i + 1 nodes a side, the finest having a node per pixel, and is interpolated linearly in
-    between. As the nodes are nested, one doubling of the sum so far replaces an interpolation of
-    each octave.
-
-    Args:
-        n_clouds: how many.
-        octaves: lattices, from coarse to fine.
-        persistence: standard deviation of an octave over that of the coarser one before it.
-        size: side in px, cut from the middle; at most 3 * 2 ** (octaves - 1) + 1.
-        rng: source of the noise.
-
-    Returns:
-        float32 (n_clouds, size, size), each stretched to span DARKEST..1 exactly.
-    """
-    nodes = COARSEST_NODES
-    cloud = rng.standard_normal((n_clouds, nodes, nodes), dtype=np.float32)
-    for octave in range(1, octaves):
-        nodes = 2 * nodes - 1
-        cloud = _double(cloud)
-        noise = rng.standard_normal((n_clouds, nodes, nodes), dtype=np.float32)
-        cloud += np.float32(persistence**octave) * noise
-    margin = (nodes - size) // 2
-    cloud = cloud[:, margin : margin + size, margin : margin + size]
-    darkest, brightest = cloud.min(axis=(1, 2)), cloud.max(axis=(1, 2))
-    scale = (1 - DARKEST) / (brightest - darkest)
-    return DARKEST + (cloud - darkest[:, None, None]) * scale[:, None, None]
-
-
-def _double(lattice: np.ndarray) -> np.ndarray:
-    """Put a node between each two neighbours, linearly: (N, n, n) -> (N, 2n - 1, 2n - 1)."""
-    n_lattices, nodes, _ = lattice.shape
-    fine = np.empty((n_lattices, 2 * nodes - 1, 2 * nodes - 1), lattice.dtype)
-    fine[:, ::2, ::2] = lattice
-    fine[:, ::2, 1::2] = (lattice[:, :, 1:] + lattice[:, :, :-1]) / 2
-    fine[:, 1::2] = (fine[:, 2::2] + fine[:, :-2:2]) / 2
-    return fine
+if __name__ == "__main__":
+    run_script(lambda: main(parse_options(SETTINGS)))
