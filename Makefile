@@ -15,8 +15,9 @@ export OMP_WAIT_POLICY ?= PASSIVE
 run: $(READY)
 	$(BIN)/python VAE_framework.py --preset laptop
 
+# Two processes of one thread each: most tests start scripts, which import torch for seconds.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

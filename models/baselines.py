@@ -2,13 +2,19 @@
 
 UMAP: McInnes, Healy, Melville 2018, arXiv:1802.03426. t-SNE: van der Maaten and Hinton 2008, JMLR
 9:2579, in the Barnes-Hut form (van der Maaten 2014, JMLR 15:3221), since the FFT form stops at two
-dimensions. Features are taken as they are: normalise them first (`util.cell_features`).
+dimensions. Features are taken as they are: normalise them first (`util.cell_features`). For pixels
+instead of features see `principal_components`.
+
+Both run on the CPU by umap-learn and scikit-learn, where the seed decides every byte, or on request
+by TorchDR, which uses a GPU where there is one and is meant for 100,000 cells and more. The two
+engines follow the same papers but are not the same algorithm to the last digit.
 """
 
 import hashlib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,6 +23,8 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from util.runs import UserError, write_atomically
+
+Engine = Literal["cpu", "torchdr"]
 
 MIN_CELLS = 3  # two cells have no neighbourhood to keep
 WIDEST_TSNE_INPUT = 50  # columns; van der Maaten and Hinton 2008, section 4.1, reduce to 30
@@ -28,6 +36,7 @@ def umap_projection(
     n_neighbors: int = 15,
     min_dist: float = 0.1,
     seed: int = 0,
+    engine: Engine = "cpu",
 ) -> np.ndarray:
     """UMAP of the features with Euclidean distances, on one thread so that the seed decides.
 
@@ -36,7 +45,8 @@ def umap_projection(
         dim: number of coordinates, at least 1.
         n_neighbors: size of the neighbourhood, at least 2; N - 1 is taken where it is larger.
         min_dist: least distance of neighbours in the projection, 0..1.
-        seed: of the random state; the same seed gives the same bytes on one machine.
+        seed: of the random state; the same seed gives the same bytes on one machine's CPU.
+        engine: `cpu` for umap-learn, `torchdr` for TorchDR on a GPU where there is one.
 
     Returns:
         (N, dim) float32.
@@ -47,12 +57,16 @@ def umap_projection(
     values = _check_features(features, dim)
     _check_range("n_neighbors", n_neighbors, 2, np.inf)
     _check_range("min_dist", min_dist, 0, 1)
+    n_neighbors = min(n_neighbors, len(values) - 1)
+    if engine == "torchdr":
+        reducer = _torchdr("UMAP", dim, seed, n_neighbors=n_neighbors, min_dist=min_dist)
+        return _as_float32(reducer.fit_transform(values.astype(np.float32)))
     from umap import UMAP
 
     few = len(values) <= dim + 2  # the spectral start needs more eigenvectors than there are
     reducer = UMAP(
         n_components=dim,
-        n_neighbors=min(n_neighbors, len(values) - 1),
+        n_neighbors=n_neighbors,
         min_dist=min_dist,
         init="random" if few else "spectral",
         random_state=seed,
@@ -62,7 +76,11 @@ def umap_projection(
 
 
 def tsne_projection(
-    features: np.ndarray | pd.DataFrame, dim: int = 3, perplexity: float = 30, seed: int = 0
+    features: np.ndarray | pd.DataFrame,
+    dim: int = 3,
+    perplexity: float = 30,
+    seed: int = 0,
+    engine: Engine = "cpu",
 ) -> np.ndarray:
     """Barnes-Hut t-SNE of the features, started from their principal components.
 
@@ -77,7 +95,9 @@ def tsne_projection(
         dim: number of coordinates, 1, 2 or 3.
         perplexity: effective number of neighbours, at least 1; (N - 1) / 3 is taken where it is
             larger, since the search covers three times as many neighbours.
-        seed: of the random state; the same seed gives the same bytes on one machine.
+        seed: of the random state; the same seed gives the same bytes on one machine's CPU.
+        engine: `cpu` for scikit-learn, `torchdr` for TorchDR on a GPU where there is one; that one
+            computes all repulsive forces exactly, in time N x N.
 
     Returns:
         (N, dim) float32.
@@ -88,9 +108,13 @@ def tsne_projection(
     values = _check_features(features, dim)
     _check_range("dim of a Barnes-Hut t-SNE", dim, 1, 3)
     _check_range("perplexity", perplexity, 1, np.inf)
+    perplexity = min(perplexity, (len(values) - 1) / 3)
+    if engine == "torchdr":
+        reducer = _torchdr("TSNE", dim, seed, perplexity=perplexity)
+        return _as_float32(reducer.fit_transform(values.astype(np.float32)))
     reducer = TSNE(
         n_components=dim,
-        perplexity=min(perplexity, (len(values) - 1) / 3),
+        perplexity=perplexity,
         init="pca" if min(values.shape) >= dim else "random",
         random_state=seed,
     )
@@ -121,13 +145,55 @@ def pca_projection(features: np.ndarray | pd.DataFrame, dim: int = 3, seed: int 
     return PCA(dim, svd_solver="full").fit_transform(values).astype(np.float32)
 
 
+def principal_components(
+    data: np.ndarray, components: int = WIDEST_TSNE_INPUT, seed: int = 0
+) -> np.ndarray:
+    """Pixels as a table that can be projected: their first principal components, not scaled.
+
+    Distances between cells hardly change, and UMAP and t-SNE need not look at every pixel. The
+    components come from a randomised decomposition (Halko, Martinsson and Tropp 2011).
+
+    Args:
+        data: (N, ...) numbers, flattened to (N, D).
+        components: at most so many, and no more than N or D.
+        seed: of the decomposition.
+
+    Returns:
+        (N, components) float32.
+    """
+    flat = np.asarray(data).reshape(len(data), -1).astype(np.float32)
+    components = min(components, *flat.shape)
+    solver = PCA(components, svd_solver="randomized", random_state=seed)
+    return solver.fit_transform(flat).astype(np.float32)
+
+
+def outlying(codes: np.ndarray, deviations: float = 4.0) -> np.ndarray:
+    """Cells with a coordinate far from the mean of its axis, as the thesis left them out.
+
+    Args:
+        codes: (N, d) coordinates, NaN where a cell has none.
+        deviations: standard deviations of that axis beyond which a coordinate lies far.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        UserError: deviations that are not positive.
+    """
+    if not deviations > 0:
+        raise UserError(f"{deviations} standard deviations: a positive number is needed")
+    codes = np.asarray(codes, dtype=np.float64)
+    mean, spread = np.nanmean(codes, axis=0), np.nanstd(codes, axis=0)
+    return (np.abs(codes - mean) > deviations * spread).any(axis=1)
+
+
 def cached_projection(
     name: str,
     features: np.ndarray | pd.DataFrame,
     dim: int = 3,
     seed: int = 0,
     cache_dir: Path | None = None,
-    **settings: float,
+    **settings: float | str,
 ) -> np.ndarray:
     """A projection of `BASELINES`, kept in a file of `cache_dir` so that no run computes it twice.
 
@@ -195,6 +261,28 @@ def _check_features(features: np.ndarray | pd.DataFrame, dim: int) -> np.ndarray
         raise UserError(f"all {len(values)} cells have the same features: nothing to project")
     _check_range("dim", dim, 1, np.inf)
     return values
+
+
+def _torchdr(name: str, dim: int, seed: int, **settings: float):
+    """TorchDR's reducer; it takes the GPU where there is one.
+
+    Raises:
+        UserError: TorchDR is not installed.
+    """
+    try:
+        import torchdr
+    except ImportError as error:
+        raise UserError(
+            "engine torchdr: the package is missing; pip install -e '.[gpu]', or take the engine "
+            "cpu"
+        ) from error
+    # Without faiss or KeOps, which are not on PyPI for every machine.
+    return getattr(torchdr, name)(n_components=dim, random_state=seed, backend=None, **settings)
+
+
+def _as_float32(codes) -> np.ndarray:
+    """(N, d) float32, from an array or a tensor on any device."""
+    return np.asarray(codes.cpu() if hasattr(codes, "cpu") else codes, dtype=np.float32)
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

@@ -1,10 +1,20 @@
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial.distance import pdist
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from models.baselines import BASELINES, pca_projection, tsne_projection, umap_projection
+from models.baselines import (
+    BASELINES,
+    outlying,
+    pca_projection,
+    principal_components,
+    tsne_projection,
+    umap_projection,
+)
 from util.runs import UserError
 
 LABELS = np.repeat([0, 1, 2], 40)
@@ -99,3 +109,36 @@ def test_refuses_parameters_out_of_range(blobs):
         umap_projection(blobs, min_dist=2)
     with pytest.raises(UserError, match="dim of a PCA"):
         pca_projection(blobs[:, :2], dim=3)
+
+
+@pytest.mark.parametrize("project", [umap_projection, tsne_projection])
+def test_torchdr_separates_what_is_separate(project, blobs):
+    pytest.importorskip("torchdr")
+    projection = project(blobs, engine="torchdr")
+    assert projection.shape == (120, 3) and projection.dtype == np.float32
+    assert cross_val_score(KNeighborsClassifier(5), projection, LABELS, cv=5).mean() > 0.95
+
+
+def test_torchdr_missing_is_said(blobs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchdr", None)
+    with pytest.raises(UserError, match="pip install"):
+        umap_projection(blobs, engine="torchdr")
+
+
+def test_principal_components_of_pixels_keep_their_distances():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(80, 5)) @ rng.normal(size=(5, 3 * 8 * 8))  # five factors make them
+    images = images.reshape(80, 3, 8, 8)
+    components = principal_components(images, 10)
+    assert components.shape == (80, 10)
+    np.testing.assert_allclose(pdist(components), pdist(images.reshape(80, -1)), rtol=1e-4)
+    assert principal_components(images[:4]).shape == (4, 4)
+
+
+def test_outlying_is_far_along_any_axis():
+    codes = np.random.default_rng(0).normal(size=(1000, 3))
+    codes[7, 1], codes[9, 0], codes[11] = 50, -60, np.nan
+    assert list(np.flatnonzero(outlying(codes, 4.5))) == [7, 9]
+    assert not outlying(np.ones((5, 2))).any()  # no spread, no outlier
+    with pytest.raises(UserError, match="-1"):
+        outlying(codes, -1)

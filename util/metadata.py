@@ -13,7 +13,7 @@ from util.runs import UserError
 
 # Names that say which cell it is or where it lay: no property of the cell.
 NUMBERING = re.compile(
-    r"(^|_)(id|idx|index|row|number|imagen?r?number|objectnumber|plate|well|site|field|x|y)$",
+    r"(^|_)(id|idx|index|row|number|imagen?r?number|objectnumber|plate|well|site|field|x|y|z)$",
     re.IGNORECASE,
 )
 NAMED = 3  # how many of the ids concerned a note names

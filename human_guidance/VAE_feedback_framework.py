@@ -1,0 +1,613 @@
+"""Fine-tune a model with an expert's feedback, and see whether it was followed and what it cost.
+
+    python human_guidance/VAE_feedback_framework.py --run results/0007-MyCells-VAE \
+        --feedback feedback.csv                                     # fine-tune any finished run
+    python human_guidance/VAE_feedback_framework.py --case 1        # the thesis's study of dSprites
+
+`feedback_helpers.py` beside this script says what the tables of feedback look like and what the new
+run folder holds; the old one is never touched. Without --run the script trains on dSprites first:
+squares and hearts that are not rotated, in two latent dimensions. Case 1 anchors all squares and 32
+hearts and looks where 8 other hearts fall; case 2 anchors all of both.
+
+The feedback is learnt by `models.losses.AnchoredObjective`, from the best weights of the run, with
+the run's own architecture, objective, data and split. Under torchrun a `--` goes before the name of
+this script, since torchrun has options that begin with --run.
+"""
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+import InfoMAX_VAE_framework
+import VAE_framework
+from human_guidance.dsprites_study import dsprites_guidance, write_squares_and_hearts
+from human_guidance.feedback_helpers import (
+    AxisHint,
+    axis_names,
+    read_axis_hints,
+    read_feedback,
+    read_pairs,
+    write_axis_hints,
+    write_feedback,
+    write_pairs,
+)
+from human_guidance.guidance_report import Guidance, follow_up, plot_guidance
+from models.losses import AnchoredObjective, AnchorTerm, AxisTerm, GuidanceTerm, PairTerm
+from models.train_net import embed, evaluate
+from quantitative_metrics.scores import Metric
+from util import processes
+from util.augmentation import augment
+from util.data_processing import Batches, Cells
+from util.helpers import format_table, scores_table
+from util.metadata import read_table
+from util.runs import (
+    UserError,
+    explain_os_error,
+    load_checkpoint,
+    numbered_runs,
+    parse_options,
+    read_json,
+    run_script,
+    settings_from_json,
+    write_table,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to fine-tune, on which feedback, and how."""
+
+    run: str | None = None
+    """Finished run: its folder, or its number in `results`; None trains on dSprites first."""
+    feedback: str | None = None
+    """CSV of anchored cells: Unique_ID, delta, x_anchor, y_anchor, ..."""
+    pairs: str | None = None
+    """CSV of pairs: Unique_ID_a, Unique_ID_b, relation (together, apart), weight."""
+    axis_hints: str | None = None
+    """CSV of axes that should follow a column: axis, column, weight."""
+    held_out: str | None = None
+    """CSV like that of the feedback, of cells that are judged but not trained on."""
+    hold_out: float = 0.2
+    """Share of each group of anchored cells that is judged but not trained on, where no such CSV is
+    given; of fewer than 5 cells none."""
+    control: bool = False
+    """Also train as long without the feedback, so that its cost is told from that of the epochs."""
+
+    epochs: int = 5
+    """Passes over the training cells."""
+    learning_rate: float | None = None
+    """Adam's step size for the VAE; None takes the run's."""
+    decay_every: int = 25
+    """Epochs between two cuts of the learning rate."""
+    decay: float = 0.5
+    """Factor of such a cut."""
+    cells_per_step: int = 64
+    """Guided cells that every batch also meets, shared out among anchors, pairs and each axis."""
+    margin: float = 2.0
+    """Distance beyond which a pair counts as apart, in latent units; the prior's deviation is 1."""
+    metrics: tuple[Metric, ...] | None = None
+    """How to judge before and after; None takes the run's choice."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    progress_file: str | None = None
+    """File that gets a line of JSON for each step; None writes only that in the run folder."""
+
+    case: Literal[1, 2] = 1
+    """Study of dSprites: 1 anchors all squares and 32 hearts, 2 all squares and hearts."""
+    dsprites: str | None = None
+    """The published npz of dSprites; None renders the same images."""
+    delta: float = 1.28
+    """Weight of the anchors of that study, nats per squared unit; the thesis's 0.005 x 256."""
+    seed: int = 0
+    """Of that study; a run that is fine-tuned keeps its own."""
+    results: str = "results"
+    """Folder of the numbered run folders."""
+
+
+SETTINGS = Settings()
+
+KINDS = {  # class of a run's settings -> that class, and its objective
+    "Settings": (VAE_framework.Settings, VAE_framework.elbo_objective),
+    "InfoMaxSettings": (
+        InfoMAX_VAE_framework.InfoMaxSettings,
+        InfoMAX_VAE_framework.infomax_objective,
+    ),
+}
+COST_TERMS = ("reconstruction", "kl")
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The finished run that is fine-tuned.
+
+    Attributes:
+        folder: its folder.
+        settings: every number of it.
+        make_objective: builds what it minimised.
+        fingerprint: of the pixels that it learnt from.
+        latents: latents.csv, N rows.
+    """
+
+    folder: Path
+    settings: VAE_framework.Settings
+    make_objective: VAE_framework.MakeObjective
+    fingerprint: str
+    latents: pd.DataFrame
+
+    def codes(self) -> np.ndarray:
+        """(N, d) posterior means of its best model."""
+        return self.latents[coordinate_columns(self.settings.latent_dim)].to_numpy(np.float32)
+
+
+def coordinate_columns(latent_dim: int, name: str = "VAE") -> list[str]:
+    """Columns of the codes in latents.csv: VAE_x_coord, ..."""
+    return [f"{name}_{axis}_coord" for axis in axis_names(latent_dim)]
+
+
+def find_finished(settings: Settings) -> Path:
+    """The folder of the run asked for, by its path or its number in `results`.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    asked = settings.run
+    if asked.isdigit() and not Path(asked).is_dir():
+        runs = [p for p in numbered_runs(Path(settings.results)) if int(p.name[:4]) == int(asked)]
+        if not runs:
+            raise UserError(f"--run {asked}: no run of that number in {settings.results}")
+        return runs[-1]
+    return Path(asked)
+
+
+def open_parent(folder: Path) -> Parent:
+    """Read what is needed of a finished run.
+
+    Raises:
+        UserError: the folder is not that of a finished run.
+    """
+    for name in ("settings.json", "latents.csv", "best.pt"):
+        if not (folder / name).is_file():
+            raise UserError(f"--run {folder}: no {name} there; give the folder of a finished run")
+    described = read_json(folder / "settings.json")
+    if described.get("kind") not in KINDS:
+        raise UserError(f"--run {folder}: made by a script that trains no model here")
+    kind, make_objective = KINDS[described["kind"]]
+    settings = settings_from_json(kind, described["settings"])
+    latents = read_table(folder / "latents.csv")
+    return Parent(folder, settings, make_objective, described["data"]["fingerprint"], latents)
+
+
+def read_guidance(settings: Settings, parent: Parent) -> Guidance:
+    """Read and check all feedback that the settings name, and set aside the cells held out.
+
+    Raises:
+        UserError: no feedback is named, or a table is wrong.
+    """
+    ids, latent_dim = parent.latents["Unique_ID"], parent.settings.latent_dim
+    guidance = Guidance(
+        read_feedback(Path(settings.feedback), ids, latent_dim) if settings.feedback else None,
+        read_feedback(Path(settings.held_out), ids, latent_dim) if settings.held_out else None,
+        read_pairs(Path(settings.pairs), ids) if settings.pairs else None,
+        read_axis_hints(Path(settings.axis_hints), parent.latents, latent_dim)
+        if settings.axis_hints
+        else [],
+    )
+    if guidance.anchors is None and guidance.pairs is None and not guidance.hints:
+        raise UserError("no feedback: give --feedback, --pairs or --axis-hints")
+    if guidance.anchors is not None and guidance.held_out is not None:
+        _refuse_trained_on(guidance, settings.held_out)
+    elif guidance.anchors is not None:
+        guidance = hold_out(guidance, settings.hold_out, parent.settings.seed)
+    return guidance
+
+
+def _refuse_trained_on(guidance: Guidance, source: str) -> None:
+    both = np.isin(guidance.held_out.cells, guidance.anchors.cells)
+    if both.any():
+        raise UserError(
+            f"{source}: {guidance.held_out.ids[both.argmax()]} is also in the feedback; a cell is "
+            "trained on or held out"
+        )
+
+
+def hold_out(guidance: Guidance, share: float, seed: int) -> Guidance:
+    """Take a random share of each group of anchored cells, rounded down, out of the training."""
+    feedback, rng = guidance.anchors, np.random.default_rng([seed, 2])
+    held = np.zeros(len(feedback), bool)
+    for name in dict.fromkeys(feedback.groups):
+        members = np.flatnonzero(feedback.groups == name)
+        held[rng.permutation(members)[: int(share * len(members))]] = True
+    return dataclasses.replace(
+        guidance, anchors=feedback.subset(~held), held_out=feedback.subset(held)
+    )
+
+
+# -------------------------------------------------------------------------------------- fine-tuning
+
+
+def fine_tune(
+    folder: Path,
+    guidance: Guidance | None = None,
+    settings: Settings = SETTINGS,
+    on_progress: Report | None = None,
+) -> Path:
+    """Fine-tune a finished run with feedback, into a new run folder beside it.
+
+    Args:
+        folder: that of the finished run; nothing in it is changed.
+        guidance: the feedback; None reads the tables that the settings name.
+        settings: how to train, and what to judge; only what says so is about dSprites.
+        on_progress: called with each step as it begins, as `feedback_helpers` lists them; what it
+            raises ends the work.
+
+    Returns:
+        the new run folder.
+
+    Raises:
+        UserError: a mistake in the feedback or the settings, or a run that cannot be gone on with.
+    """
+    _refuse_impossible(settings)
+    tell = _Progress(settings.progress_file, on_progress)
+    tell(stage="loading")
+    parent = open_parent(Path(folder))
+    guidance = read_guidance(settings, parent) if guidance is None else guidance
+    run = _prepare(parent, guidance, settings)
+    tell.enter(run.folder, settings.epochs)
+    tell(stage="training", epoch=0)
+    history = _learn(run, parent, guidance, settings, tell)
+    processes.leave()  # of many processes, the main one goes on alone
+    tell(stage="scoring")
+    states = _look(run, parent, settings)
+    latents, projections = _project(run, parent, states)
+    followed = _judge(run, guidance, states, latents)
+    scores = VAE_framework.score(run, latents, projections)
+    tell(stage="drawing")
+    codes = {name: state.mean for name, state in states.items()}
+    figure = plot_guidance(codes, guidance, latents, run.label, run.folder / "guidance.png")
+    report = VAE_framework.draw(
+        run, history, latents, projections, scores,
+        [("The latent space before and after the feedback", figure)],
+        [("Was the feedback followed, and what did it cost?", _readable(followed))],
+    )  # fmt: skip
+    print(_readable(followed).to_string())
+    print(format_table(scores_table(scores.table)))
+    print(f"report: {report}")
+    tell(stage="done", report=str(report))
+    return run.folder
+
+
+def _refuse_impossible(settings: Settings) -> None:
+    for name, least in (("epochs", 1), ("decay_every", 1), ("cells_per_step", 2)):
+        if getattr(settings, name) < least:
+            option = name.replace("_", "-")
+            raise UserError(f"--{option} {getattr(settings, name)}: must be at least {least}")
+    for name in ("learning_rate", "decay", "margin", "delta"):
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be above 0")
+    if not 0 <= settings.hold_out < 1:
+        raise UserError(f"--hold-out {settings.hold_out}: a share from 0 to below 1, e.g. 0.2")
+
+
+class _Progress:
+    """Tells what is being done, to a file and to whoever listens."""
+
+    def __init__(self, path: str | None, listener: Report | None):
+        self.paths = [Path(path)] if path else []
+        self.listener, self.common = listener, {}
+        if path and processes.is_main():
+            with explain_os_error(Path(path)):
+                Path(path).write_text("", encoding="utf-8")
+
+    def enter(self, folder: Path, epochs: int) -> None:
+        """From now on also into the run folder."""
+        self.paths.append(folder / "progress.jsonl")
+        self.common = {"folder": str(folder), "epochs": epochs}
+
+    def __call__(self, **step: Any) -> None:
+        if not processes.is_main():
+            return
+        step |= self.common
+        for path in self.paths:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(step) + "\n")
+        if self.listener:
+            self.listener(step)
+
+
+def _prepare(parent: Parent, guidance: Guidance, settings: Settings) -> VAE_framework.Run:
+    """The run that goes on from the best weights of its parent."""
+    continued = dataclasses.replace(
+        parent.settings,
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate or parent.settings.learning_rate,
+        decay_every=settings.decay_every,
+        decay=settings.decay,
+        patience=settings.epochs,  # a few epochs are all used
+        metrics=parent.settings.metrics if settings.metrics is None else settings.metrics,
+        device=settings.device,
+        results=str(parent.folder.parent),
+        resume=None,
+    )
+
+    def make_objective(asked: VAE_framework.Settings, cells: Cells) -> nn.Module:
+        if cells.fingerprint != parent.fingerprint:
+            raise UserError(
+                f"{asked.dataset} is no longer what {parent.folder} learnt from: train a new run"
+            )
+        return parent.make_objective(asked, cells)
+
+    about = {"run": str(parent.folder), "settings": dataclasses.asdict(settings)}
+    run = VAE_framework.prepare(continued, make_objective, about)
+    if processes.is_main():
+        _write_guidance(run.folder, guidance)
+    _load_parent(run, parent)
+    return run
+
+
+def _write_guidance(folder: Path, guidance: Guidance) -> None:
+    if guidance.anchors is not None:
+        write_feedback(folder / "feedback.csv", guidance.anchors)
+    if guidance.held_out is not None and len(guidance.held_out):
+        write_feedback(folder / "held_out.csv", guidance.held_out)
+    if guidance.pairs is not None:
+        write_pairs(folder / "pairs.csv", guidance.pairs)
+    if guidance.hints:
+        write_axis_hints(folder / "axis_hints.csv", guidance.hints)
+
+
+def _load_parent(run: VAE_framework.Run, parent: Parent) -> None:
+    """Weights of the parent's best epoch; what its objective had learnt by its last."""
+    run.model.load_state_dict(load_checkpoint(parent.folder / "best.pt")["model"])
+    learnt = parent.folder / "checkpoint.pt"
+    if learnt.is_file():
+        state = load_checkpoint(learnt)["objective"]
+        run.objective.load_state_dict({k.removeprefix("base."): v for k, v in state.items()})
+
+
+def _learn(
+    run: VAE_framework.Run,
+    parent: Parent,
+    guidance: Guidance,
+    settings: Settings,
+    tell: _Progress,
+) -> list[dict[str, Any]]:
+    """Train with the feedback, and without it where a control is asked for."""
+    if settings.control:
+        control = dataclasses.replace(run, folder=run.folder / "control")
+        if processes.is_main():
+            control.folder.mkdir()
+        processes.wait_for_all()
+        VAE_framework.learn(control)
+        _load_parent(run, parent)
+    terms = guidance_terms(guidance, parent, run.split[0], settings.margin)
+    objective = AnchoredObjective(
+        run.objective, terms, image_source(run.batches), settings.cells_per_step
+    )
+    guided = dataclasses.replace(run, objective=objective)
+    return VAE_framework.learn(guided, lambda entry: tell(stage="training", **entry))
+
+
+def guidance_terms(
+    guidance: Guidance, parent: Parent, train_cells: np.ndarray, margin: float
+) -> list[GuidanceTerm]:
+    """The terms of the objective; axes learn from training cells only."""
+    terms: list[GuidanceTerm] = []
+    if guidance.anchors is not None:
+        anchors = guidance.anchors
+        groups = pd.factorize(anchors.groups)[0]
+        terms.append(
+            AnchorTerm(
+                *map(torch.from_numpy, (anchors.cells, anchors.anchors, anchors.delta, groups))
+            )
+        )
+    if guidance.pairs is not None:
+        pairs = guidance.pairs
+        parts = map(torch.from_numpy, (pairs.cells, pairs.together, pairs.weights))
+        terms.append(PairTerm(*parts, margin))
+    terms += [_axis_term(hint, parent, train_cells) for hint in guidance.hints]
+    return terms
+
+
+def _axis_term(hint: AxisHint, parent: Parent, train_cells: np.ndarray) -> AxisTerm:
+    values = parent.latents[hint.column].to_numpy(float)
+    cells = train_cells[np.isfinite(values[train_cells])]
+    direction = hint.direction
+    if direction == 0:  # the way that it already runs
+        direction = -1 if spearmanr(parent.codes()[cells, hint.axis], values[cells])[0] < 0 else 1
+    name = f"axis {axis_names(hint.axis + 1)[-1]} ~ {hint.column}"
+    tensors = torch.from_numpy(cells), torch.from_numpy(values[cells])
+    return AxisTerm(*tensors, hint.axis, hint.weight, direction, name)
+
+
+def image_source(batches: Batches) -> Callable[[Tensor, bool], Tensor]:
+    """Cells (k,) -> their images (k, C, S, S), augmented while training if the run does so."""
+
+    def look_up(cells: Tensor, training: bool) -> Tensor:
+        images = batches.take(cells)
+        return augment(images, batches.fill) if training and batches.augmentation else images
+
+    return look_up
+
+
+# ------------------------------------------------------------------------------------ before, after
+
+
+@dataclass(frozen=True)
+class State:
+    """What a model makes of the cells.
+
+    Attributes:
+        mean, logvar: (N, d) posterior of every cell.
+        terms: of the objective without feedback, over the validation cells.
+    """
+
+    mean: np.ndarray
+    logvar: np.ndarray
+    terms: dict[str, float]
+
+
+def _look(run: VAE_framework.Run, parent: Parent, settings: Settings) -> dict[str, State]:
+    """The states before, without feedback and after; the model ends in the last."""
+    weights = {"before": parent.folder / "best.pt"}
+    if settings.control:
+        weights["without feedback"] = run.folder / "control" / "best.pt"
+    weights["after"] = run.folder / "best.pt"
+    states = {}
+    for name, path in weights.items():
+        run.model.load_state_dict(load_checkpoint(path, run.batches.device)["model"])
+        terms = evaluate(run.model, run.objective, run.batches.in_order(run.split[1]))
+        states[name] = State(*embed(run.model, run.batches, len(run.cells.table)), terms)
+    return states
+
+
+def _project(
+    run: VAE_framework.Run, parent: Parent, states: Mapping[str, State]
+) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """Write latents.csv: that of the parent with the new codes in place of the old, which stay
+    beside them.
+    """
+    old = coordinate_columns(parent.settings.latent_dim)
+    own = {*old, *(name.replace("_coord", "_logvar") for name in old)}
+    earlier = [c for c in parent.latents if str(c).startswith(("VAE_before_", "VAE_without_"))]
+    latents = parent.latents.drop(columns=[*own, *earlier])
+    names = {"after": "VAE", "before": "VAE_before", "without feedback": "VAE_without"}
+    projections = {}
+    for state, name in names.items():
+        if state not in states:
+            continue
+        columns = coordinate_columns(parent.settings.latent_dim, name)
+        latents[columns] = states[state].mean
+        if name == "VAE":
+            latents[[c.replace("_coord", "_logvar") for c in columns]] = states[state].logvar
+        projections[name] = columns
+    write_table(run.folder / "latents.csv", latents)
+    return latents, projections
+
+
+def _judge(
+    run: VAE_framework.Run,
+    guidance: Guidance,
+    states: Mapping[str, State],
+    latents: pd.DataFrame,
+) -> pd.DataFrame:
+    """Write guidance.csv: was the feedback followed, and what did it cost in nats per image."""
+    codes = {name: state.mean for name, state in states.items()}
+    followed = follow_up(guidance, codes, latents, run.label)
+    cost = [
+        (term, "", "validation", len(run.split[1]), "nats per image",
+         *(state.terms[term] for state in states.values()))
+        for term in COST_TERMS
+    ]  # fmt: skip
+    followed = pd.concat([followed, pd.DataFrame(cost, columns=followed.columns)])
+    write_table(run.folder / "guidance.csv", followed)
+    return followed
+
+
+def _readable(followed: pd.DataFrame) -> pd.DataFrame:
+    """guidance.csv with its texts joined into the name of a row."""
+    words = followed[["term", "group", "cells"]].astype(str).agg(" ".join, axis=1)
+    names = words + " (" + followed["n_cells"].map("{:,}".format) + "): " + followed["measure"]
+    return followed.iloc[:, 5:].set_axis(names.str.split().str.join(" "), axis=0).round(3)
+
+
+# ----------------------------------------------------------------------------------------- dSprites
+
+
+def study_dsprites(settings: Settings) -> Path:
+    """The thesis's study: train without feedback, anchor, fine-tune with and without the anchors.
+
+    Returns:
+        the run folder of the fine-tuned model; the run before stands beside it.
+    """
+    source, metadata = write_squares_and_hearts(Path("DataSets") / "dSprites", settings.dsprites)
+    before = VAE_framework.main(_dsprites_settings(settings, source, metadata))
+    guidance = dsprites_guidance(read_table(metadata), settings.case, settings.delta)
+    settings = dataclasses.replace(settings, control=True)
+    return fine_tune(before, guidance, settings)
+
+
+def _dsprites_settings(settings: Settings, source: Path, metadata: Path) -> VAE_framework.Settings:
+    """The run before: the thesis's numbers for dSprites."""
+    return dataclasses.replace(
+        VAE_framework.SETTINGS,
+        dataset=str(source),
+        metadata=str(metadata),
+        label="shape",
+        architecture="simple",
+        latent_dim=2,
+        augment=False,  # orientation means something here
+        epochs=3,
+        batch_size=256,
+        learning_rate=1e-3,
+        decay_every=25,
+        decay=0.5,
+        features="none",
+        metrics=("neighbours", "classifier", "axes")
+        if settings.metrics is None
+        else settings.metrics,
+        rank_all_up_to=5000,  # a sample of the 12,288 is ranked
+        seed=settings.seed,
+        device=settings.device,
+        results=settings.results,
+    )
+
+
+# ------------------------------------------------------------------------------------------- script
+
+
+@contextmanager
+def cancellable():
+    """SIGTERM, as another program sends it, ends the work as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main(settings: Settings) -> Path:
+    """Fine-tune the run asked for, or study dSprites; the last line of the progress says how it
+    ended.
+    """
+    try:
+        with cancellable():
+            if settings.run is None:
+                return study_dsprites(settings)
+            return fine_tune(find_finished(settings), None, settings)
+    except Exception as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        _last_word(settings, stage="failed", error=said[0])
+        raise
+    except KeyboardInterrupt:
+        _last_word(settings, stage="cancelled")
+        print("cancelled; the run that was to be fine-tuned is as it was", file=sys.stderr)
+        sys.exit(130)
+
+
+def _last_word(settings: Settings, **step: Any) -> None:
+    if settings.progress_file:
+        with Path(settings.progress_file).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(step) + "\n")
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(parse_options(SETTINGS)))

@@ -1,0 +1,484 @@
+"""An expert's feedback as tables: read, checked, written.
+
+Three CSV files, each with a header, its columns in any order; further columns are ignored.
+
+| file | a row says | columns |
+| --- | --- | --- |
+| feedback.csv | this cell belongs there | Unique_ID, delta, x_anchor, y_anchor, z_anchor, group |
+| pairs.csv | these two belong together, or apart | Unique_ID_a, Unique_ID_b, relation, weight |
+| axis_hints.csv | this axis should follow that column | axis, column, weight, direction |
+
+- `Unique_ID` (also read as `Unique_id`) is that of the run's latents.csv, with or without the file
+  ending. A cell stands in one row.
+- `delta` is the weight of the anchor in nats per squared unit of latent distance; a row of weight 0
+  is left out. It has to hold against the reconstruction: two groups of 20 cells in 2,000 (simulated
+  BBBC031, 5 epochs at 1e-3) came within 0.5 of their anchor by 12 % with a delta of 1.28, by 92 %
+  with 20 and all with 100. There is one anchor column per latent dimension: x, y, z, then 4_anchor.
+- `group` (optional) names what the expert anchored together. Without it cells of one anchor are a
+  group. Each group has the same say, however many cells it has.
+- `relation` is `together` or `apart`; `weight` as delta.
+- `axis` is x, y, z or a number from 1; `column` a numeric column of latents.csv, of which only the
+  order counts; `direction` (optional) is `rising` or `falling`, and empty the way that the axis
+  already runs.
+
+The command that fine-tunes a finished run with them, in a process of its own:
+
+    python human_guidance/VAE_feedback_framework.py --run results/0007-MyCells-VAE --epochs 5 \
+        --feedback feedback.csv --pairs pairs.csv --axis-hints axis_hints.csv \
+        --progress-file progress.jsonl
+
+At least one of the three files is needed. The progress file gets one JSON object per line:
+
+    {"stage": "loading"}
+    {"stage": "training", "epoch": 0, "epochs": 5, "folder": "results/0008-MyCells-VAE-guided"}
+    {"stage": "training", "epoch": 1, "epochs": 5, "folder": ..., "train": {...}, "valid": {...}}
+    {"stage": "scoring", "folder": ...}    {"stage": "drawing", "folder": ...}
+    {"stage": "done", "folder": ..., "report": "results/0008-.../report.html"}
+
+and ends with `done`, or {"stage": "failed", "error": one line} (exit code 2 for a mistake of the
+user), or {"stage": "cancelled"} (exit code 130) after SIGTERM or Ctrl-C.
+
+The new run folder is a run folder like any other, and besides has
+
+| file | content |
+| --- | --- |
+| settings.json | also `guidance`: the run it came from and what was asked |
+| feedback.csv, pairs.csv, axis_hints.csv | the feedback that was used |
+| latents.csv | also VAE_before_x_coord, ...: the codes before |
+| scores.csv | projections VAE (after) and VAE_before |
+| guidance.csv | was the feedback followed: term, group, cells, n_cells, measure, before, after |
+| guidance.png | the latent space before and after, anchors marked |
+
+A folder without report.html was cancelled or is still at work.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from util.metadata import class_name, count_and_name, read_table
+from util.runs import UserError, write_table
+
+AXES = "xyz"
+RELATIONS = ("together", "apart")
+DIRECTIONS = {"rising": 1, "falling": -1, "": 0}
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Anchored cells: cell `cells[i]` belongs at `anchors[i]`.
+
+    Attributes:
+        ids: n ids as in latents.csv.
+        cells: (n,) their rows there.
+        anchors: (n, d) latent units.
+        delta: (n,) above 0, nats per squared latent unit.
+        groups: (n,) name of the group of each.
+    """
+
+    ids: list[str]
+    cells: np.ndarray
+    anchors: np.ndarray
+    delta: np.ndarray
+    groups: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def subset(self, chosen: np.ndarray) -> "Feedback":
+        """The rows where `chosen` (n,) is True."""
+        ids = [name for name, wanted in zip(self.ids, chosen, strict=True) if wanted]
+        arrays = (self.cells, self.anchors, self.delta, self.groups)
+        return Feedback(ids, *(array[chosen] for array in arrays))
+
+    def table(self) -> pd.DataFrame:
+        """The rows of feedback.csv."""
+        columns = dict(zip(anchor_columns(self.anchors.shape[1]), self.anchors.T, strict=True))
+        return pd.DataFrame({"Unique_ID": self.ids, "delta": self.delta, **columns}).assign(
+            group=self.groups
+        )
+
+
+@dataclass(frozen=True)
+class PairFeedback:
+    """Pairs of cells that belong together or apart.
+
+    Attributes:
+        ids: (n, 2) ids as in latents.csv.
+        cells: (n, 2) their rows there.
+        together: (n,) bool; False means apart.
+        weights: (n,) above 0.
+    """
+
+    ids: np.ndarray
+    cells: np.ndarray
+    together: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def table(self) -> pd.DataFrame:
+        """The rows of pairs.csv."""
+        return pd.DataFrame(
+            {
+                "Unique_ID_a": self.ids[:, 0],
+                "Unique_ID_b": self.ids[:, 1],
+                "relation": np.where(self.together, *RELATIONS),
+                "weight": self.weights,
+            }
+        )
+
+
+@dataclass(frozen=True)
+class AxisHint:
+    """An axis that should follow a column.
+
+    Attributes:
+        axis: from 0.
+        column: of latents.csv.
+        weight: above 0, nats.
+        direction: 1 rising, -1 falling, 0 the way that the axis already runs.
+    """
+
+    axis: int
+    column: str
+    weight: float
+    direction: int = 0
+
+
+def axis_names(latent_dim: int) -> list[str]:
+    """Names of the latent axes, as in latents.csv: x, y, z, 4, 5, ..."""
+    return [AXES[i] if i < len(AXES) else str(i + 1) for i in range(latent_dim)]
+
+
+def anchor_columns(latent_dim: int) -> list[str]:
+    """Columns of an anchor: x_anchor, y_anchor, z_anchor, 4_anchor, ..."""
+    return [f"{axis}_anchor" for axis in axis_names(latent_dim)]
+
+
+# ------------------------------------------------------------------------------------------ anchors
+
+
+def read_feedback(
+    path: Path, known_ids: Sequence[str], latent_dim: int, allow_empty: bool = False
+) -> Feedback:
+    """Read and check feedback.csv.
+
+    Args:
+        path: the CSV.
+        known_ids: Unique_ID of all N cells of the run, in the order of its latents.csv.
+        latent_dim: d.
+        allow_empty: accept a file with a header and no rows, as a list that is being made.
+
+    Raises:
+        UserError: a missing column, an unknown id, a cell in two rows, a weight or anchor that is
+            no number, anchors of another dimension, or nothing anchored.
+    """
+    table = _read(path, allow_empty)
+    return check_feedback(table, known_ids, latent_dim, str(path), allow_empty)
+
+
+def check_feedback(
+    table: pd.DataFrame,
+    known_ids: Sequence[str],
+    latent_dim: int,
+    source: str = "feedback",
+    allow_empty: bool = False,
+) -> Feedback:
+    """The same from a table; `source` is what an error calls it."""
+    table = table.rename(columns={"Unique_id": "Unique_ID"})
+    columns = anchor_columns(latent_dim)
+    _require(table, ["Unique_ID", "delta", *columns], source)
+    more = [name for name in anchor_columns(latent_dim + 3)[latent_dim:] if name in table]
+    if more:
+        raise UserError(
+            f"{source} has a column {more[0]}, but the model has {latent_dim} latent dimensions: "
+            f"give {', '.join(columns)}"
+        )
+    delta = _weights(table, "delta", table["Unique_ID"], source)
+    table, delta = table[delta > 0], delta[delta > 0]
+    if table.empty and not allow_empty:
+        raise UserError(f"{source} anchors no cell: give at least one row with delta above 0")
+    anchors = np.column_stack(
+        [_numbers(table, name, table["Unique_ID"], source) for name in columns]
+    )
+    cells, ids = _places(table["Unique_ID"], known_ids, source)
+    twice = pd.Series(ids)[pd.Series(cells).duplicated()]
+    if len(twice):
+        raise UserError(
+            f"{source}: {count_and_name('cells stand in two rows', list(twice.unique()))}; "
+            "give a cell one anchor"
+        )
+    return Feedback(ids, cells, anchors, delta, _groups(table, anchors))
+
+
+def _groups(table: pd.DataFrame, anchors: np.ndarray) -> np.ndarray:
+    """(n,) the column `group`; where it is empty, the anchor as a name."""
+    by_anchor = [f"({', '.join(f'{value:g}' for value in anchor)})" for anchor in anchors]
+    if "group" not in table:
+        return np.array(by_anchor, dtype=object)
+    named = table["group"].notna() & (table["group"].astype(str).str.strip() != "")
+    names = table["group"].map(class_name, na_action="ignore")
+    return np.where(named, names.astype(object), by_anchor)
+
+
+def write_feedback(path: Path, feedback: Feedback) -> None:
+    """Write feedback.csv whole or not at all, also an empty one (header only)."""
+    write_table(path, feedback.table())
+
+
+def append_feedback(
+    path: Path, more: pd.DataFrame, known_ids: Sequence[str], latent_dim: int
+) -> Feedback:
+    """Add rows to feedback.csv, which may not exist yet; nothing is written if a row is wrong.
+
+    Safe against other processes that append to the same file.
+
+    Args:
+        path: the CSV.
+        more: rows with its columns.
+        known_ids, latent_dim: as for `read_feedback`.
+
+    Returns:
+        all feedback of the file.
+
+    Raises:
+        UserError: as `read_feedback`, also where a cell is in the file already.
+    """
+    with locked(path):
+        if path.is_file():
+            before = read_feedback(path, known_ids, latent_dim, allow_empty=True).table()
+            more = more.rename(columns={"Unique_id": "Unique_ID"})
+            more = pd.concat([before, more], ignore_index=True) if len(before) else more
+        feedback = check_feedback(more, known_ids, latent_dim, str(path), allow_empty=True)
+        write_feedback(path, feedback)
+    return feedback
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, a hidden file beside it; other processes wait.
+
+    For one read, change and write; the lock ends with the process, also a killed one.
+    """
+    with open(path.with_name(f".{path.name}.lock"), "a+b") as file:
+        if os.name == "nt":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file gives the lock back
+
+
+# ----------------------------------------------------------------------------------- pairs and axes
+
+
+def read_pairs(path: Path, known_ids: Sequence[str], allow_empty: bool = False) -> PairFeedback:
+    """Read and check pairs.csv.
+
+    Raises:
+        UserError: a missing column, an unknown id, a cell paired with itself, a pair in two rows,
+            another relation, or a weight that is no number above 0.
+    """
+    return check_pairs(_read(path, allow_empty), known_ids, str(path), allow_empty)
+
+
+def check_pairs(
+    table: pd.DataFrame, known_ids: Sequence[str], source: str = "pairs", allow_empty: bool = False
+) -> PairFeedback:
+    """The same from a table; `source` is what an error calls it."""
+    _require(table, ["Unique_ID_a", "Unique_ID_b", "relation", "weight"], source)
+    label = table["Unique_ID_a"].astype(str) + " and " + table["Unique_ID_b"].astype(str)
+    odd = ~table["relation"].isin(RELATIONS)
+    if odd.any():
+        found, names = table["relation"][odd].iloc[0], " or ".join(RELATIONS)
+        raise UserError(f"{source}: relation {found!r} of {label[odd].iloc[0]} must be {names}")
+    weights = _weights(table, "weight", label, source)
+    table, label, weights = table[weights > 0], label[weights > 0], weights[weights > 0]
+    if table.empty and not allow_empty:
+        raise UserError(f"{source} pairs no cells: give at least one row with weight above 0")
+    sides = [_places(table[name], known_ids, source) for name in ("Unique_ID_a", "Unique_ID_b")]
+    cells = np.column_stack([places for places, _ in sides])
+    ids = np.column_stack([np.array(names, dtype=object) for _, names in sides])
+    _refuse_odd_pairs(cells, label, source)
+    return PairFeedback(ids, cells, (table["relation"] == RELATIONS[0]).to_numpy(), weights)
+
+
+def _refuse_odd_pairs(cells: np.ndarray, label: pd.Series, source: str) -> None:
+    for what, odd in (
+        ("is a cell and itself", cells[:, 0] == cells[:, 1]),
+        ("stands in two rows", pd.DataFrame(np.sort(cells, axis=1)).duplicated().to_numpy()),
+    ):
+        if odd.any():
+            raise UserError(f"{source}: the pair {label[odd].iloc[0]} {what}; delete the row")
+
+
+def write_pairs(path: Path, pairs: PairFeedback) -> None:
+    """Write pairs.csv whole or not at all."""
+    write_table(path, pairs.table())
+
+
+def read_axis_hints(
+    path: Path, known: pd.DataFrame, latent_dim: int, allow_empty: bool = False
+) -> list[AxisHint]:
+    """Read and check axis_hints.csv.
+
+    Args:
+        path: the CSV.
+        known: latents.csv, whose columns may be named.
+        latent_dim: d.
+        allow_empty: accept a file with a header and no rows.
+
+    Raises:
+        UserError: a missing column, an axis that the model has not, a column that is not there, not
+            numeric or constant, a hint in two rows, or a weight that is no number above 0.
+    """
+    return check_axis_hints(_read(path, allow_empty), known, latent_dim, str(path), allow_empty)
+
+
+def check_axis_hints(
+    table: pd.DataFrame,
+    known: pd.DataFrame,
+    latent_dim: int,
+    source: str = "axis hints",
+    allow_empty: bool = False,
+) -> list[AxisHint]:
+    """The same from a table; `source` is what an error calls it."""
+    _require(table, ["axis", "column", "weight"], source)
+    label = table["axis"].astype(str) + " - " + table["column"].astype(str)
+    weights = _weights(table, "weight", label, source)
+    table = table.assign(weight=weights)[weights > 0]
+    if table.empty and not allow_empty:
+        raise UserError(f"{source} has no hint: give at least one row with weight above 0")
+    directions = table["direction"] if "direction" in table else pd.Series("", index=table.index)
+    hints = [
+        AxisHint(
+            _axis_number(row.axis, latent_dim, source),
+            _followable(str(row.column), known, source),
+            float(row.weight),
+            _direction(direction, source),
+        )
+        for row, direction in zip(table.itertuples(), directions.fillna(""), strict=True)
+    ]
+    pairs = pd.Series([(hint.axis, hint.column) for hint in hints], dtype=object)
+    if pairs.duplicated().any():
+        axis, column = pairs[pairs.duplicated()].iloc[0]
+        raise UserError(
+            f"{source}: axis {axis_names(latent_dim)[axis]} and {column} stand in two rows; "
+            "delete one"
+        )
+    return hints
+
+
+def write_axis_hints(path: Path, hints: Sequence[AxisHint]) -> None:
+    """Write axis_hints.csv whole or not at all."""
+    names = {value: name for name, value in DIRECTIONS.items()}
+    rows = [
+        (axis_names(hint.axis + 1)[-1], hint.column, hint.weight, names[hint.direction])
+        for hint in hints
+    ]
+    write_table(path, pd.DataFrame(rows, columns=["axis", "column", "weight", "direction"]))
+
+
+def _axis_number(axis: object, latent_dim: int, source: str) -> int:
+    names = axis_names(latent_dim)
+    name = class_name(axis).strip().lower()
+    if name in names:
+        return names.index(name)
+    if name.isdigit() and 1 <= int(name) <= latent_dim:
+        return int(name) - 1
+    raise UserError(f"{source}: axis {axis!r} must be one of {', '.join(names)}")
+
+
+def _direction(direction: object, source: str) -> int:
+    name = str(direction).strip().lower()
+    if name not in DIRECTIONS:
+        raise UserError(f"{source}: direction {direction!r} must be rising, falling or empty")
+    return DIRECTIONS[name]
+
+
+def _followable(column: str, known: pd.DataFrame, source: str) -> str:
+    if column not in known:
+        numeric = [name for name in known.select_dtypes("number") if "_coord" not in str(name)]
+        raise UserError(
+            f"{source}: the run has no column {column!r}; it has {', '.join(numeric[:12])}"
+        )
+    if not pd.api.types.is_numeric_dtype(known[column]) or known[column].nunique() < 2:
+        raise UserError(f"{source}: column {column} has no order: name one of different numbers")
+    return column
+
+
+# ------------------------------------------------------------------------------------------- checks
+
+
+def _read(path: Path, allow_empty: bool) -> pd.DataFrame:
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    if allow_empty and len(path.read_text(encoding="utf-8", errors="replace").splitlines()) == 1:
+        return pd.read_csv(path)
+    return read_table(path)
+
+
+def _require(table: pd.DataFrame, columns: list[str], source: str) -> None:
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise UserError(
+            f"{source} has no column {missing[0]}: it needs {', '.join(columns)} and has "
+            f"{', '.join(map(str, table.columns[:12]))}"
+        )
+
+
+def _numbers(table: pd.DataFrame, column: str, names: pd.Series, source: str) -> np.ndarray:
+    """(n,) finite numbers of a column; `names` is what an error calls each row."""
+    values = pd.to_numeric(table[column], errors="coerce").to_numpy(float)
+    odd = ~np.isfinite(values)
+    if odd.any():
+        found, name = table[column].iloc[odd.argmax()], names.iloc[odd.argmax()]
+        found = repr(found) if isinstance(found, str) else str(found)
+        raise UserError(f"{source}: {column} of {name} is {found}, not a number")
+    return values
+
+
+def _weights(table: pd.DataFrame, column: str, names: pd.Series, source: str) -> np.ndarray:
+    values = _numbers(table, column, names, source)
+    if (values < 0).any():
+        place = (values < 0).argmax()
+        raise UserError(
+            f"{source}: {column} of {names.iloc[place]} is {values[place]:g}; a weight is 0 or more"
+        )
+    return values
+
+
+def _places(ids: pd.Series, known_ids: Sequence[str], source: str) -> tuple[np.ndarray, list[str]]:
+    """(n,) rows of the ids among the known ones, and the ids as written there."""
+    known = pd.Series(known_ids, dtype=object).astype(str)
+    if ids.empty:
+        return np.empty(0, int), []
+    missing = ids.isna()
+    if missing.any():
+        raise UserError(f"{source}: row {int(missing.argmax()) + 1} has no id")
+    places = _match(ids.map(class_name), known)
+    unknown = list(ids.astype(str)[places < 0])
+    if unknown:
+        raise UserError(
+            f"{source}: {count_and_name('ids are not in the run', unknown)}; "
+            f"its cells are named like {known.iloc[0]}"
+        )
+    return places, known.iloc[places].tolist()
+
+
+def _match(ids: pd.Series, known: pd.Series) -> np.ndarray:
+    """(n,) place of each id, -1 where there is none; ids may lack the file ending."""
+    places = pd.Index(known).get_indexer(ids)
+    stems = pd.Index(known.str.rsplit(".", n=1).str[0])
+    return np.where(places < 0, stems.get_indexer(ids), places) if stems.is_unique else places

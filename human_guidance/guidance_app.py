@@ -1,0 +1,152 @@
+"""A page in the browser to guide a latent space: select cells, anchor them, fine-tune, compare.
+
+    python human_guidance/guidance_app.py --run results/0007-MyCells-VAE
+
+opens a page on http://127.0.0.1:8050. The feedback is a CSV in the run folder, written at every
+step; fine-tuning makes a new run folder and leaves this one as it is. Nothing is loaded from the
+internet. The page is for this computer only, unless --host says otherwise; then it asks for a token
+that the terminal shows.
+"""
+
+import logging
+import secrets
+import socket
+import webbrowser
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+from dash import Dash
+from dash.html import Div
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from human_guidance.page_access import add_headers, is_loopback, protect
+from human_guidance.page_callbacks import connect
+from human_guidance.page_feedback import FeedbackList
+from human_guidance.page_layout import LASSO, page
+from human_guidance.page_run import GuidedRun, open_run
+from human_guidance.page_space import first_space
+from human_guidance.page_state import PageState
+from human_guidance.page_training import FineTuning
+from util.runs import UserError, numbered_runs, parse_options, run_script
+
+ASSETS = Path(__file__).with_name("assets")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which run to guide, and where the page is."""
+
+    run: str = "last"
+    """Finished run: its folder, its number in `results`, or `last` for the newest one."""
+    feedback: str | None = None
+    """CSV of the feedback; None takes expert_feedback.csv in the run folder."""
+    host: str = "127.0.0.1"
+    """Address to listen on. 0.0.0.0 lets other computers in, who are asked for a token; the
+    connection is not encrypted, so use it in a network you trust or through an SSH tunnel."""
+    port: int = 8050
+    """Port to listen on; 0 takes a free one."""
+    open_browser: bool = True
+    """Open the page in this computer's browser."""
+    device: str = "auto"
+    """Where the model draws what is clicked: auto, cpu, cuda, mps."""
+    results: str = "results"
+    """Folder of the numbered run folders."""
+
+
+SETTINGS = Settings()
+
+
+def main(settings: Settings) -> None:
+    """Serve the page until Ctrl-C.
+
+    Raises:
+        UserError: there is no such finished run, or the port is taken.
+    """
+    run = open_run(find_finished(settings.run, Path(settings.results)), settings.device)
+    feedback = Path(settings.feedback) if settings.feedback else run.folder / "expert_feedback.csv"
+    token = None if is_loopback(settings.host) else secrets.token_urlsafe(16)
+    server = serve(make_app(run, feedback, settings.host, token), settings.host, settings.port)
+    shown = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    address = f"http://{f'[{shown}]' if ':' in shown else shown}:{server.port}/"
+    if token:
+        print(f"token: {token}")
+        print(f"other computers: http://{socket.gethostname()}:{server.port}/")
+    print(f"feedback: {feedback}")
+    print(f"page: {address}   (Ctrl-C ends it)", flush=True)
+    if settings.open_browser:
+        webbrowser.open(f"{address}?token={token}" if token else address)
+    server.serve_forever()
+
+
+def find_finished(asked: str, results: Path) -> Path:
+    """The folder of a finished run: a path, a number, or `last`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if asked != "last" and not asked.isdigit():
+        return Path(asked)
+    runs = [path for path in numbered_runs(results) if (path / "report.html").is_file()]
+    if asked.isdigit():
+        runs = [path for path in runs if int(path.name.split("-")[0]) == int(asked)]
+    if not runs:
+        raise UserError(
+            f"--run {asked}: no finished run of that number in {results}; give a folder"
+        )
+    return runs[-1]
+
+
+def make_app(run: GuidedRun, feedback: Path, host: str, token: str | None) -> Dash:
+    """The page as a Dash app.
+
+    Args:
+        run: that is guided.
+        feedback: CSV of the feedback.
+        host: address that it will listen on.
+        token: asked for first; None only on a loopback address.
+    """
+    state = PageState(run, FeedbackList(feedback, run.ids, run.latent_dim), FineTuning(run.folder))
+    app = Dash(
+        __name__,
+        assets_folder=str(ASSETS),
+        title=f"Guide {run.folder.name}",
+        update_title=None,
+        serve_locally=True,
+        enable_mcp=False,
+        on_error=state.explain,
+    )
+    protect(app.server, host, token)
+    Thread(target=lambda: state.differences, daemon=True).start()  # ready for the first selection
+
+    def layout() -> Div:
+        space = first_space(state)
+        return page(run, space.figure(LASSO), space.signature())
+
+    app.layout = layout
+    connect(app, state)
+    add_headers(app.server, app.csp_hashes())
+    return app
+
+
+def serve(app: Dash, host: str, port: int) -> BaseWSGIServer:
+    """A server that listens, and answers once `serve_forever` is called.
+
+    Raises:
+        UserError: the address cannot be listened on.
+    """
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request otherwise
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+        return make_server(host, port, app.server, threaded=True)
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"cannot listen on {host} port {port} ({error}): is the page open already? "
+            "Choose another --port"
+        ) from error
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(parse_options(SETTINGS)))

@@ -1,0 +1,237 @@
+"""The feedback of the page: groups of cells with an anchor each, a CSV on disk at every step.
+
+Whatever was changed is in the file before the page says so. Each change first puts the file as it
+was into a hidden folder beside it, `.<name>.history/`, from which undo takes it back, also after a
+restart. A change names the version of the list that its author saw: what somebody else has changed
+in the meantime is never overwritten.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from human_guidance.feedback_helpers import (
+    Feedback,
+    anchor_columns,
+    check_feedback,
+    locked,
+    read_feedback,
+    write_feedback,
+)
+from util.runs import UserError, explain_os_error, write_atomically
+
+# A name is shown and written, never run: no line breaks, and nothing that opens a formula.
+GROUP_NAME = re.compile(r"[^\W_][\w .()+\-]{0,39}")
+KEPT_STEPS = 200  # that can be undone
+LARGEST_DELTA = 1e4
+
+
+class ListChanged(UserError):
+    """Somebody else has changed the list since it was read."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells that the expert wants at one place.
+
+    Attributes:
+        name: as the expert calls them.
+        cells: rows of the run.
+        anchor: (d,) latent units; the mean where the rows of the CSV differ.
+        delta: weight, nats per squared latent unit; likewise.
+    """
+
+    name: str
+    cells: np.ndarray
+    anchor: np.ndarray
+    delta: float
+
+
+class FeedbackList:
+    """The list on disk.
+
+    Args:
+        path: the CSV; it is made by the first change.
+        ids: Unique_ID of all cells of the run.
+        latent_dim: d.
+    """
+
+    def __init__(self, path: Path, ids: Sequence[str], latent_dim: int):
+        self.path, self.ids, self.latent_dim = path, list(ids), latent_dim
+        self.history = path.with_name(f".{path.name}.history")
+        self._hashed: tuple[tuple[int, ...], str] = ((), "")  # of which state of the file
+        self._parsed: tuple[str, Feedback | None] = ("", None)  # of which version
+
+    def read(self) -> tuple[list[Group], str]:
+        """The groups in their order, and the version of the list.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        version = self.version()
+        return [] if version == "" else groups_of(self._feedback(version)), version
+
+    def save_group(
+        self, name: str, cells: np.ndarray, anchor: np.ndarray, delta: float, version: str
+    ) -> str:
+        """Add a group, or replace the one of that name; its cells leave their other groups.
+
+        Returns:
+            what was done, in a sentence.
+
+        Raises:
+            UserError: a value is impossible, the disk is full.
+            ListChanged: the list is no longer of that version.
+        """
+        name = check_name(name)
+        if len(cells) == 0:
+            raise UserError("no cell is selected: draw around some cells first")
+        if not 0 < delta <= LARGEST_DELTA:
+            raise UserError(f"weight {delta:g}: must be above 0 and at most {LARGEST_DELTA:g}")
+        if anchor.shape != (self.latent_dim,) or not np.isfinite(anchor).all():
+            raise UserError(f"the anchor needs {self.latent_dim} numbers: click where it belongs")
+        said = [f"“{name}” saved: {len(cells):,} cells"]
+
+        def change(table: pd.DataFrame) -> pd.DataFrame:
+            new_ids = [self.ids[cell] for cell in cells]
+            rows = pd.DataFrame({"Unique_ID": new_ids, "delta": float(delta)})
+            rows[anchor_columns(self.latent_dim)] = np.asarray(anchor, float)
+            rows["group"] = name
+            others = table[table["group"] != name]
+            moved = others["Unique_ID"].isin(new_ids)
+            if moved.any():
+                said.append(f"{int(moved.sum()):,} of them left other groups")
+            kept = others[~moved]
+            return pd.concat([kept, rows], ignore_index=True) if len(kept) else rows
+
+        self._change(change, version)
+        return "; ".join(said) + "."
+
+    def remove_group(self, name: str, version: str) -> str:
+        """Take a group off the list.
+
+        Raises:
+            ListChanged: the list is no longer of that version.
+        """
+        self._change(lambda table: table[table["group"] != name], version)
+        return f"“{name}” removed."
+
+    def undo(self, version: str) -> str:
+        """Take the last change back, whoever made it.
+
+        Raises:
+            UserError: there is nothing to undo.
+            ListChanged: the list is no longer of that version.
+        """
+        with explain_os_error(self.path), locked(self.path):
+            self._refuse_other(version)
+            steps = self._steps()
+            if not steps:
+                raise UserError("nothing to undo")
+            os.replace(steps[-1], self.path)
+        return "The last change is undone."
+
+    def can_undo(self) -> bool:
+        """Whether there is a change to take back."""
+        return bool(self._steps())
+
+    def version(self) -> str:
+        """Hash of the file, also of a damaged one; "" where there is none."""
+        try:
+            status = self.path.stat()
+            state = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if self._hashed[0] != state:
+                digest = hashlib.sha256(self.path.read_bytes()).hexdigest()[:16]
+                self._hashed = (state, digest)
+        except FileNotFoundError:
+            return ""
+        return self._hashed[1]
+
+    def _change(self, change: Callable[[pd.DataFrame], pd.DataFrame], version: str) -> None:
+        with explain_os_error(self.path), locked(self.path):
+            self._refuse_other(version)
+            if version == "":
+                write_feedback(self.path, self._check(self._empty()))
+            before = self._feedback(self.version())
+            after = self._check(change(before.table()))
+            self._remember()
+            write_feedback(self.path, after)
+            self._parsed = (self.version(), after)
+
+    def _check(self, table: pd.DataFrame) -> Feedback:
+        return check_feedback(table, self.ids, self.latent_dim, self.path.name, allow_empty=True)
+
+    def _empty(self) -> pd.DataFrame:
+        columns = ["Unique_ID", "delta", *anchor_columns(self.latent_dim), "group"]
+        return pd.DataFrame(columns=columns)
+
+    def _feedback(self, version: str) -> Feedback:
+        """The file, which is of that version; read once, since a long list takes seconds."""
+        if self._parsed[0] != version or self._parsed[1] is None:
+            read = read_feedback(self.path, self.ids, self.latent_dim, allow_empty=True)
+            self._parsed = (version, read)
+        return self._parsed[1]
+
+    def _refuse_other(self, version: str) -> None:
+        if version != self.version():
+            raise ListChanged(
+                "The list was changed in another window. It is shown anew; nothing of yours was "
+                "written: look at it and repeat your step."
+            )
+
+    def _steps(self) -> list[Path]:
+        return sorted(self.history.glob("[0-9]*.csv")) if self.history.is_dir() else []
+
+    def _remember(self) -> None:
+        """Keep the file as it is for undo."""
+        self.history.mkdir(exist_ok=True)
+        steps = self._steps()
+        number = 1 + int(steps[-1].stem) if steps else 1
+        with write_atomically(self.history / f"{number:08d}.csv") as temporary:
+            shutil.copyfile(self.path, temporary)
+        for old in steps[: max(0, len(steps) + 1 - KEPT_STEPS)]:
+            old.unlink()
+
+
+def check_name(name: object) -> str:
+    """The name of a group without outer blanks.
+
+    Raises:
+        UserError: it is empty, too long, or has other signs than letters, digits and `_ . ( ) + -`.
+    """
+    text = str(name or "").strip()
+    if not text:
+        raise UserError("give the group a name, e.g. “round cells”")
+    if not GROUP_NAME.fullmatch(text):
+        raise UserError(
+            f"the name {text[:40]!r} must begin with a letter or digit and have at most 40 "
+            "letters, digits, blanks or _ . ( ) + -"
+        )
+    return text
+
+
+def groups_of(feedback: Feedback) -> list[Group]:
+    """The groups of the feedback in the order of their first rows."""
+    places = pd.Series(np.arange(len(feedback))).groupby(feedback.groups, sort=False)
+    return [
+        Group(
+            str(name),
+            feedback.cells[rows.to_numpy()],
+            feedback.anchors[rows.to_numpy()].mean(axis=0),
+            float(feedback.delta[rows.to_numpy()].mean()),
+        )
+        for name, rows in places
+    ]
+
+
+def name_for(groups: Sequence[Group]) -> str:
+    """A name that no group has yet."""
+    taken = {group.name for group in groups}
+    return next(f"group {i}" for i in range(1, len(taken) + 2) if f"group {i}" not in taken)

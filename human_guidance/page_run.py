@@ -1,0 +1,256 @@
+"""A finished run as the guidance page shows it: cells, codes, columns to colour by, the model."""
+
+import io
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from human_guidance.feedback_helpers import axis_names
+from human_guidance.VAE_feedback_framework import open_parent
+from models.networks import VAE, build_vae
+from util.cell_features import designed_features
+from util.data_processing import Cells, load_cells
+from util.helpers import (
+    ClassColours,
+    NumberColours,
+    colour_column,
+    compose_rgb,
+    mix_channels,
+    thinning_stride,
+)
+from util.metadata import choose_labels, gradations, read_table
+from util.runs import UserError, load_checkpoint, pick_device
+from VAE_framework import network_arguments
+
+LOOSE_VALUES = 0.5  # text with more distinct values than this share of the cells is no class
+MADE_BY_RUN = ("VAE_", "UMAP_", "TSNE_")  # coordinates and variances are no property of a cell
+
+
+@dataclass(frozen=True)
+class GuidedRun:
+    """All that the page knows of a run.
+
+    Attributes:
+        folder: the run folder.
+        cells: images and metadata, N cells.
+        model: the VAE at its best epoch, in evaluation mode.
+        latents: latents.csv.
+        label: column of the classes, or None.
+        features: (N, F) human-designed features, or None.
+        quality: (N, q) local quality of the projections.
+        device: of the model.
+    """
+
+    folder: Path
+    cells: Cells
+    model: VAE
+    latents: pd.DataFrame
+    label: str | None
+    features: pd.DataFrame | None
+    quality: pd.DataFrame
+    device: torch.device
+
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """(N, d) latent coordinates of the cells, float32."""
+        return codes_of(self.latents, self.folder)
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latent dimensions d."""
+        return self.codes.shape[1]
+
+    @property
+    def axes(self) -> list[str]:
+        """Names of the latent axes: x, y, z, 4, ..."""
+        return axis_names(self.latent_dim)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Unique_ID of every cell."""
+        return self.latents["Unique_ID"].astype(str).tolist()
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        """(N,) class of each cell as text, `missing` where it has none; None without classes."""
+        if self.label is None:
+            return None
+        values = choose_labels(self.latents, self.label)[1]
+        return values.fillna("missing").to_numpy(str)
+
+    @cached_property
+    def columns(self) -> dict[str, dict[str, pd.Series]]:
+        """Columns to colour by, in their groups: name -> values of all cells."""
+        metadata = self.latents.drop(columns="Unique_ID")
+        metadata = metadata[[c for c in metadata if not c.startswith(MADE_BY_RUN)]]
+        groups = {
+            "Class": metadata[[self.label]] if self.label else metadata.iloc[:, :0],
+            "Metadata": metadata.drop(columns=self.label or []),
+            "Local quality": self.quality,
+            "Feature": self.features if self.features is not None else metadata.iloc[:, :0],
+        }
+        return {
+            title: {str(name): table[name] for name in table if _colourable(table[name])}
+            for title, table in groups.items()
+        }
+
+    def column(self, key: str | None) -> pd.Series | None:
+        """A column by the key `group/name` of `column_options`; None where there is none."""
+        group, _, name = (key or "").partition("/")
+        return self.columns.get(group, {}).get(name)
+
+    @cached_property
+    def column_options(self) -> list[dict[str, str]]:
+        """Options of the menu of colours."""
+        return [
+            {"label": f"{title}: {name}", "value": f"{title}/{name}"}
+            for title, columns in self.columns.items()
+            for name in columns
+        ]
+
+    @property
+    def first_column(self) -> str | None:
+        """Key of the column that colours the cells at first: the class, where there is one."""
+        return self.column_options[0]["value"] if self.column_options else None
+
+    @cached_property
+    def described(self) -> pd.DataFrame:
+        """(N, F) numbers by which groups of cells may differ: features and graded metadata."""
+        metadata = pd.DataFrame(self.columns["Metadata"], index=self.latents.index)
+        graded = metadata[gradations(metadata)] if len(metadata.columns) else metadata
+        if self.features is None:
+            return graded
+        return pd.concat([graded, self.features.set_axis(graded.index)], axis=1)
+
+    @cached_property
+    def drawn(self) -> np.ndarray:
+        """Rows of the cells that are drawn, at most 20,000; rare classes last, so on top."""
+        rows = np.arange(0, len(self.latents), thinning_stride(len(self.latents)))
+        if self.labels is None:
+            return rows
+        _, codes, counts = np.unique(self.labels, return_inverse=True, return_counts=True)
+        return rows[np.argsort(-counts[codes[rows]], kind="stable")]
+
+    def picture(self, row: int) -> bytes:
+        """PNG of a cell."""
+        return as_png(compose_rgb(np.asarray(self.cells.images[row : row + 1]), self.cells)[0])
+
+    def describe(self, row: int, key: str | None) -> list[tuple[str, str]]:
+        """What the card of a cell says, pairs of name and value: its id without a name, its class,
+        and the value of the column shown.
+        """
+        said = [("", self.ids[row])]
+        if self.labels is not None:
+            said.append((str(self.label), str(self.labels[row])))
+        column = self.column(key)
+        if column is not None and column.name != self.label:
+            value = column.iloc[row]
+            text = f"{value:.4g}" if isinstance(value, float) else str(value)
+            said.append((str(column.name), text))
+        return said
+
+    @torch.no_grad()
+    def decode(self, code: np.ndarray) -> bytes:
+        """PNG of what the model sees at a latent point (d,)."""
+        z = torch.tensor(code, dtype=torch.float32, device=self.device)[None]  # (1, d)
+        image = self.model.decode(z).sigmoid().float().cpu().numpy()  # (1, C, S, S)
+        return as_png(mix_channels(image)[0])
+
+    def nearest(self, code: np.ndarray, n: int) -> np.ndarray:
+        """Rows of the n cells whose codes lie nearest to a latent point (d,), nearest first."""
+        squared = np.square(self.codes - code.astype(np.float32)).sum(axis=1)
+        n = min(n, len(squared))
+        found = np.argpartition(squared, n - 1)[:n]
+        return found[np.argsort(squared[found], kind="stable")]
+
+
+def open_run(folder: Path, device: str = "auto") -> GuidedRun:
+    """Open a finished run: its cells as it learnt from them, its best model, its projections.
+
+    Args:
+        folder: the run folder.
+        device: auto, cpu, cuda, mps; decodes what is clicked.
+
+    Raises:
+        UserError: it is no finished run, or its images are no longer what it learnt from.
+    """
+    parent = open_parent(folder)
+    settings, where = parent.settings, pick_device(device)
+    cells = load_cells(
+        settings.dataset,
+        settings.metadata,
+        settings.image_size,
+        settings.array_key,
+        settings.array_axes,
+        settings.simulated_cells,
+        settings.simulated_seed,
+    )
+    if cells.fingerprint != parent.fingerprint:
+        raise UserError(f"{settings.dataset} is no longer what {folder} learnt from")
+    model = build_vae(**network_arguments(settings, cells)).to(where)
+    model.load_state_dict(load_checkpoint(folder / "best.pt", where)["model"])
+    ids = parent.latents["Unique_ID"].astype(str)
+    features, _ = designed_features(
+        settings.features, cells, list(cells.table["Unique_ID"]), settings.feature_groups
+    )
+    return GuidedRun(
+        folder=folder,
+        cells=cells,
+        model=model.eval(),
+        latents=parent.latents,
+        label=choose_labels(parent.latents, settings.label)[0],
+        features=features,
+        quality=read_quality(folder, ids),
+        device=where,
+    )
+
+
+def codes_of(latents: pd.DataFrame, folder: Path, prefix: str = "VAE_") -> np.ndarray:
+    """(N, d) latent coordinates from latents.csv, float32.
+
+    Raises:
+        UserError: the table has no such columns, or a cell without coordinates.
+    """
+    pattern = rf"^{prefix}[^_]+_coord$"
+    codes = latents.filter(regex=pattern).to_numpy(np.float32)
+    if codes.shape[1] < 2 or not np.isfinite(codes).all():
+        raise UserError(
+            f"{folder / 'latents.csv'}: expected two columns {prefix}x_coord, {prefix}y_coord or "
+            "more, with a number for every cell"
+        )
+    return codes
+
+
+def read_quality(folder: Path, ids: pd.Series) -> pd.DataFrame:
+    """Local quality of every cell from local_quality.csv, in the order of the ids; may be empty."""
+    path = folder / "local_quality.csv"
+    if not path.is_file():
+        return pd.DataFrame(index=range(len(ids)))
+    table = read_table(path).set_index("Unique_ID")
+    quality = table.reindex(ids).reset_index(drop=True)
+    names = {name: name.replace("_local_Q_score", "").replace("_", " vs ") for name in quality}
+    return quality.rename(columns=names)
+
+
+def as_png(picture: np.ndarray) -> bytes:
+    """An (S, S, 3) uint8 picture as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def colouring(values: pd.Series | None) -> ClassColours | NumberColours | None:
+    """How a column is coloured; None for no column."""
+    return None if values is None else colour_column(values)
+
+
+def _colourable(values: pd.Series) -> bool:
+    is_text = not pd.api.types.is_numeric_dtype(values)
+    return bool(values.notna().any()) and not (
+        is_text and values.nunique() > LOOSE_VALUES * len(values)
+    )

@@ -1,0 +1,99 @@
+"""What the server of the guidance page remembers, beside what is on disk."""
+
+import json
+import traceback
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from dash import set_props
+
+from human_guidance.feedback_helpers import read_feedback
+from human_guidance.page_feedback import FeedbackList, Group, groups_of
+from human_guidance.page_figures import Points, colour_points
+from human_guidance.page_run import GuidedRun, codes_of, colouring
+from human_guidance.page_selection import Differences, parse_strokes, select
+from human_guidance.page_training import FineTuning, guided_runs
+from util.metadata import read_table
+from util.runs import UserError
+
+MOST_SELECTED = 3_000  # selected cells drawn; all of them are selected
+
+
+class PageState:
+    """A run that is guided, its feedback and its fine-tuning.
+
+    Nothing here belongs to one browser: a page sends its selection along with each request, so any
+    number of pages share one server, and a server that was started again knows as much as before.
+
+    Args:
+        run: that is guided.
+        feedback: the list on disk.
+        tuning: attempts to fine-tune the run.
+    """
+
+    def __init__(self, run: GuidedRun, feedback: FeedbackList, tuning: FineTuning):
+        self.run, self.feedback, self.tuning = run, feedback, tuning
+        self._selected: tuple[str, np.ndarray] = ("", np.zeros(len(run.ids), bool))
+
+    @cached_property
+    def differences(self) -> Differences:
+        """Ranks of all cells in every feature, taken at the first selection."""
+        return Differences(self.run.described)
+
+    def groups(self) -> list[Group]:
+        """The feedback as it is on disk; none where it cannot be read, which the list says."""
+        try:
+            return self.feedback.read()[0]
+        except UserError:
+            return []
+
+    def selection(self, strokes: Any) -> np.ndarray:
+        """(N,) bool: the cells that the strokes of a page select."""
+        run = self.run
+        parsed = parse_strokes(strokes, len(run.ids), run.latent_dim)
+        shown = {stroke.group for stroke in parsed if stroke.group is not None}
+        groups = {group.name: group.cells for group in self.groups()} if shown else {}
+        cells = {name: groups[name].tolist() for name in shown & groups.keys()}
+        key = json.dumps([strokes, cells], sort_keys=True)
+        if self._selected[0] != key:  # several callbacks ask for the same one
+            self._selected = (key, select(parsed, run.codes, run.labels, groups))
+        return self._selected[1]
+
+    def points(self, rows: np.ndarray, column: str | None) -> Points:
+        """Cells to be drawn in the colours of a column."""
+        colours, scale = colour_points(colouring(self.run.column(column)), rows)
+        return Points(rows, self.run.codes[rows], colours, scale)
+
+    def selected_rows(self, selected: np.ndarray) -> np.ndarray:
+        """Rows of the selected cells that are drawn, evenly spread where there are too many."""
+        rows = np.flatnonzero(selected)
+        return rows[:: max(1, -(-len(rows) // MOST_SELECTED))]
+
+    def others(self) -> dict[str, Path]:
+        """Finished runs fine-tuned from this one, by name, newest first."""
+        return {folder.name: folder for folder in reversed(guided_runs(self.run.folder))}
+
+    def codes_after(self, folder: Path) -> np.ndarray:
+        """(N, d) codes of a fine-tuned run, in the order of this run's cells.
+
+        Raises:
+            UserError: it lacks a cell.
+        """
+        table = read_table(folder / "latents.csv")
+        table.index = pd.Index(table["Unique_ID"].astype(str))
+        return codes_of(table.reindex(self.run.ids), folder)
+
+    def groups_used(self, folder: Path) -> list[Group]:
+        """The groups that a fine-tuned run was guided with."""
+        path, run = folder / "feedback.csv", self.run
+        return groups_of(read_feedback(path, run.ids, run.latent_dim)) if path.is_file() else []
+
+    def explain(self, error: Exception) -> None:
+        """Say on the page what went wrong; Dash calls it with what a callback raises."""
+        if not isinstance(error, UserError):
+            traceback.print_exception(error)
+            error = UserError("Something went wrong on the server; its terminal says what.")
+        set_props("message", {"children": str(error), "className": "message shown error"})

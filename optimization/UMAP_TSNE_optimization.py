@@ -1,0 +1,387 @@
+"""Sweep UMAP and t-SNE over their main parameters, score every projection, name the best.
+
+    python optimization/UMAP_TSNE_optimization.py --workers 2
+    python optimization/UMAP_TSNE_optimization.py --dataset DataSets/MyCells --metadata my.csv
+    python optimization/UMAP_TSNE_optimization.py --projections thesis.csv
+
+The lists of values stand below. The projections are made of human-designed features, on request of
+pixels, and kept in a cache, so that the same command again goes on where it was stopped. Instead of
+making them, `--projections` reads columns such as UMAP_15_X, UMAP_15_Y, RTSNE_30_Z from a CSV. All
+are scored against the same reference ranks. Results go to results/NNNN-<set>-sweep/.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+
+import VAE_framework
+from models.baselines import Engine, cached_projection, outlying, principal_components
+from optimization.grid_figures import best_runs, plot_heat_maps, plot_sweep, score_columns
+from optimization.grid_runs import plan_of, references_of
+from optimization.grid_scores import goodness, headline, score_each, subset
+from quantitative_metrics.performance_metrics import coordinate_columns, draw_scores
+from quantitative_metrics.scores import METRICS, Metric
+from util.helpers import compose_rgb, format_table, scores_table, thinning_stride
+from util.metadata import count_and_name, match_ids, read_table, refuse_duplicates
+from util.report import write_latent_page, write_report
+from util.runs import (
+    UserError,
+    create_run_folder,
+    describe_run,
+    parse_options,
+    run_script,
+    slug,
+    write_json,
+    write_table,
+)
+from VAE_framework import Loaded
+
+N_NEIGHBORS = (5, 15, 50)
+MIN_DISTS = (0.0, 0.1, 0.5)
+PERPLEXITIES = (5.0, 30.0, 50.0, 100.0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every number of the sweep."""
+
+    n_neighbors: tuple[int, ...] = N_NEIGHBORS
+    """Sizes of UMAP's neighbourhoods, cells."""
+    min_dists: tuple[float, ...] = MIN_DISTS
+    """Least distances of neighbours in UMAP's projection, 0..1."""
+    perplexities: tuple[float, ...] = PERPLEXITIES
+    """Effective numbers of neighbours of t-SNE."""
+    dim: Literal[1, 2, 3] = 3
+    """Coordinates of a projection."""
+    project: Literal["features", "pixels"] = "features"
+    """What to project: human-designed features, or the 50 first principal components of pixels."""
+    projections: str | None = None
+    """CSV with a row per cell and columns UMAP_<value>_X, ..., RTSNE_<value>_X, ... to be scored
+    instead; joined on Unique_ID."""
+    leave_out_beyond: float | None = None
+    """Leave out cells with a coordinate beyond so many standard deviations; the thesis took 4."""
+    criterion: str | None = None
+    """Score that names the best; None takes the mean area of trustworthiness, continuity and LCMC
+    against the features, else the pixels."""
+    engine: Engine = "cpu"
+    """`cpu`, or `torchdr` for a GPU and 100,000 cells or more (pip install -e '.[gpu]')."""
+    workers: int = 1
+    """Processes that project and score at the same time; they share the cores."""
+
+    dataset: str = "simulated"
+    """As for VAE_framework.py: `simulated`, a folder of images, or an .npz/.npy file."""
+    metadata: str | None = None
+    """CSV with a row per cell."""
+    label: str | None = None
+    """Column of the classes; None takes GT_label, else the class folders."""
+    array_key: str | None = None
+    """Name of the images in an .npz."""
+    array_axes: str | None = None
+    """Axes of that array, e.g. NHWC."""
+    simulated_cells: int = 7387
+    """Cells to draw when the data set is `simulated`."""
+    simulated_seed: int = 0
+    """Seed of the simulator."""
+    image_size: int = 64
+    """Side in pixels at which the images are compared: 32, 64, 128 or 256."""
+    features: str = "measure"
+    """Human-designed features: `measure`, `none`, or a CSV with Unique_ID."""
+    feature_groups: Literal["fast", "full"] = "fast"
+    """What to measure: shape and intensity, or all of cp_measure."""
+    metrics: tuple[Metric, ...] = METRICS
+    """How to judge the projections."""
+    progress: str | None = None
+    """Column of a known continuum for the backbone; None takes BBBC031's."""
+    branch: str | None = None
+    """Column of the branches of that continuum."""
+    rank_all_up_to: int = 20_000
+    """Cells up to which neighbourhood ranks are exact; above, a sample is ranked against all."""
+    seed: int = 0
+    """Of the projections and the scores."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1; of the scores."""
+    results: str = "results"
+    """Folder of the numbered result folders."""
+
+
+SETTINGS = Settings()
+
+AXES = "XYZ"
+NAMED = re.compile(r"^(?P<method>UMAP|R?TSNE|PCA)_(?P<value>[\d.]+)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A projection to be made: of which method, with which parameters."""
+
+    method: str
+    parameters: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        """E.g. UMAP_15_0.1, TSNE_30, PCA."""
+        return "_".join([self.method, *(f"{value:g}" for value in self.parameters.values())])
+
+
+def main(settings: Settings) -> Path:
+    """Project, score and draw; returns the folder of the results."""
+    of_runs = run_settings(settings)
+    loaded = VAE_framework.load(of_runs)
+    requests, codes, notes = (
+        read_projections(settings.projections, loaded, settings.dim)
+        if settings.projections
+        else make_projections(settings, loaded)
+    )
+    notes = loaded.notes + notes
+    if settings.leave_out_beyond is not None:
+        codes, more = leave_out(codes, settings.leave_out_beyond, loaded)
+        notes += more
+    for note in notes:
+        print(f"note: {note}")
+    plan = plan_of(of_runs, loaded)
+    references = references_of(loaded)
+    found = []
+    for name, scores in score_each(
+        codes, references, loaded.cells.table, plan, workers=settings.workers
+    ):
+        found.append(scores)
+        print(f"[{len(found)} of {len(codes)}] scored {name}", flush=True)
+    together = subset(found, {name: name for name in codes})
+    return _write(settings, loaded, requests, codes, together, notes)
+
+
+def run_settings(settings: Any) -> VAE_framework.Settings:
+    """The settings of a run that this script has too: what to load and how to score."""
+    names = {field.name for field in dataclasses.fields(settings)}
+    shared = {f.name for f in dataclasses.fields(VAE_framework.Settings)} & names
+    return VAE_framework.Settings(**{name: getattr(settings, name) for name in shared})
+
+
+# ------------------------------------------------------------------------------------- projections
+
+
+def requests_of(settings: Settings) -> list[Request]:
+    """What the sweep makes; PCA is the floor."""
+    umaps = [
+        Request("UMAP", {"n_neighbors": n, "min_dist": distance})
+        for n in settings.n_neighbors
+        for distance in settings.min_dists
+    ]
+    tsnes = [Request("TSNE", {"perplexity": value}) for value in settings.perplexities]
+    return [*umaps, *tsnes, Request("PCA", {})]
+
+
+def make_projections(
+    settings: Settings, loaded: Loaded
+) -> tuple[list[Request], dict[str, np.ndarray], list[str]]:
+    """All projections, (N, dim) by name, from the cache or made by `workers` processes."""
+    if settings.project == "pixels":
+        source = principal_components(loaded.cells.reference_space(), seed=settings.seed)
+        notes = [f"projected: {source.shape[1]} principal components of the pixels"]
+    elif loaded.features is None:
+        raise UserError("--features none: nothing to project; measure them or --project pixels")
+    else:
+        source = loaded.features.to_numpy()
+        notes = [f"projected: {source.shape[1]} human-designed features"]
+    requests = requests_of(settings)
+    slowest_first = sorted(requests, key=lambda request: request.method != "TSNE")
+    codes: dict[str, np.ndarray] = {}
+    made = _project_each(settings, slowest_first, source, loaded.cells.cache)
+    for request, projected in zip(slowest_first, made, strict=True):
+        codes[request.name] = projected
+        print(f"[{len(codes)} of {len(requests)}] projected {request.name}", flush=True)
+    return requests, {request.name: codes[request.name] for request in requests}, notes
+
+
+def _project_each(
+    settings: Settings, requests: Sequence[Request], source: np.ndarray, cache: Path | None
+) -> Iterator[np.ndarray]:
+    engine = {} if settings.engine == "cpu" else {"engine": settings.engine}
+    return Parallel(n_jobs=settings.workers, return_as="generator")(
+        delayed(cached_projection)(
+            request.method,
+            source,
+            settings.dim,
+            settings.seed,
+            cache,
+            **request.parameters | (engine if request.method != "PCA" else {}),
+        )
+        for request in requests
+    )
+
+
+def read_projections(
+    path: str, loaded: Loaded, dim: int = 3
+) -> tuple[list[Request], dict[str, np.ndarray], list[str]]:
+    """Projections from columns UMAP_<value>_X, RTSNE_<value>_X, ... of a CSV.
+
+    Returns:
+        method and value of each; name -> (N, dim or fewer), NaN for a cell without a row; notes.
+
+    Raises:
+        UserError: no such file or columns, or no id that matches.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"--projections {path}: there is no such file")
+    table = read_table(Path(path))
+    if "Unique_ID" not in table:
+        raise UserError(f"{path} has no column Unique_ID to join the cells on")
+    refuse_duplicates(table, Path(path))
+    found = coordinate_columns(table, source=path)
+    swept = {name: match for name in found if (match := NAMED.match(name))}
+    if not swept:
+        raise UserError(f"{path} has no columns UMAP_<value>_X or RTSNE_<value>_X")
+    places, notes = match_ids(table["Unique_ID"], loaded.cells.table["Unique_ID"], path)
+    kept = places >= 0
+    if not kept.all():
+        lost = list(table["Unique_ID"][~kept])
+        notes.append(count_and_name(f"rows of {path} have no cell: left out", lost))
+    codes, requests = {}, []
+    for name, match in swept.items():
+        values = table[found[name][:dim]].to_numpy(np.float64)
+        codes[name] = np.full((len(loaded.cells.table), values.shape[1]), np.nan)
+        codes[name][places[kept]] = values[kept]
+        requests.append(Request(match["method"], {"value": float(match["value"])}))
+    return requests, codes, notes
+
+
+def leave_out(
+    codes: Mapping[str, np.ndarray], deviations: float, loaded: Loaded
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """NaN for the outlying cells of each projection, and how many there are.
+
+    All projections are judged on the same cells, so a cell that lies far in one counts for none.
+    """
+    cleaned, counts, any_far = {}, {}, np.zeros(len(loaded.cells.table), bool)
+    for name, values in codes.items():
+        far = outlying(values, deviations)
+        cleaned[name] = np.where(far[:, None], np.nan, values)
+        counts[name], any_far = int(far.sum()), any_far | far
+    each = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return cleaned, [
+        f"{any_far.sum()} of {len(any_far)} cells lie beyond {deviations:g} standard deviations in "
+        f"at least one projection and are left out for all ({each})"
+    ]
+
+
+# ------------------------------------------------------------------------------------------ results
+
+
+def _write(
+    settings: Settings,
+    loaded: Loaded,
+    requests: Sequence[Request],
+    codes: Mapping[str, np.ndarray],
+    scores: Any,
+    notes: list[str],
+) -> Path:
+    folder = create_run_folder(Path(settings.results), f"{loaded.cells.name}-sweep")
+    about = describe_run(settings, data=loaded.cells.describe(), notes=notes)
+    write_json(folder / "settings.json", about)
+    write_table(folder / "scores.csv", scores.table)
+    wide = headline(scores.table)
+    runs = pd.DataFrame(
+        {"run": name, "method": request.method, **request.parameters, "status": "trained"}
+        | wide.loc[name].to_dict()
+        for name, request in zip(codes, requests, strict=True)
+    )
+    write_table(folder / "runs.csv", runs)
+    columns = {name: [f"{name}_{AXES[i]}" for i in range(codes[name].shape[1])] for name in codes}
+    flat = {c: v for name in codes for c, v in zip(columns[name], codes[name].T, strict=True)}
+    table = loaded.cells.table
+    projections = pd.concat([table, pd.DataFrame(flat, index=table.index)], axis=1)
+    write_table(folder / "projections.csv", projections)
+
+    criterion = criterion_of(settings, runs)
+    best = best_of(runs, criterion)
+    shown = {name: columns[name] for name in best["run"]}
+    figures = _draw_sweep(folder, runs)
+    chosen = subset([scores], {name: name for name in shown})
+    figures += draw_scores(chosen, projections, shown, folder, loaded.label)
+    stem = f"{loaded.cells.name}: the best by {criterion}"
+    thumbnails = compose_rgb(
+        loaded.cells.images[:: thinning_stride(len(projections))], loaded.cells
+    )
+    kept = projections[[*table.columns, *(c for names in shown.values() for c in names)]]
+    view = write_latent_page(
+        kept, shown, thumbnails, folder / "latent_space.html", loaded.label, stem
+    )
+    said = [
+        f"The best {row['method']} by {criterion} is {row['run']} ({row[criterion]:.4g})."
+        for _, row in best.iterrows()
+    ]
+    report = write_report(
+        folder / "report.html",
+        f"{folder.name}: {len(codes)} projections",
+        said,
+        about["settings"] | {"command": about["command"]},
+        [
+            (f"The best of each method by {criterion}.", scores_table(chosen.table)),
+            ("The best by each score.", best_runs(runs, ["method"], score_columns(runs, []))),
+        ],
+        figures,
+        list(dict.fromkeys(notes + scores.notes)),
+        view,
+        details=[("Every projection.", runs.set_index("run").drop(columns="status"))],
+    )
+    print(format_table(scores_table(chosen.table)))
+    print("\n".join(said))
+    print(f"report: {report}")
+    return folder
+
+
+def criterion_of(settings: Settings, runs: pd.DataFrame) -> str:
+    """The score that names the best.
+
+    Raises:
+        UserError: it was not computed.
+    """
+    asked = [settings.criterion] if settings.criterion else []
+    usual = ["mean_area features", "mean_area pixels", "accuracy"]
+    found = [name for name in asked or usual if name in runs]
+    if not found:
+        there = ", ".join(score_columns(runs, [], axes_too=True))
+        raise UserError(f"--criterion {settings.criterion}: no such score; there are {there}")
+    return found[0]
+
+
+def best_of(runs: pd.DataFrame, criterion: str) -> pd.DataFrame:
+    """The best row of each method, in the order of the methods."""
+    good = goodness(runs[criterion])
+    places = [
+        part.idxmax() for _, part in good.groupby(runs["method"], sort=False) if part.notna().any()
+    ]
+    return runs.loc[places]
+
+
+def _draw_sweep(folder: Path, runs: pd.DataFrame) -> list[tuple[str, Path]]:
+    """A figure per method that was swept: heat maps over two parameters, curves over one."""
+    figures = []
+    scores = score_columns(runs.drop(columns=["n_neighbors", "min_dist", "perplexity", "value"],
+                                     errors="ignore"), [])  # fmt: skip
+    for method, part in runs.groupby("method", sort=False):
+        swept = [
+            name
+            for name in ("n_neighbors", "min_dist", "perplexity", "value")
+            if name in part and part[name].nunique() > 1
+        ]
+        path = folder / f"sweep_{slug(str(method))}.png"
+        if len(swept) == 2:
+            plot_heat_maps(part, *swept, scores, path)
+        elif len(swept) == 1:
+            plot_sweep(part, swept[0], scores, path)
+        else:
+            continue
+        figures.append((f"{method}: every score over {' and '.join(swept)}", path))
+    return figures
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(parse_options(SETTINGS)))

@@ -1,0 +1,1 @@
+"""Scripts that launch many runs: grids, sweeps and the comparison of all methods."""

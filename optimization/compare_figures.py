@@ -1,0 +1,163 @@
+"""Figures and tables of a comparison: methods on data sets, by every score, over several seeds."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from scipy.stats import t as student
+
+from optimization.grid_scores import goodness
+from util.helpers import CLASS_PALETTE, house_style, save_figure
+
+CONFIDENCE = 0.95
+LEAST_SEEDS = 3  # for an interval
+INK = "#222222"
+
+
+def intervals(scores: pd.DataFrame) -> pd.DataFrame:
+    """Mean over the seeds and half the width of its 95 % interval (Student's t).
+
+    Args:
+        scores: a row per data set, method, seed and score: `data_set`, `method`, `score`, `value`.
+
+    Returns:
+        a row per data set, method and score: mean, half_width (NaN for fewer than three seeds: of
+        two, Student's interval is thirteen times as wide as they are apart), n_seeds.
+    """
+    groups = scores.groupby(["data_set", "method", "score"], sort=False)["value"]
+    found = groups.agg(mean="mean", deviation="std", n_seeds="count").reset_index()
+    n = found["n_seeds"].to_numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        reach = student.ppf((1 + CONFIDENCE) / 2, n - 1) / np.sqrt(n)
+    found["half_width"] = np.where(n >= LEAST_SEEDS, reach * found["deviation"], np.nan)
+    return found.drop(columns="deviation")
+
+
+def ranks(means: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Rank of each method by each score on one data set, 1 the best; a row `mean rank` on top.
+
+    Args:
+        means: a row per method and score, with `mean`.
+        methods: columns of the result, in this order.
+    """
+    wide = means.pivot(index="score", columns="method", values="mean")
+    wide = wide.reindex(index=means["score"].unique(), columns=list(methods))
+    good = pd.DataFrame([goodness(row) for _, row in wide.iterrows()])
+    good.index = wide.index
+    compared = good.dropna(how="all").round(9).rank(axis=1, ascending=False, method="min")
+    derived = compared.index.str.startswith("mean_area")  # from trustworthiness, continuity, LCMC
+    top = compared[~derived].mean().to_frame("mean rank").T
+    return pd.concat([top, compared]).rename_axis("score")
+
+
+def plot_score(scores: pd.DataFrame, score: str, methods: Sequence[str], path: Path) -> Path:
+    """One score: a panel per data set, a column per method.
+
+    Small dots are seeds; the large one is their mean, from three seeds on with its 95 % interval.
+    Of a single seed the whisker is the standard deviation that the score itself comes with, where
+    it has one.
+
+    Args:
+        scores: a row per data set, method, seed and score: `value`, `std`.
+        score: to be drawn.
+        methods: from left to right.
+        path: PNG to write.
+    """
+    part = scores[scores["score"] == score]
+    data_sets = list(part["data_set"].unique())
+    with house_style():
+        width = 1.1 + 0.62 * len(methods)
+        size = (max(width * len(data_sets), 4.2), 3.3)
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(1, len(data_sets), squeeze=False, sharey=True)[0]
+        for panel, data_set in zip(panels, data_sets, strict=True):
+            _draw_score(panel, part[part["data_set"] == data_set], methods)
+            panel.set_title(data_set)
+        panels[0].set_ylabel(score.replace("_", " "))
+        figure.supxlabel(_whisker(part["seed"].nunique()), fontsize=9, color="#5c666f")
+        return save_figure(figure, path)
+
+
+def _whisker(n_seeds: int) -> str:
+    """What the whiskers of a figure are."""
+    if n_seeds == 1:
+        return "one seed; whiskers: standard deviation of the score itself"
+    interval = " with its 95 % interval" if n_seeds >= LEAST_SEEDS else ""
+    return f"small: {n_seeds} seeds; large: their mean{interval}"
+
+
+def _draw_score(panel: Axes, part: pd.DataFrame, methods: Sequence[str]) -> None:
+    means = intervals(part).set_index("method")
+    for i, method in enumerate(methods):
+        rows = part[part["method"] == method]
+        if not len(rows):
+            continue
+        colour = CLASS_PALETTE[i % len(CLASS_PALETTE)]
+        mean, half = means.loc[method, "mean"], means.loc[method, "half_width"]
+        reach = half if len(rows) > 1 else rows["std"].iloc[0]
+        if np.isfinite(reach):
+            panel.errorbar(i, mean, reach, color=colour, capsize=4, elinewidth=1.6)
+        panel.plot(i, mean, "o", color=colour, markersize=7)
+        if len(rows) > 1:
+            spots = i + 0.22 + np.zeros(len(rows))
+            panel.plot(spots, rows["value"], "o", color=colour, markersize=3, alpha=0.6)
+    panel.set_xticks(range(len(methods)), methods, rotation=40, ha="right", rotation_mode="anchor")
+    panel.tick_params(axis="x", length=0)
+    panel.set_xlim(-0.6, len(methods) - 0.4)
+    panel.margins(y=0.12)
+
+
+def plot_standing(means: pd.DataFrame, methods: Sequence[str], data_set: str, path: Path) -> Path:
+    """Methods by scores on one data set: the mean in each cell, the brighter the better its rank.
+
+    Args:
+        means: a row per method and score of this data set, with `mean` and `half_width`.
+        methods: columns, from left to right.
+        data_set: for the heading.
+        path: PNG to write.
+    """
+    standing = ranks(means, methods)
+    wide = means.pivot(index="score", columns="method", values="mean")
+    rows = list(standing.index)
+    with house_style():
+        size = (3.6 + 0.85 * len(methods), 1.1 + 0.27 * len(rows))
+        figure = Figure(figsize=size, layout="constrained")
+        panel = figure.subplots()
+        for (i, j), rank in np.ndenumerate(standing.to_numpy(float)):
+            of_ranks = rows[i] == "mean rank"
+            value = rank if of_ranks else wide.loc[rows[i], methods[j]]
+            shade = _shade(rank, len(methods))
+            panel.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fc=shade, ec="white"))
+            best = rank == np.nanmin(standing.to_numpy(float)[i])
+            text = "–" if not np.isfinite(value) else f"{value:.2f}" if of_ranks else _short(value)
+            panel.text(j, i, text, ha="center", va="center", fontsize=8,
+                       weight="bold" if best else "normal", color=INK)  # fmt: skip
+        panel.set_xlim(-0.5, len(methods) - 0.5)
+        panel.set_ylim(len(rows) - 0.5, -0.5)
+        panel.axhline(0.5, color=INK, linewidth=1)
+        panel.set_xticks(range(len(methods)), methods)
+        panel.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
+        panel.xaxis.tick_top()
+        panel.tick_params(length=0)
+        panel.grid(False)
+        panel.spines[:].set_visible(False)
+        figure.suptitle(f"{data_set}: scores, darker is better, the best of a row bold")
+        return save_figure(figure, path)
+
+
+def _shade(rank: float, n_methods: int) -> tuple[float, float, float]:
+    """From a clear blue for the first rank to near white for the last."""
+    if not math.isfinite(rank):
+        return (0.96, 0.96, 0.96)
+    share = (rank - 1) / max(n_methods - 1, 1)
+    first, last = np.array([0.49, 0.69, 0.86]), np.array([0.98, 0.98, 0.98])
+    return tuple(first + share * (last - first))
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"

@@ -1,0 +1,416 @@
+"""Compare all methods on all data sets: every score, over several seeds, with the figures.
+
+    python optimization/compare_methods.py                         # simulated BBBC031, one seed
+    python optimization/compare_methods.py --seeds 0 1 2 --workers 2
+    python optimization/compare_methods.py --sets simulated \
+        jurkat:dataset=cells_40x40x3_uint16.npz,metadata=cells.csv,label=phase,progress=dna_integrated
+
+A data set is one of DATA_SETS below, or NAME:setting=value,... with any setting of
+VAE_framework.py; what it does not name is as given on the command line. The same command again goes
+on where it was stopped. Results go to results/NNNN-comparison/: scores.csv holds everything, a row
+per data set, method, seed, score and k; report.html ranks the methods; a folder per data set has
+the figures, latent_space.html and backbones.html.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from filelock import Timeout
+
+import InfoMAX_VAE_framework
+import VAE_framework
+from InfoMAX_VAE_framework import InfoMaxSettings, infomax_objective
+from models.baselines import cached_projection
+from optimization.compare_figures import intervals, plot_score, plot_standing, ranks
+from optimization.grid import (
+    Cell,
+    Grid,
+    GridOptions,
+    Train,
+    finish,
+    open_grid,
+    redirected,
+    train_all,
+    write_grid,
+)
+from optimization.grid_runs import (
+    RESUMABLE,
+    describe_grid,
+    facts_of,
+    identity_of,
+    plan_of,
+    read_codes,
+    references_of,
+)
+from optimization.grid_scores import headline, score_each, score_names, subset
+from quantitative_metrics.performance_metrics import draw_scores
+from quantitative_metrics.scores import Scores
+from util.data_processing import split_cells
+from util.helpers import compose_rgb, plot_losses, thinning_stride
+from util.metadata import choose_labels
+from util.report import write_latent_page, write_report
+from util.runs import (
+    UserError,
+    load_checkpoint,
+    parse_settings,
+    pick_device,
+    read_json,
+    run_script,
+    slug,
+    write_table,
+)
+from VAE_framework import Loaded
+
+DATA_SETS: dict[str, dict[str, Any]] = {
+    "simulated": {"dataset": "simulated"},
+    # Blasi et al. 2016; DNA content is the known progress through the cell cycle
+    "jurkat": {
+        "dataset": "DataSets/jurkat_cell_cycle/cells_40x40x3_uint16.npz",
+        "metadata": "DataSets/jurkat_cell_cycle/cells.csv",
+        "label": "phase",
+        "progress": "dna_integrated",
+    },
+}
+
+Method = Literal["Vanilla", "SC", "InfoMax", "UMAP", "TSNE", "PCA"]
+METHODS: tuple[Method, ...] = ("Vanilla", "SC", "InfoMax", "UMAP", "TSNE", "PCA")
+AXES = "XYZ"
+
+
+@dataclass(frozen=True)
+class CompareSettings(GridOptions, InfoMaxSettings):
+    """Every number of the comparison; what a data set does not name is as here."""
+
+    sets: tuple[str, ...] = ("simulated",)
+    """Data sets: names of DATA_SETS, or NAME:setting=value,..."""
+    methods: tuple[Method, ...] = METHODS
+    """Models and projections."""
+    seeds: tuple[int, ...] = (0,)
+    """Of split, weights and projections; three or more give intervals."""
+    batch_size: int = 256
+    """Cells per training step."""
+
+
+SETTINGS = CompareSettings()
+PRESETS = InfoMAX_VAE_framework.PRESETS
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set of the comparison: its settings, and its cells."""
+
+    settings: CompareSettings
+    loaded: Loaded
+
+    def split_by(self, seed: int) -> Loaded:
+        """The cells, split by another seed."""
+        cells = self.loaded.cells
+        labels = choose_labels(cells.table, self.settings.label)[1]
+        split = split_cells(labels, len(cells.table), self.settings.valid_fraction, seed)
+        return replace(self.loaded, split=split)
+
+
+def main(settings: CompareSettings) -> Path:
+    """Train, project, score and draw; returns the folder of the comparison."""
+    pick_device(settings.device)
+    if settings.sampler != "grid":
+        raise UserError("--sampler tpe: a comparison needs every combination; leave it out")
+    sets = load_sets(settings)
+    grid = open_grid(
+        Path(settings.results),
+        "comparison",
+        {"data_set": tuple(sets), "method": settings.methods, "seed": settings.seeds},
+        {name: identity_of(one.settings, one.loaded) for name, one in sets.items()},
+        settings,
+        settings.resume,
+    )
+    describe_grid(grid, settings, {name: one.loaded for name, one in sets.items()})
+    train_all(grid, Trainer(sets), partial(load_trainer, settings))
+    try:
+        with grid.named_lock("scoring").acquire(timeout=0):
+            report = judge(grid, settings, sets)
+            finish(grid)
+    except Timeout:
+        print("another command scores and draws this comparison")
+        return grid.folder
+    print(f"report: {report}")
+    return grid.folder
+
+
+# --------------------------------------------------------------------------------------- data sets
+
+
+def load_sets(settings: CompareSettings) -> dict[str, DataSet]:
+    """Name -> data set, in the order asked for."""
+    sets = {}
+    for spec in settings.sets:
+        name, own = read_spec(spec, settings)
+        if name in sets:
+            raise UserError(f"--sets {spec}: {name} is named twice")
+        loaded = VAE_framework.load(own)
+        for note in loaded.notes:
+            print(f"note: {name}: {note}")
+        sets[name] = DataSet(own, loaded)
+    return sets
+
+
+def read_spec(spec: str, settings: CompareSettings) -> tuple[str, CompareSettings]:
+    """Name of a data set, and the settings with its own in them.
+
+    Raises:
+        UserError: an unknown name without settings, or an unknown setting.
+    """
+    name, _, rest = spec.partition(":")
+    values = dict(DATA_SETS.get(name, {}))
+    if not values and not rest:
+        raise UserError(
+            f"--sets {spec}: known are {', '.join(DATA_SETS)}; else give NAME:dataset=PATH,..."
+        )
+    kinds = {f.name: type(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+    for part in filter(None, rest.split(",")):
+        key, _, value = part.partition("=")
+        key = key.replace("-", "_")
+        if key not in kinds or not value:
+            raise UserError(f"--sets {spec}: {part!r} is not setting=value of VAE_framework.py")
+        values[key] = kinds[key](value) if kinds[key] in (int, float) else value
+    return name, replace(settings, **values)
+
+
+# ----------------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Trains the model of a cell, or makes its projection; both end in latents.csv."""
+
+    sets: Mapping[str, DataSet]
+
+    def __call__(self, cell: Cell) -> dict[str, Any]:
+        """What is remembered of the run."""
+        data_set = self.sets[cell.parameters["data_set"]]
+        method, seed = cell.parameters["method"], cell.parameters["seed"]
+        with (cell.folder / "output.txt").open("a", encoding="utf-8") as stream, redirected(stream):
+            if method in ("Vanilla", "SC", "InfoMax"):
+                return _train_model(cell, data_set, method, seed)
+            return _make_projection(cell, data_set, method, seed)
+
+
+def load_trainer(settings: CompareSettings) -> Train:
+    """The trainer of another process."""
+    return Trainer(load_sets(settings))
+
+
+def model_settings(
+    settings: CompareSettings, method: str, seed: int, folder: Path
+) -> VAE_framework.Settings:
+    """Settings of the run of a model."""
+    kind = InfoMaxSettings if method == "InfoMax" else VAE_framework.Settings
+    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(kind)}
+    begun = (folder / "settings.json").is_file()
+    values |= {"seed": seed, "results": str(folder.parent), "preset": "default"}
+    values |= {"architecture": "sc" if method == "SC" else "vanilla"}
+    return kind(**values | {"resume": str(folder) if begun else None})
+
+
+def _train_model(cell: Cell, data_set: DataSet, method: str, seed: int) -> dict[str, Any]:
+    run = VAE_framework.prepare(
+        model_settings(data_set.settings, method, seed, cell.folder),
+        infomax_objective if method == "InfoMax" else VAE_framework.elbo_objective,
+        loaded=data_set.split_by(seed),
+        folder=cell.folder,
+    )
+    history = VAE_framework.learn(run)
+    VAE_framework.project(run, {})
+    facts = facts_of(history)
+    return facts | {"value": facts["valid_reconstruction"]}
+
+
+def _make_projection(cell: Cell, data_set: DataSet, method: str, seed: int) -> dict[str, Any]:
+    loaded, settings = data_set.loaded, data_set.settings
+    if loaded.features is None:
+        raise UserError(f"{method} needs features: measure them, or leave the method out")
+    parameters = VAE_framework.baselines_of(settings).get(method, {})
+    dim = min(settings.latent_dim, len(AXES))
+    codes = cached_projection(method, loaded.features, dim, seed, loaded.cells.cache, **parameters)
+    columns = {f"{method}_{AXES[i]}": axis for i, axis in enumerate(codes.T)}
+    table = pd.DataFrame({"Unique_ID": loaded.cells.table["Unique_ID"], **columns})
+    write_table(cell.folder / "latents.csv", table)
+    return {"value": 0.0, "said": "projected"}
+
+
+def codes_of(cell: Cell) -> tuple[np.ndarray, np.ndarray | None]:
+    """Coordinates (N, d) of a trained cell, and the log-variance of a model's."""
+    method = cell.parameters["method"]
+    if method in ("Vanilla", "SC", "InfoMax"):
+        return read_codes(cell.folder)
+    table = pd.read_csv(cell.folder / "latents.csv")
+    return table.drop(columns="Unique_ID").to_numpy(np.float32), None
+
+
+# ---------------------------------------------------------------------------------- scores, figures
+
+
+def judge(grid: Grid, settings: CompareSettings, sets: Mapping[str, DataSet]) -> Path:
+    """Score and draw each data set, unless that is done; then the tables and the page of all."""
+    write_grid(grid)
+    tables, figures = [], []
+    for name, data_set in sets.items():
+        folder = grid.folder / slug(name)
+        folder.mkdir(exist_ok=True)
+        cells = [
+            cell
+            for cell in grid.cells
+            if cell.parameters["data_set"] == name and (cell.folder / "latents.csv").is_file()
+        ]
+        if not cells:
+            print(f"note: nothing was trained on {name}")
+            continue
+        if not (folder / "figures.csv").is_file():
+            _judge_set(folder, name, data_set, cells, settings.workers)
+        tables.append(pd.read_csv(folder / "scores.csv"))
+        listed = pd.read_csv(folder / "figures.csv")
+        figures += [(f"{name}: {row.caption}", folder / row.file) for row in listed.itertuples()]
+    if not tables:
+        raise UserError(f"nothing in {grid.folder} was trained: see {grid.folder / 'grid.json'}")
+    table = pd.concat(tables, ignore_index=True)
+    write_table(grid.folder / "scores.csv", table)
+    return _write_page(grid, settings, table, figures)
+
+
+def _judge_set(
+    folder: Path, name: str, data_set: DataSet, cells: Sequence[Cell], workers: int
+) -> None:
+    """scores.csv and the figures of one data set; figures.csv lists them, and is written last."""
+    codes, logvars = {}, {}
+    for cell in cells:
+        codes[cell.name], logvar = codes_of(cell)
+        if logvar is not None:
+            logvars[cell.name] = logvar
+    loaded = data_set.loaded
+    plan = plan_of(data_set.settings, loaded)
+    references = references_of(loaded)
+    found: dict[str, Scores] = {}
+    for key, scores in score_each(codes, references, loaded.cells.table, plan, logvars, workers):
+        found[key] = scores
+        print(f"[{len(found)} of {len(codes)}] scored {key}", flush=True)
+    parts = []
+    for cell in cells:
+        place = {axis: cell.parameters[axis] for axis in ("data_set", "method", "seed")}
+        own = found[cell.name].table.drop(columns="projection")
+        own = own.rename(columns={"seed": "score_seed"})
+        parts.append(pd.DataFrame({**place, **own.to_dict("series")}))
+    write_table(folder / "scores.csv", pd.concat(parts, ignore_index=True))
+    figures = _draw_set(folder, name, data_set, cells, codes, found)
+    rows = [(caption, path.relative_to(folder).as_posix()) for caption, path in figures]
+    write_table(folder / "figures.csv", pd.DataFrame(rows, columns=["caption", "file"]))
+
+
+def _draw_set(
+    folder: Path,
+    name: str,
+    data_set: DataSet,
+    cells: Sequence[Cell],
+    codes: Mapping[str, np.ndarray],
+    found: Mapping[str, Scores],
+) -> list[tuple[str, Path]]:
+    """The figures of the work, of the first seed; and the projections to turn."""
+    first = [cell for cell in cells if cell.parameters["seed"] == cells[0].parameters["seed"]]
+    names = {cell.name: str(cell.parameters["method"]) for cell in first}
+    table, label = data_set.loaded.cells.table, data_set.loaded.label
+    columns = {
+        method: [f"{method}_{i + 1}" for i in range(codes[key].shape[1])]
+        for key, method in names.items()
+    }
+    coordinates = {
+        column: axis
+        for key, method in names.items()
+        for column, axis in zip(columns[method], codes[key].T, strict=True)
+    }
+    latents = pd.concat([table, pd.DataFrame(coordinates, index=table.index)], axis=1)
+    write_table(folder / "latents.csv", latents)
+    figures = draw_scores(
+        subset([found[key] for key in names], names), latents, columns, folder, label
+    )
+    for cell in first:
+        if (cell.folder / "checkpoint.pt").is_file():
+            method = names[cell.name]
+            history = load_checkpoint(cell.folder / "checkpoint.pt")["history"]
+            path = plot_losses(history, folder / f"losses_{method}.png")
+            figures.append((f"Loss and its terms, {method}", path))
+    shown = data_set.loaded.cells.images[:: thinning_stride(len(table))]
+    thumbnails = compose_rgb(shown, data_set.loaded.cells)
+    page = folder / "latent_space.html"
+    write_latent_page(latents, columns, thumbnails, page, label, f"{name}: all methods")
+    return figures
+
+
+def one_per_score(table: pd.DataFrame) -> pd.DataFrame:
+    """Of the long table, the scores that are one number: data_set, method, seed, score, value, std.
+
+    Curves, single classes and branches, and correlations of single axes stay in the table.
+    """
+    keys = ["data_set", "method", "seed"]
+    scored = table.assign(projection=table[keys].astype(str).agg("\t".join, axis=1))
+    wide = headline(scored)
+    wanted = [name for name in wide if not name.startswith("spearman[")]
+    single = scored[scored["k"].isna()].assign(score=score_names(scored[scored["k"].isna()]))
+    return single[single["score"].isin(wanted)][[*keys, "score", "value", "std"]]
+
+
+def _write_page(
+    grid: Grid, settings: CompareSettings, table: pd.DataFrame, figures: list[tuple[str, Path]]
+) -> Path:
+    """A figure per score, the standing of the methods, and the page of everything."""
+    single = one_per_score(table)
+    methods = [name for name in settings.methods if name in set(single["method"])]
+    means = intervals(single)
+    write_table(grid.folder / "means.csv", means)
+    tables, standings = [], []
+    for data_set in single["data_set"].unique():
+        part = means[means["data_set"] == data_set]
+        standing = ranks(part, methods)
+        write_table(grid.folder / slug(data_set) / "ranks.csv", standing.reset_index())
+        wide = part.pivot(index="method", columns="score", values="mean")
+        wide = wide.reindex(index=methods, columns=part["score"].unique())
+        wide.attrs["scores"] = True
+        tables += [
+            (f"{data_set}: rank of each method, 1 is best.", standing),
+            (f"{data_set}: mean over {part['n_seeds'].max()} seed(s).", wide),
+        ]
+        path = plot_standing(part, methods, data_set, grid.folder / slug(data_set) / "standing.png")
+        standings.append((f"{data_set}: every score of every method", path))
+    by_score = [
+        (score, plot_score(single, score, methods, grid.folder / f"score_{slug(score)}.png"))
+        for score in single["score"].unique()
+    ]
+    described = read_json(grid.folder / "settings.json")
+    count = grid.count()
+    return write_report(
+        grid.folder / "report.html",
+        f"{grid.folder.name}: {len(methods)} methods",
+        [
+            f"{', '.join(methods)} on {', '.join(single['data_set'].unique())}; "
+            f"seeds {', '.join(map(str, settings.seeds))}.",
+            f"{count['trained']} of {len(grid.cells)} combinations are there; "
+            f"{count['failed']} failed.",
+        ],
+        {"command": described["command"]} | described["settings"],
+        tables,
+        [*standings, *by_score, *figures],
+        [
+            f"{cell} failed: {state.reason}"
+            for cell, state in zip(grid.cells, grid.states(), strict=True)
+            if state.status == "failed"
+        ],
+        versions=described["versions"] | described["machine"],
+    )
+
+
+if __name__ == "__main__":
+    run_script(lambda: main(parse_settings(SETTINGS, PRESETS, changeable_on_resume=RESUMABLE)))

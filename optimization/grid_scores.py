@@ -1,0 +1,178 @@
+"""Scores of many runs: each as it is ready, the reference spaces ranked once for all."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import Parallel, delayed, parallel_config
+
+from quantitative_metrics.MINE_metric import smaller_images
+from quantitative_metrics.scores import COLUMNS, Plan, Scores, score_projections
+
+RANKED = "neighbours"  # the group of metrics that ranks the reference spaces
+PARTS = re.compile(r"\[|_low$|_high$")  # of a class, a branch or an interval
+LOWER_IS_BETTER = ("reconstruction", "loss")
+
+
+def score_each(
+    codes: Mapping[str, np.ndarray],
+    references: Mapping[str, np.ndarray],
+    table: pd.DataFrame,
+    plan: Plan,
+    logvars: Mapping[str, np.ndarray] | None = None,
+    workers: int = 1,
+) -> Iterator[tuple[str, Scores]]:
+    """Name and scores of each projection, in their order, as soon as they are there.
+
+    The neighbourhoods of all projections are compared with those of the references in one go; the
+    other metrics look at one projection at a time, in `workers` processes. The numbers are those of
+    `score_projections`.
+
+    Args:
+        codes: name -> (N, d), NaN where a cell has no coordinates: left out for all.
+        references: name -> (N, ...) reference space.
+        table: N rows of what is known of the cells.
+        plan: which scores.
+        logvars: name -> (N, d), of projections that are means of a stochastic encoder.
+        workers: processes, which share the cores.
+
+    Raises:
+        UserError: as `score_projections`.
+    """
+    codes, logvars = _same_cells(codes), logvars or {}
+    ranked = None
+    if RANKED in plan.metrics:
+        ranked = score_projections(codes, references, table, replace(plan, metrics=(RANKED,)))
+    others = replace(plan, metrics=tuple(m for m in plan.metrics if m != RANKED))
+    if plan.information_mode == "held_out":  # once for all; the critic sees no more of them
+        references = {
+            name: smaller_images(data) if data.ndim == 4 else data
+            for name, data in references.items()
+        }
+    threads = max(1, torch.get_num_threads() // workers)
+    with parallel_config("loky", inner_max_num_threads=threads):
+        found = Parallel(n_jobs=workers, return_as="generator")(
+            delayed(_score_one)(name, values, references, table, others, logvars.get(name), threads)
+            for name, values in codes.items()
+        )
+        for name, scores in zip(codes, found, strict=True):
+            parts = [subset([ranked], {name: name})] if ranked else []
+            yield name, _merged([*parts, scores])
+
+
+def _score_one(
+    name: str,
+    codes: np.ndarray,
+    references: Mapping[str, np.ndarray],
+    table: pd.DataFrame,
+    plan: Plan,
+    logvar: np.ndarray | None,
+    threads: int,
+) -> Scores:
+    """All that one projection can be asked without the others."""
+    torch.set_num_threads(threads)
+    logvars = {} if logvar is None else {name: logvar}
+    return score_projections({name: codes}, references, table, plan, logvars)
+
+
+def _same_cells(codes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The codes, with NaN for a cell in all of them where one has none."""
+    absent = ~np.all([np.isfinite(values).all(axis=1) for values in codes.values()], axis=0)
+    if not absent.any():
+        return dict(codes)
+    return {name: np.where(absent[:, None], np.nan, values) for name, values in codes.items()}
+
+
+def subset(found: Sequence[Scores], names: Mapping[str, str]) -> Scores:
+    """Of all that was found, the scores of some projections, under new names.
+
+    Args:
+        found: scores of the same cells.
+        names: name -> new name; those that are not found are passed over.
+    """
+    return _merged([_renamed(scores, names) for scores in found])
+
+
+def _renamed(scores: Scores, names: Mapping[str, str]) -> Scores:
+    def chosen(table: pd.DataFrame) -> pd.DataFrame:
+        rows = table[table["projection"].isin(names)]
+        return rows.assign(projection=rows["projection"].map(names))
+
+    suffix = "_local_Q_score"
+    local = {
+        f"{new}_{reference}{suffix}": scores.local_quality[f"{name}_{reference}{suffix}"]
+        for name, new in names.items()
+        for reference in scores.corners
+        if f"{name}_{reference}{suffix}" in scores.local_quality
+    }
+    return replace(
+        scores,
+        table=chosen(scores.table),
+        axes=chosen(scores.axes),
+        local_quality=pd.DataFrame(local, index=scores.local_quality.index),
+        corners={
+            reference: {new: corners[name] for name, new in names.items() if name in corners}
+            for reference, corners in scores.corners.items()
+        },
+        backbones={new: scores.backbones[n] for n, new in names.items() if n in scores.backbones},
+        confusion={new: scores.confusion[n] for n, new in names.items() if n in scores.confusion},
+    )
+
+
+def _merged(parts: Sequence[Scores]) -> Scores:
+    """Scores of different projections, or of different metrics, as one."""
+    corners: dict[str, dict[str, np.ndarray]] = {}
+    for part in parts:
+        for reference, found in part.corners.items():
+            corners.setdefault(reference, {}).update(found)
+    numbers = {"k": float, "value": float, "std": float}  # a column of None alone has no type
+    tables = [part.table.astype(numbers) for part in parts if len(part.table)]
+    axes = [part.axes for part in parts if len(part.axes)]
+    return Scores(
+        table=pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS),
+        axes=pd.concat(axes, ignore_index=True) if axes else parts[0].axes,
+        local_quality=pd.concat([part.local_quality for part in parts], axis=1),
+        corners=corners,
+        backbones={name: b for part in parts for name, b in part.backbones.items()},
+        continuum=next((part.continuum for part in parts if part.continuum), None),
+        confusion={name: c for part in parts for name, c in part.confusion.items()},
+        notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
+
+
+def score_names(table: pd.DataFrame) -> pd.Series:
+    """Name of the score in each row of a long table: `accuracy`, `lcmc_area features`."""
+    references = table["reference"].fillna("").astype(str)
+    return (table["metric"] + " " + references).str.strip()
+
+
+def headline(table: pd.DataFrame) -> pd.DataFrame:
+    """One number per projection and score: a row per projection, a column per score.
+
+    Curves over k, single classes and branches, and bounds of intervals are left to the long table;
+    the rank correlations of the axes follow at the end.
+    """
+    single = table[table["k"].isna()]
+    single = single.assign(score=score_names(single))
+    of_axes = single["metric"].str.startswith("spearman[")
+    whole = ~single["metric"].str.contains(PARTS)
+    chosen = pd.concat([single[whole], single[of_axes]])
+    wide = chosen.pivot_table("value", "projection", "score", sort=False, dropna=False)
+    return wide.reindex(columns=chosen["score"].unique())
+
+
+def better_when(score: str) -> int:
+    """1 where a higher score is better, -1 where a lower one is, 0 where neither is."""
+    if score.removeprefix("valid_") in LOWER_IS_BETTER:
+        return -1
+    measured = ("epochs", "best_epoch", "seconds", "kl", "batch_size")
+    return 0 if score.removeprefix("valid_").removeprefix("training_") in measured else 1
+
+
+def goodness(values: pd.Series) -> pd.Series:
+    """The values of a score such that the highest is best; of rank correlations the size counts."""
+    name = str(values.name)
+    return values.abs() if name.startswith("spearman[") else better_when(name) * values

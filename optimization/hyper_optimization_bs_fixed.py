@@ -1,0 +1,59 @@
+"""Train the InfoMax VAE at every combination of alpha and beta, at one batch size, and score all.
+
+alpha weighs the mutual information of image and code, beta the KL term. The lists of values stand
+below; any setting of InfoMAX_VAE_framework.py can be given on the command line too:
+
+    python optimization/hyper_optimization_bs_fixed.py --simulated-cells 1500 --base 8 --epochs 5
+    python optimization/hyper_optimization_bs_fixed.py --alphas 0 20 --betas 1 5 --workers 2
+    python optimization/hyper_optimization_bs_fixed.py --storage postgresql://user@host/name
+
+The same command again goes on where it was stopped; given on other machines with the same
+`--storage`, it trains cells of the same grid there. Results go to results/NNNN-<set>-alpha-beta/:
+open its report.html.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import InfoMAX_VAE_framework
+from InfoMAX_VAE_framework import InfoMaxSettings, infomax_objective
+from optimization.grid import GridOptions
+from optimization.grid_runs import RESUMABLE, GridKind, run_grid
+from util.runs import parse_settings, run_script
+
+ALPHAS = (0.0, 5.0, 20.0, 100.0, 500.0, 1000.0)
+BETAS = (0.0, 1.0, 5.0, 20.0, 100.0, 500.0)
+
+
+@dataclass(frozen=True)
+class AlphaBetaSettings(GridOptions, InfoMaxSettings):
+    """Every number of the grid; what it does not vary is that of each run."""
+
+    alphas: tuple[float, ...] = ALPHAS
+    """Weights of the mutual information, dimensionless; the thesis's."""
+    betas: tuple[float, ...] = BETAS
+    """Weights of the KL term, dimensionless; the thesis's."""
+    batch_size: int = 256
+    """Cells per training step; the thesis's for this grid."""
+    epochs: int = 150
+    """At most so many passes over the training cells; the thesis's for this grid."""
+
+
+SETTINGS = AlphaBetaSettings()
+
+KIND = GridKind(
+    "alpha-beta", InfoMaxSettings, infomax_objective, {"alpha": "alpha", "beta": "beta"}
+)
+
+
+def main(settings: AlphaBetaSettings) -> Path:
+    """Train, score and draw the grid; returns its folder."""
+    return run_grid(settings, KIND, {"alpha": settings.alphas, "beta": settings.betas})
+
+
+if __name__ == "__main__":
+    run_script(
+        lambda: main(
+            parse_settings(SETTINGS, InfoMAX_VAE_framework.PRESETS, changeable_on_resume=RESUMABLE)
+        )
+    )

@@ -1,0 +1,303 @@
+"""The grid itself, with cells that are trained in a moment."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from optimization import grid as grid_module
+from optimization.grid import (
+    CELL_FILE,
+    Grid,
+    GridOptions,
+    attach,
+    cell_name,
+    combinations,
+    finish,
+    masked,
+    open_grid,
+    read_grid,
+    train_all,
+)
+from util.runs import UserError
+
+AXES = {"alpha": (0.0, 5.0, 20.0), "beta": (1.0, 500.0)}
+
+
+@dataclass(frozen=True)
+class Options(GridOptions):
+    seed: int = 0
+
+
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "results"
+
+
+def opened(results, identity=None, axes=AXES, resume=None, **options) -> Grid:
+    return open_grid(results, "set-grid", axes, identity or {}, Options(**options), resume)
+
+
+def record(cell):
+    """Train a cell: leave a line in its folder, which shows how often that was done."""
+    with (cell.folder / "trained").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    return {"value": cell.parameters["alpha"] + cell.parameters["beta"]}
+
+
+def make_record():
+    return record
+
+
+def slow(cell):
+    time.sleep(0.3)
+    return record(cell)
+
+
+def make_slow():
+    return slow
+
+
+def times_trained(grid):
+    return [
+        len((cell.folder / "trained").read_text().split())
+        if (cell.folder / "trained").is_file()
+        else 0
+        for cell in grid.cells
+    ]
+
+
+def test_cells_are_the_product_in_order():
+    assert list(combinations({"a": (1, 2), "b": ("x", "y")})) == [
+        {"a": 1, "b": "x"}, {"a": 1, "b": "y"}, {"a": 2, "b": "x"}, {"a": 2, "b": "y"}
+    ]  # fmt: skip
+    assert cell_name({"alpha": 5.0, "set": "my cells"}) == "alpha-5-set-my-cells"
+
+
+def test_one_worker_trains_every_cell_once(results):
+    grid = opened(results)
+    grid.work(record)
+    assert times_trained(grid) == [1] * 6
+    states = grid.states()
+    assert [state.status for state in states] == ["trained"] * 6
+    assert [state.value for state in states] == [1, 500, 6, 505, 21, 520]
+    folders = [cell.folder.name for cell in grid.cells]
+    assert folders[0] == "0001-alpha-0-beta-1" and folders[-1] == "0006-alpha-20-beta-500"
+
+
+def test_two_processes_share_the_cells(results):
+    grid = opened(results, workers=2)
+    train_all(grid, slow, make_slow)
+    assert times_trained(grid) == [1] * 6
+    # The helper needs a moment to start, and may come too late on a busy machine.
+    workers = {json.loads((c.folder / CELL_FILE).read_text())["worker"] for c in grid.cells}
+    assert 1 <= len(workers) <= 2
+    assert {cell["status"] for cell in read_grid(grid.folder)["cells"]} == {"trained"}
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from optimization.grid import attach
+from test_grid import Options
+
+def hang(cell):
+    (cell.folder / "begun").touch()
+    time.sleep(60)
+
+attach(Path(sys.argv[1]), Options()).work(hang)
+"""
+
+
+def test_the_cell_of_a_killed_worker_is_trained_by_another(results, monkeypatch):
+    grid = opened(results)
+    code = KILLED.format(tests=str(Path(__file__).parent))
+    worker = subprocess.Popen([sys.executable, "-c", code, str(grid.folder)])
+    begun = grid.cells[0].folder / "begun"
+    for _ in range(600):
+        if begun.exists():
+            break
+        assert worker.poll() is None
+        time.sleep(0.1)
+    monkeypatch.setattr(grid_module, "GRACE", timedelta(0))
+    grid.revive()
+    assert grid.count()["running"] == 1  # it lives, and holds the lock on its cell
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    grid.work(record)
+    assert times_trained(grid) == [1] * 6
+    trials = grid.study.get_trials()
+    assert [t.state for t in trials].count(TrialState.FAIL) == 1
+    assert [t.state for t in trials].count(TrialState.COMPLETE) == 6
+
+
+def test_a_cell_that_kills_its_workers_ends_as_failed(results, monkeypatch):
+    grid = opened(results, axes={"alpha": (1.0,), "beta": (2.0,)})
+    monkeypatch.setattr(grid_module, "GRACE", timedelta(0))
+    for _ in range(grid_module.RETRIES + 1):
+        trial = grid.study.ask()  # and its worker dies
+        for name, values in grid.axes.items():
+            trial.suggest_categorical(name, values)
+        assert grid.count()["running"] == 1
+        grid.revive()
+    state = grid.states()[0]
+    assert state.status == "failed" and state.reason == "its worker died 4 times"
+
+
+def test_a_worker_taken_for_dead_changes_nothing(results):
+    grid = opened(results)
+
+    def paused(cell):
+        running = grid.study.get_trials(states=(TrialState.RUNNING,))[0]
+        if cell.number == 1:  # another one takes its trial away meanwhile
+            grid.study.tell(running.number, state=TrialState.FAIL)
+            grid_module.retry_callback()(grid.study, running)
+        return record(cell)
+
+    grid.work(paused)
+    assert times_trained(grid) == [1] * 6 and grid.count()["trained"] == 6
+
+
+def test_a_worker_that_asks_when_nothing_waits_trains_nothing(results):
+    grid = opened(results)
+    grid.work(record)
+    grid._train_next(record)
+    assert times_trained(grid) == [1] * 6
+    assert grid.study.get_trials()[-1].user_attrs["copy_of"] < 6
+
+
+def test_a_failed_cell_is_recorded_and_can_be_tried_again(results):
+    def fail(cell):
+        if cell.parameters == {"alpha": 5.0, "beta": 500.0}:
+            raise UserError("the loss is not finite")
+        if cell.parameters == {"alpha": 20.0, "beta": 1.0}:
+            raise ZeroDivisionError("a mistake in the code")
+        return record(cell)
+
+    grid = opened(results)
+    grid.work(fail)
+    assert times_trained(grid) == [1, 1, 1, 0, 0, 1]
+    reasons = [state.reason for state in grid.states()]
+    assert reasons[3] == "the loss is not finite"
+    assert reasons[4].startswith("ZeroDivisionError: a mistake in the code (test_grid.py:")
+    again = opened(results, retry_failed=True)
+    assert again.folder == grid.folder
+    again.work(record)
+    assert times_trained(again) == [1] * 6
+
+
+def test_ctrl_c_leaves_the_cell_waiting(results):
+    grid = opened(results)
+
+    def interrupt(cell):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        grid.work(interrupt)
+    again = opened(results)
+    again.work(record)
+    assert times_trained(again) == [1] * 6
+
+
+def test_the_same_command_goes_on_until_the_grid_is_finished(results):
+    grid = opened(results, {"epochs": 5})
+    assert opened(results, {"epochs": 5}, workers=3).folder == grid.folder
+    other = opened(results, {"epochs": 6})
+    fresh = opened(results, {"epochs": 5}, fresh=True)
+    assert len({grid.folder, other.folder, fresh.folder}) == 3
+    assert opened(results, {"epochs": 5}).folder == fresh.folder  # the newest
+    finish(fresh)
+    assert opened(results, {"epochs": 5}).folder == grid.folder
+    finish(grid)
+    assert opened(results, {"epochs": 5}).folder not in (grid.folder, fresh.folder)
+    assert opened(results, resume=str(grid.folder)).folder == grid.folder
+
+
+def test_tpe_trains_some_cells_each_once(results):
+    axes = {"alpha": tuple(map(float, range(6))), "beta": tuple(map(float, range(6)))}
+    grid = opened(results, axes=axes, sampler="tpe", trials=9, goal="reconstruction")
+    grid.work(record)
+    assert sorted(times_trained(grid)) == [0] * 27 + [1] * 9
+    everything = opened(results, {"x": 1}, axes=AXES, sampler="tpe", trials=50)
+    everything.work(record)
+    assert times_trained(everything) == [1] * 6
+
+
+def test_the_same_seed_draws_the_same_cells(results):
+    axes = {"alpha": tuple(map(float, range(6))), "beta": tuple(map(float, range(6)))}
+    drawn = []
+    for _ in range(2):
+        grid = opened(results, axes=axes, sampler="tpe", trials=5, fresh=True)
+        grid.work(record)
+        drawn.append(times_trained(grid))
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [({"alphas": ()}, "--alphas: no value"), ({"alphas": (1.0, 5.0, 5.0)}, "5 is given twice")],
+)
+def test_refuses_axes_without_sense(results, axes, words):
+    with pytest.raises(UserError, match=words):
+        opened(results, axes=axes)
+    assert not results.exists()
+
+
+def test_storages_that_cannot_be_used_are_one_line(results, tmp_path):
+    with pytest.raises(UserError, match="holds no grid.json"):
+        attach(tmp_path, Options())
+    with pytest.raises(UserError, match=r"nobody:\*\*\*@127.0.0.1") as error:
+        opened(results, storage="postgresql://nobody:secret@127.0.0.1:1/none")
+    assert "secret" not in str(error.value) and "\n" not in str(error.value)
+    assert masked("postgresql://me@host/name") == "postgresql://me@host/name"
+
+
+def test_a_grid_of_a_database_says_so(results):
+    grid = opened(results)
+    known = read_grid(grid.folder) | {"database": True}
+    (grid.folder / "grid.json").write_text(json.dumps(known))
+    with pytest.raises(UserError, match="give its URL with --storage"):
+        attach(grid.folder, Options())
+
+
+def test_sqlite_is_a_database_too(results, tmp_path):
+    storage = f"sqlite:///{tmp_path / 'grids.db'}"
+    grid = opened(results, storage=storage)
+    elsewhere = opened(tmp_path / "another_machine", storage=storage)  # no shared disk
+    assert elsewhere.study.study_name == grid.study.study_name
+    assert elsewhere.folder.parent.name == "another_machine"
+    grid._train_next(record)
+    elsewhere.work(record)
+    assert times_trained(grid) == [1, 0, 0, 0, 0, 0]
+    assert times_trained(elsewhere) == [0, 1, 1, 1, 1, 1]
+    assert grid.count()["trained"] == 6
+    finish(grid)
+    assert opened(results, storage=storage).study.study_name != grid.study.study_name
+
+
+def test_two_machines_that_begin_in_the_same_moment_share_a_grid(results, tmp_path, monkeypatch):
+    storage = f"sqlite:///{tmp_path / 'grids.db'}"
+    first = opened(results, storage=storage)
+    listed = iter([[]])  # what the second one saw, before the first one's study was there
+    studies = grid_module._studies
+    monkeypatch.setattr(grid_module, "_studies", lambda *a: next(listed, None) or studies(*a))
+    (first.folder / "grid.json").rename(tmp_path / "not_written_yet")
+    second = opened(results, storage=storage)
+    assert second.study.study_name == first.study.study_name and second.folder == first.folder
+    assert [path.name for path in results.iterdir()] == [first.folder.name]
+
+
+def test_options_do_not_change_which_grid_is_meant():
+    changed = replace(Options(), workers=4, storage="x://y", fresh=True, heartbeat=3)
+    names = {name for name, value in vars(changed).items() if value != vars(Options())[name]}
+    assert names <= grid_module.OPTION_NAMES
+    assert not {"sampler", "trials", "goal"} & grid_module.OPTION_NAMES

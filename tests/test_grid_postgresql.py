@@ -1,0 +1,136 @@
+"""Two workers on a real PostgreSQL, one of them killed in the middle of a cell."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name))
+EPOCHS = 40  # a second or two a cell, so that a worker can be killed within one
+
+
+def found_postgresql():
+    if not BINARIES or (os.geteuid() == 0 and shutil.which("runuser") is None):
+        return False
+    return subprocess.run(["id", "postgres"], capture_output=True).returncode == 0
+
+
+pytestmark = pytest.mark.skipif(not found_postgresql(), reason="PostgreSQL is not installed")
+pytest.importorskip("psycopg")
+
+
+@pytest.fixture
+def database():
+    """URL of an empty database on a free loopback port; the cluster is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="grid-postgresql-"))
+    as_postgres = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    if as_postgres:
+        shutil.chown(folder, "postgres")
+
+    def run(name, *arguments):
+        command = [*as_postgres, str(BINARIES[-1] / name), *arguments]
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    data = str(folder / "data")
+    run("initdb", "-D", data, "-A", "trust", "-U", "grid", "--no-sync")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder} -c fsync=off"
+    run("pg_ctl", "-D", data, "-o", options, "-l", str(folder / "log"), "-w", "start")
+    try:
+        run("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "grid", "grids")
+        yield f"postgresql://grid@127.0.0.1:{port}/grids"
+    finally:
+        run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+        shutil.rmtree(folder)
+
+
+def wait_for(what, processes, seconds=120):
+    """The first true result of `what`."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = what()
+        if found:
+            return found
+        for process in processes:
+            assert process.poll() in (None, 0), process.communicate()[1]
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
+
+
+def test_every_cell_is_trained_once_though_a_worker_is_killed(database, run_script, tmp_path):
+    options = ["--simulated-cells", 60, "--image-size", 32, "--features", "none"]
+    options += ["--epochs", EPOCHS, "--patience", EPOCHS, "--widths", 2, 4]
+    options += ["--metrics", "axes", "--no-reports", "--device", "cpu", "--batch-size", 16]
+    options += ["--storage", database, "--heartbeat", 1]
+    script = "optimization/hyper_optimization.py"
+    workers = [run_script(script, *options, wait=False) for _ in range(2)]
+    study = wait_for(lambda: load_study(database), workers)
+    folder = tmp_path / "results" / study.user_attrs["folder"]
+
+    def being_trained():
+        """A cell some epochs old, and its worker."""
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):
+            log = folder / folder_of(trial) / "log.jsonl"
+            epochs = len(log.read_text().splitlines()) if log.exists() else 0
+            if 2 <= epochs <= EPOCHS // 2:
+                process = trial.user_attrs["worker"].split(":")[1]
+                return trial, [w for w in workers if w.pid == int(process)][0]
+        return None
+
+    trial, killed = wait_for(being_trained, workers)
+    killed.send_signal(signal.SIGKILL)
+    (survivor,) = set(workers) - {killed}
+    out, err = survivor.communicate(timeout=240)
+    assert survivor.returncode == 0, err
+    assert f"{folder.name}/report.html" in out
+
+    assert len(list((tmp_path / "results").glob("*/grid.json"))) == 1  # they shared one grid
+    trials = study.get_trials()
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    trained = [t for t in complete if "copy_of" not in t.user_attrs]
+    runs = sorted(folder.glob("0*-encoder-*"))
+    assert sorted(map(folder_of, trained)) == [run.name for run in runs]
+    assert len(trained) == 4
+    assert study.trials[trial.number].state == TrialState.FAIL
+    revived = [t for t in trained if t.system_attrs.get("failed_trial") == trial.number]
+    assert [folder_of(t) for t in revived] == [folder_of(trial)]
+    assert revived[0].user_attrs["worker"].endswith(f":{survivor.pid}")
+    for run in runs:  # one line per epoch: gone on with, not begun again
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
+    output = (folder / folder_of(trial) / "output.txt").read_text()
+    assert output.count("Total params") == 1  # of a new run; the second worker resumed it
+    assert output.count("run folder:") == 2
+    assert (folder / "heatmaps.png").stat().st_size > 0
+    states = [cell["status"] for cell in json.loads((folder / "grid.json").read_text())["cells"]]
+    assert states == ["trained"] * 4
+
+
+def load_study(database):
+    """The study, once it is there."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        storage = optuna.storages.RDBStorage(database)
+        names = optuna.get_all_study_names(storage)
+    except Exception:  # its tables are being made
+        return None
+    study = optuna.load_study(study_name=names[0], storage=storage) if names else None
+    return study if study and "ready" in study.user_attrs else None
+
+
+def folder_of(trial):
+    parameters = trial.params or trial.system_attrs["fixed_params"]
+    encoder, decoder = parameters["encoder"], parameters["decoder"]
+    number = 1 + 2 * (encoder == 4) + (decoder == 4)
+    return f"{number:04d}-encoder-{encoder}-decoder-{decoder}"
