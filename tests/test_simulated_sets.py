@@ -66,6 +66,13 @@ def test_cells_of_a_field_neither_touch_nor_lose_a_pixel(field):
     np.testing.assert_array_equal(field.nuclei, nuclei)
 
 
+def test_cells_of_crowded_fields_stay_a_pixel_apart():
+    rng = np.random.default_rng(4)
+    for _ in range(300):
+        crowded = compose_field(discs(2), 68, rng)
+        assert ndimage.label(crowded.labels > 0, np.ones((3, 3)))[1] == 2
+
+
 def test_cells_lie_anywhere_in_the_field():
     rng = np.random.default_rng(3)
     centres = np.concatenate([compose_field(discs(1), 60, rng).centres for _ in range(400)])
