@@ -194,7 +194,8 @@ class Grid:
         return Counter(state.status for state in self.states())
 
     def _cell_of(self, trial: FrozenTrial) -> Cell | None:
-        parameters = trial.params or trial.system_attrs.get("fixed_params", {})
+        # Of an enqueued trial all are known, though they are suggested one after the other.
+        parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         complete = set(self.axes) <= set(parameters)
         return self.cell(parameters) if complete else None
 

@@ -1,27 +1,15 @@
 """Two workers on a real PostgreSQL, one of them killed in the middle of a cell."""
 
 import json
-import os
-import shutil
 import signal
-import socket
-import subprocess
-import tempfile
 import time
-from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState
+from postgresql import found_postgresql, running_database
 
-BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name))
-EPOCHS = 40  # a second or two a cell, so that a worker can be killed within one
-
-
-def found_postgresql():
-    if not BINARIES or (os.geteuid() == 0 and shutil.which("runuser") is None):
-        return False
-    return subprocess.run(["id", "postgres"], capture_output=True).returncode == 0
+EPOCHS = 24  # a second or two a cell, so that a worker can be killed within one
 
 
 pytestmark = pytest.mark.skipif(not found_postgresql(), reason="PostgreSQL is not installed")
@@ -30,29 +18,8 @@ pytest.importorskip("psycopg")
 
 @pytest.fixture
 def database():
-    """URL of an empty database on a free loopback port; the cluster is gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="grid-postgresql-"))
-    as_postgres = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    if as_postgres:
-        shutil.chown(folder, "postgres")
-
-    def run(name, *arguments):
-        command = [*as_postgres, str(BINARIES[-1] / name), *arguments]
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=60)
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    data = str(folder / "data")
-    run("initdb", "-D", data, "-A", "trust", "-U", "grid", "--no-sync")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder} -c fsync=off"
-    run("pg_ctl", "-D", data, "-o", options, "-l", str(folder / "log"), "-w", "start")
-    try:
-        run("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "grid", "grids")
-        yield f"postgresql://grid@127.0.0.1:{port}/grids"
-    finally:
-        run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
-        shutil.rmtree(folder)
+    with running_database() as url:
+        yield url
 
 
 def wait_for(what, processes, seconds=120):
@@ -130,7 +97,7 @@ def load_study(database):
 
 
 def folder_of(trial):
-    parameters = trial.params or trial.system_attrs["fixed_params"]
+    parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
     encoder, decoder = parameters["encoder"], parameters["decoder"]
     number = 1 + 2 * (encoder == 4) + (decoder == 4)
     return f"{number:04d}-encoder-{encoder}-decoder-{decoder}"

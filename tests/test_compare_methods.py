@@ -1,0 +1,90 @@
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from optimization import compare_methods
+from optimization.compare_figures import intervals, ranks
+from util.runs import UserError
+
+
+def settings_of(**changes):
+    small = {
+        "simulated_cells": 60,
+        "image_size": 32,
+        "base": 2,
+        "epochs": 1,
+        "metrics": ("neighbours", "axes"),
+        "device": "cpu",
+    }
+    return dataclasses.replace(compare_methods.SETTINGS, **small | changes)
+
+
+def test_intervals_are_students():
+    values = [0.5, 0.7, 0.9]
+    rows = [("s", "A", i, "accuracy", value, np.nan) for i, value in enumerate(values)]
+    rows += [("s", "B", 0, "accuracy", 0.4, 0.1), ("s", "B", 1, "accuracy", 0.6, 0.1)]
+    columns = ["data_set", "method", "seed", "score", "value", "std"]
+    found = intervals(pd.DataFrame(rows, columns=columns)).set_index("method")
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert found.loc["A", "mean"] == pytest.approx(0.7)
+    assert found.loc["A", "half_width"] == pytest.approx((high - low) / 2)
+    assert found.loc["B", "mean"] == 0.5 and np.isnan(found.loc["B", "half_width"])
+
+
+def test_ranks_begin_with_the_best():
+    rows = [("accuracy", "A", 0.5), ("accuracy", "B", 0.7), ("accuracy", "C", 0.7)]
+    rows += [("analytic_information", "A", 3.0)]
+    means = pd.DataFrame(rows, columns=["score", "method", "mean"])
+    found = ranks(means, ["A", "B", "C"])
+    assert list(found.loc["accuracy"]) == [3, 1, 1]
+    assert list(found.loc["mean rank"]) == [2, 1, 1]
+    assert found.loc["analytic_information"].isna().tolist() == [False, True, True]
+
+
+def test_specs_of_data_sets():
+    name, own = compare_methods.read_spec(
+        "mine:dataset=a/b.npz,image-size=32,label=dose,beta=5", settings_of(image_size=64)
+    )
+    assert name == "mine"
+    assert (own.dataset, own.image_size, own.label, own.beta) == ("a/b.npz", 32, "dose", 5.0)
+    name, own = compare_methods.read_spec("jurkat:dataset=here.npz", settings_of())
+    assert (own.dataset, own.label) == ("here.npz", "phase")
+    for spec, words in (
+        ("unknown", "known are simulated, jurkat"),
+        ("mine:colour=red", "'colour=red' is not setting=value"),
+    ):
+        with pytest.raises(UserError, match=words):
+            compare_methods.read_spec(spec, settings_of())
+
+
+def test_a_comparison_from_cells_to_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = settings_of(methods=("Vanilla", "SC", "TSNE", "PCA"), seeds=(0, 1))
+    folder = compare_methods.main(settings)
+    table = pd.read_csv(folder / "scores.csv")
+    assert list(table.columns[:3]) == ["data_set", "method", "seed"]
+    assert set(table["method"]) == set(settings.methods) and set(table["seed"]) == {0, 1}
+    single = compare_methods.one_per_score(table)
+    assert len(single) == 8 * single["score"].nunique()
+    found = single.set_index(["method", "seed", "score"])["value"]
+    lcmc = table[(table["metric"] == "lcmc_area") & (table["reference"] == "pixels")]
+    for row in lcmc.itertuples():
+        assert found[row.method, row.seed, "lcmc_area pixels"] == row.value
+    assert found["Vanilla", 0, "lcmc_area pixels"] != found["Vanilla", 1, "lcmc_area pixels"]
+    assert found["PCA", 0, "lcmc_area pixels"] == found["PCA", 1, "lcmc_area pixels"]
+    figures = "standing.png losses_SC.png projections_GT_label.png local_quality.png".split()
+    for name in (*figures, "latent_space.html", "ranks.csv"):
+        assert (folder / "simulated" / name).stat().st_size > 0, name
+    page = (folder / "report.html").read_text()
+    assert "rank of each method" in page and (folder / "score_lcmc_area-pixels.png").is_file()
+
+
+def test_an_empty_choice_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--seed: no value"):
+        compare_methods.main(settings_of(seeds=(), features="none"))
+    with pytest.raises(UserError, match="named twice"):
+        compare_methods.load_sets(settings_of(sets=("simulated", "simulated"), features="none"))
