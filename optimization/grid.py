@@ -23,7 +23,6 @@ import os
 import re
 import socket
 import sys
-import threading
 import time
 import traceback
 import warnings
@@ -32,7 +31,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,6 +40,7 @@ import torch
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
+from optimization.grid_scores import end_with_parent
 from util.runs import (
     UserError,
     create_run_folder,
@@ -688,17 +687,6 @@ def _help(
         pass  # the command that started it says so
     except UserError as error:
         print(f"a worker gave up: {error}", file=sys.stderr)
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it ends, even by SIGKILL."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        wait_for_any([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

@@ -1,8 +1,13 @@
 """Scores of many runs: each as it is ready, the reference spaces ranked once for all."""
 
+import multiprocessing
+import os
 import re
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -14,6 +19,7 @@ from quantitative_metrics.scores import COLUMNS, Plan, Scores, score_projections
 
 RANKED = "neighbours"  # the group of metrics that ranks the reference spaces
 PARTS = re.compile(r"\[|_low$|_high$")  # of a class, a branch or an interval
+PARENT_SECONDS = 1.0  # between two looks at whether the parent lives
 LOWER_IS_BETTER = ("reconstruction", "loss")
 
 
@@ -73,9 +79,28 @@ def _score_one(
     threads: int,
 ) -> Scores:
     """All that one projection can be asked without the others."""
+    if multiprocessing.current_process().name != "MainProcess":
+        end_with_parent()
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    logvars = {} if logvar is None else {name: logvar}
-    return score_projections({name: codes}, references, table, plan, logvars)
+    try:
+        logvars = {} if logvar is None else {name: logvar}
+        return score_projections({name: codes}, references, table, plan, logvars)
+    finally:
+        torch.set_num_threads(before)  # where one process does it all, it has other work after this
+
+
+@cache
+def end_with_parent() -> None:
+    """End this process soon after the one that started it has ended, even by SIGKILL."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _same_cells(codes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
