@@ -100,6 +100,9 @@ class Settings:
     BBBC031."""
     beta: float = 1.0
     """Weight of the KL term, dimensionless; 1 is the evidence lower bound."""
+    min_logvar: float = -6.0
+    """Least log-variance of a code, -20 to below 2; -6 is a standard deviation of 0.05. Where many
+    cells are to be told apart in a small region, as around an anchor, it has to be lower."""
     target_view: ViewName = "none"
     """What the decoder has to make of a cell: the image seen (none), or another view of it: turns
     (quarter turns and flips), free (any angle), strong (any angle, any part of it enlarged)."""
@@ -376,6 +379,7 @@ def network_arguments(settings: Settings, cells: Cells) -> dict[str, Any]:
         "base": settings.base,
         "latent_dim": settings.latent_dim,
         "decoder_base": settings.decoder_base,
+        "min_logvar": settings.min_logvar,
     }
 
 

@@ -15,10 +15,7 @@ from util.runs import UserError
 
 IMAGE_SIZES = (32, 64, 128, 256)
 ARCHITECTURES = ("vanilla", "sc", "simple")
-LOGVAR_RANGE = (
-    -6.0,
-    2.0,
-)  # of the thesis; keeps the sampled code finite while the encoder is untrained
+LOGVAR_RANGE = (-6.0, 2.0)  # of the thesis; keeps the code finite while the encoder is untrained
 
 
 class VAE(nn.Module):
@@ -27,20 +24,26 @@ class VAE(nn.Module):
     Args:
         encoder: x (B, C, S, S) -> mean (B, d), logvar (B, d).
         decoder: z (B, d) -> logits (B, C, S, S).
+        logvar_range: least and largest log-variance of a posterior. The least is the resolution of
+            the code: -6 is a standard deviation of 0.05, of which few fit into a small region.
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        logvar_range: tuple[float, float] = LOGVAR_RANGE,
+    ):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+        self.logvar_range = logvar_range
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Posterior of a batch: x (B, C, S, S) in 0..1 -> mean (B, d), logvar (B, d) clamped to
-        -6..2.
-        """
+        """Posterior of a batch: x (B, C, S, S) in 0..1 -> mean (B, d), logvar (B, d), clamped."""
         mean, logvar = self.encoder(x)
         # Under autocast the encoder ends in low precision, in which no divergence is computed.
-        return mean.to(x.dtype), logvar.to(x.dtype).clamp(*LOGVAR_RANGE)
+        return mean.to(x.dtype), logvar.to(x.dtype).clamp(*self.logvar_range)
 
     def reparameterize(self, mean: Tensor, logvar: Tensor) -> Tensor:
         """A code (B, d): sampled from the posterior while training, its mean in evaluation."""
@@ -182,6 +185,7 @@ def build_vae(
     base: int = 32,
     latent_dim: int = 3,
     decoder_base: int | None = None,
+    min_logvar: float = LOGVAR_RANGE[0],
     fast: bool = True,
 ) -> VAE:
     """A VAE of the thesis by name, with the thesis's initial weights.
@@ -193,6 +197,7 @@ def build_vae(
         base: width of the first encoder block; the others are base x 2, 4, 8, 16 at most.
         latent_dim: d.
         decoder_base: the same for the decoder; None for the encoder's.
+        min_logvar: least log-variance of a posterior.
         fast: compute upsampling in its fast exact form; parameters and results are the same
             without.
 
@@ -209,6 +214,11 @@ def build_vae(
     for name, value in (("base", base), ("latent-dim", latent_dim), ("decoder-base", decoder_base)):
         if value < 1:
             raise UserError(f"--{name} {value}: must be at least 1")
+    if not -20 <= min_logvar < LOGVAR_RANGE[1]:  # exp(-20 / 2) is near the rounding of float32
+        raise UserError(
+            f"--min-logvar {min_logvar:g}: must be at least -20 and below {LOGVAR_RANGE[1]:g}"
+        )
+    logvar_range = (min_logvar, LOGVAR_RANGE[1])
     steps = int(math.log2(image_size)) - 1  # halvings down to 2 x 2
     factors = [min(2**i, 16) for i in range(steps)]
     encoder_widths = [base * f for f in factors]
@@ -218,17 +228,20 @@ def build_vae(
         vae = VAE(
             ConvEncoder(channels, encoder_widths, (1024, 256), latent_dim),
             ConvDecoder(latent_dim, 1024, [decoder_base * f for f in up], channels, fast),
+            logvar_range,
         )
     elif architecture == "sc":
         up = [*[factors[-1]] * (steps - len(falling)), *falling, 1]
         vae = VAE(
             SkipEncoder(channels, encoder_widths, latent_dim, fast),
             SkipDecoder(latent_dim, [decoder_base * f for f in up], channels, fast),
+            logvar_range,
         )
     else:
         vae = VAE(
             ConvEncoder(channels, [base] * steps, (512, 256), latent_dim),
             ConvDecoder(latent_dim, 512, [decoder_base] * steps, channels, fast),
+            logvar_range,
         )
     initialise(vae)
     # Kernels lie in memory as the images do, or every step would turn them over and back.

@@ -93,10 +93,21 @@ def test_logvar_is_clamped():
         assert float(model.encode(torch.rand(2, 3, 32, 32))[1].max()) == 2.0
         model.encoder.logvar.bias.fill_(-50.0)
         assert float(model.encode(torch.rand(2, 3, 32, 32))[1].min()) == -6.0
+        finer = build_vae(base=4, image_size=32, min_logvar=-12).eval()
+        finer.encoder.logvar.bias.fill_(-50.0)
+        assert float(finer.encode(torch.rand(2, 3, 32, 32))[1].min()) == -12.0
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"image_size": 48}, {"architecture": "resnet"}, {"base": 0}, {"latent_dim": 0}]
+    "wrong",
+    [
+        {"image_size": 48},
+        {"architecture": "resnet"},
+        {"base": 0},
+        {"latent_dim": 0},
+        {"min_logvar": 2.0},
+        {"min_logvar": -50.0},
+    ],
 )
 def test_impossible_settings_are_one_line(wrong):
     with pytest.raises(UserError, match="--"):

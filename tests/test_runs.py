@@ -19,6 +19,7 @@ from util.runs import (
     run_script,
     save_checkpoint,
     seed_everything,
+    settings_from_json,
     write_atomically,
     write_json,
 )
@@ -119,6 +120,17 @@ def test_checkpoint_is_plain_data_and_refuses_code(tmp_path):
         load_checkpoint(tmp_path / "cut.pt")
     with pytest.raises(UserError, match="missing"):
         load_checkpoint(tmp_path / "none.pt")
+
+
+def test_settings_of_an_older_version_take_defaults_and_a_newer_one_is_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Made:
+        epochs: int = 5
+        sizes: tuple[int, ...] = (1, 2)
+
+    assert settings_from_json(Made, {"sizes": [3]}) == Made(sizes=(3,))
+    with pytest.raises(UserError, match="no setting 'depth'"):
+        settings_from_json(Made, {"epochs": 1, "depth": 2})
 
 
 def test_seeds_differ_by_epoch_and_repeat():

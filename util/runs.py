@@ -163,14 +163,17 @@ def find_run(asked: str, results: Path, kind: str) -> Path:
 def settings_from_json(kind: type[SettingsT], values: dict[str, Any]) -> SettingsT:
     """Rebuild a settings dataclass; tuples come back from JSON as lists.
 
+    A field that an older version did not write takes its default: what was added since then does by
+    default what was done before.
+
     Raises:
-        UserError: a field is unknown or missing, as in a run of another version.
+        UserError: a field is unknown, as in a run of a newer version.
     """
     names = {field.name for field in dataclasses.fields(kind)}
-    odd = sorted(names.symmetric_difference(values))
+    odd = sorted(set(values) - names)
     if odd:
         raise UserError(
-            f"settings.json was written by another version: field {odd[0]!r} does not match"
+            f"settings.json was written by another version: there is no setting {odd[0]!r} here"
         )
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
