@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from torch import nn
 
 import VAE_framework
-from models.infoMAX_VAE import InfoMaxObjective
+from models.infoMAX_VAE import CriticInput, InfoMaxObjective
 from util.augmentation import VIEWS, ViewName
 from util.data_processing import Cells
 from util.mutual_information import Bound, InformationEstimator
-from util.runs import parse_settings, run_script
+from util.runs import UserError, parse_settings, run_script
 from VAE_framework import CHANGEABLE, Settings, main
 
 
@@ -34,6 +34,9 @@ class InfoMaxSettings(Settings):
     """What the critic sees of a cell: the encoder's image (none), or another view of it: turns
     (quarter turns and flips), free (any angle), strong (any angle, any part of it enlarged). The
     information of code and view rewards only what the cell keeps through it."""
+    critic: CriticInput = "pixels"
+    """What the critic gets of that view: its pixels, as in the thesis, or its code by the same
+    encoder, which learns faster and needs --views."""
     critic_learning_rate: float = 5e-4
     """Adam's step size for the critic that estimates the information."""
 
@@ -51,8 +54,11 @@ PRESETS = VAE_framework.PRESETS | {"thesis": {"bound": "infonce"}}
 
 def infomax_objective(settings: InfoMaxSettings, cells: Cells) -> nn.Module:
     """What the InfoMax VAE minimises."""
+    if settings.critic == "code" and settings.views == "none":
+        raise UserError("--critic code: a code tells all of itself; give --views turns or strong")
+    seen = (settings.latent_dim,) if settings.critic == "code" else cells.images.shape[1:]
     estimator = InformationEstimator(
-        cells.images.shape[1:], settings.latent_dim, settings.bound, settings.bound_alpha
+        seen, settings.latent_dim, settings.bound, settings.bound_alpha
     )
     return InfoMaxObjective(
         estimator,
@@ -62,6 +68,7 @@ def infomax_objective(settings: InfoMaxSettings, cells: Cells) -> nn.Module:
         VIEWS[settings.views],
         VIEWS[settings.target_view],
         cells.scaled_padding(),
+        settings.critic,
     )
 
 

@@ -17,13 +17,28 @@ idea of contrastive learning (van den Oord et al. 2018; Chen et al. 2020, SimCLR
 h(z) of the code and the encoder g(v) of the view as its two branches, and of Tian et al. 2020
 ("What makes for good views for contrastive learning"): good views share the phenotype and nothing
 else. Which changes keep the phenotype is knowledge about the data. Intensity is left alone.
+
+A perceptron on the pixels of v, as in the thesis, has to learn by itself what turns and windows do
+to a cell, and its 13 million weights are most of a step. The encoder knows already: with w, the
+code of v, the chain z - x - v - w gives
+
+    bound <= I(w; z) <= I(v; z) <= I(x; z),
+
+so a critic of two codes (`critic_input="code"`) bounds the same information from below, and the
+gradient reaches the encoder on both sides, as in SimCLR.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 from torch import Tensor, nn
 
 from models.losses import ELBOObjective
 from util.augmentation import View
 from util.mutual_information import InformationEstimator
+
+CriticInput = Literal["pixels", "code"]
 
 
 class InfoMaxObjective(ELBOObjective):
@@ -42,6 +57,7 @@ class InfoMaxObjective(ELBOObjective):
         view: what the critic sees of a cell (module docstring); None for the encoder's image.
         target_view: what the decoder has to make of it, as in `ELBOObjective`.
         fill: (C,) padding in 0..1 that turns in from outside; None for 0.
+        critic_input: what the estimator gets of the view, its `pixels` or its `code`.
     """
 
     def __init__(
@@ -53,12 +69,14 @@ class InfoMaxObjective(ELBOObjective):
         view: View | None = None,
         target_view: View | None = None,
         fill: Tensor | None = None,
+        critic_input: CriticInput = "pixels",
     ):
         super().__init__(beta, target_view, fill)
         self.estimator = estimator
         self.alpha = alpha
         self.critic_learning_rate = critic_learning_rate
         self.view = view
+        self.critic_input = critic_input
 
     def forward(self, model: nn.Module, x: Tensor) -> dict[str, Tensor]:
         """Terms `loss`, `reconstruction`, `kl`, `mutual_information` of x (B, C, S, S) in 0..1.
@@ -67,6 +85,10 @@ class InfoMaxObjective(ELBOObjective):
         """
         terms, z = self.elbo(model, x)
         seen = x if self.view is None else self.view(x, self.fill)
+        if self.critic_input == "code":
+            with unchanged_statistics(model):
+                seen = model.reparameterize(*model.encode(seen))
+            seen = scale_gradient(seen, self.alpha)
         # Backward through z multiplies by alpha; the critic's own gradient stays at weight 1.
         information = self.estimator(seen, scale_gradient(z, self.alpha))
         value_shift = ((1 - self.alpha) * information).detach()
@@ -80,6 +102,23 @@ class InfoMaxObjective(ELBOObjective):
         """The VAE's group and the estimator's."""
         own = {"params": list(self.estimator.parameters()), "lr": self.critic_learning_rate}
         return [*super().parameter_groups(model, learning_rate), own]
+
+
+@contextmanager
+def unchanged_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch norm goes by its batch and leaves its running statistics alone.
+
+    Those are of plain images, which is what the model embeds in the end.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
 
 
 def scale_gradient(z: Tensor, factor: float) -> Tensor:

@@ -130,6 +130,8 @@ def best_runs(runs: pd.DataFrame, axes: Sequence[str], scores: Sequence[str]) ->
         if better_when(score) and good.notna().any():
             rows[score] = runs.loc[good.idxmax(), [*axes, score, "run"]].rename({score: "value"})
     table = pd.DataFrame(rows).T
+    for axis in axes:  # settings, not measurements: 20, not 20.000
+        table[axis] = [f"{v:g}" if _is_number(v) else v for v in table[axis]]
     return table.rename_axis("score")
 
 

@@ -1,6 +1,7 @@
 """Objectives against closed forms, torch.distributions and loops."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -115,6 +116,52 @@ def test_the_critic_sees_the_view_and_the_encoder_the_image():
     plain = ELBOObjective()(model, x)
     torch.testing.assert_close(terms["reconstruction"], plain["reconstruction"])
     torch.testing.assert_close(terms["loss"], plain["loss"] - 5 * expected)
+
+
+def test_a_critic_of_codes_sees_the_code_of_the_view():
+    torch.manual_seed(0)
+    model = build_vae(base=2, image_size=32).eval()
+    estimator = InformationEstimator((3,), 3, "infonce")
+    objective = InfoMaxObjective(estimator, 5.0, 1.0, 5e-4, view=View(), critic_input="code")
+    x = torch.rand(6, 3, 32, 32)
+    torch.manual_seed(4)
+    terms = objective(model, x)
+    torch.manual_seed(4)
+    view = View()(x, None)
+    expected = estimator(model.encode(view)[0], model.encode(x)[0])
+    torch.testing.assert_close(terms["mutual_information"], expected)
+    plain = ELBOObjective()(model, x)
+    torch.testing.assert_close(terms["loss"], plain["loss"] - 5 * expected)
+    # The encoder gets 5 times the gradient of the bound, from both codes; the critic once.
+    named = dict(model.encoder.named_parameters())
+    grad = partial(torch.autograd.grad, materialize_grads=True)  # no use of log-variances here
+    shares = grad(5 * expected, named.values(), retain_graph=True)
+    whole = grad(plain["loss"], named.values())
+    wanted = [one - other for one, other in zip(whole, shares, strict=True)]
+    terms["loss"].backward()
+    for (name, parameter), gradient in zip(named.items(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=2e-3, rtol=1e-3, msg=name)
+    of_critic = torch.autograd.grad(expected, estimator.critic.h[0].weight)[0]
+    torch.testing.assert_close(estimator.critic.h[0].weight.grad, -of_critic)
+
+
+def test_views_leave_the_running_statistics_to_plain_images():
+    torch.manual_seed(0)
+    x = torch.rand(6, 3, 32, 32)
+    norms = []
+    for objective in (
+        ELBOObjective(),
+        InfoMaxObjective(
+            InformationEstimator((3,), 3), 5.0, 1.0, 5e-4, view=View(), critic_input="code"
+        ),
+    ):
+        torch.manual_seed(1)
+        model = build_vae(base=2, image_size=32)
+        objective(model, x)
+        norms.append([v for k, v in model.encoder.state_dict().items() if "running" in k])
+        assert all(m.momentum == 0.1 for m in model.modules() if hasattr(m, "momentum"))
+    for plain, beside_views in zip(*norms, strict=True):
+        torch.testing.assert_close(plain, beside_views)
 
 
 def test_scale_gradient():
