@@ -6,10 +6,11 @@
         jurkat:dataset=cells_40x40x3_uint16.npz,metadata=cells.csv,label=phase,progress=dna_integrated
 
 A data set is one of DATA_SETS below, or NAME:setting=value,... with any setting of
-VAE_framework.py; what it does not name is as given on the command line. The same command again goes
-on where it was stopped. Results go to results/NNNN-comparison/: scores.csv holds everything, a row
-per data set, method, seed, score and k; report.html ranks the methods; a folder per data set has
-the figures, latent_space.html and backbones.html.
+VAE_framework.py; what it does not name is as given on the command line. The models are those of the
+thesis and InfoMaxViews, whose critic and decoder meet another view of the cell. The same command
+again goes on where it was stopped. Results go to results/NNNN-comparison/: scores.csv holds
+everything, a row per data set, method, seed, score and k; report.html ranks the methods; a folder
+per data set has the figures, latent_space.html and backbones.html.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ import InfoMAX_VAE_framework
 import VAE_framework
 from InfoMAX_VAE_framework import InfoMaxSettings, infomax_objective
 from models.baselines import cached_projection
+from models.infoMAX_VAE import CriticInput
 from optimization.compare_figures import intervals, plot_score, plot_standing, ranks
 from optimization.grid import (
     Cell,
@@ -51,6 +53,7 @@ from optimization.grid_runs import (
 from optimization.grid_scores import headline, score_each, score_names, subset
 from quantitative_metrics.performance_metrics import draw_scores
 from quantitative_metrics.scores import Scores
+from util.augmentation import ViewName
 from util.data_processing import split_cells
 from util.helpers import compose_rgb, plot_losses, thinning_stride
 from util.metadata import choose_labels
@@ -75,11 +78,14 @@ DATA_SETS: dict[str, dict[str, Any]] = {
         "metadata": "DataSets/jurkat_cell_cycle/cells.csv",
         "label": "phase",
         "progress": "dna_integrated",
+        "views": "turns",  # the phase is in the sum of intensities
     },
 }
 
-Method = Literal["Vanilla", "SC", "InfoMax", "UMAP", "TSNE", "PCA"]
-METHODS: tuple[Method, ...] = ("Vanilla", "SC", "InfoMax", "UMAP", "TSNE", "PCA")
+Method = Literal["Vanilla", "SC", "InfoMax", "InfoMaxViews", "UMAP", "TSNE", "PCA"]
+METHODS: tuple[Method, ...] = get_args(Method)
+MODELS = METHODS[:4]
+PLAIN = {"views": "none", "target_view": "none", "critic": "pixels"}  # the thesis's models
 AXES = "XYZ"
 
 
@@ -95,6 +101,15 @@ class CompareSettings(GridOptions, InfoMaxSettings):
     """Of split, weights and projections; three or more give intervals."""
     batch_size: int = 256
     """Cells per training step."""
+    views: ViewName = "strong"
+    """Of InfoMaxViews: after which changes a cell is still the same. An enlarged part (strong) has
+    another sum of intensities: where that is the phenotype, take turns."""
+    target_view: ViewName = "turns"
+    """Of InfoMaxViews: the view that its decoder has to make."""
+    critic: CriticInput = "code"
+    """Of InfoMaxViews: what its critic gets of a view."""
+    views_alpha: float = 500.0
+    """Of InfoMaxViews: weight of the information, dimensionless; --alpha is that of InfoMax."""
 
 
 SETTINGS = CompareSettings()
@@ -196,7 +211,7 @@ class Trainer:
         data_set = self.sets[cell.parameters["data_set"]]
         method, seed = cell.parameters["method"], cell.parameters["seed"]
         with (cell.folder / "output.txt").open("a", encoding="utf-8") as stream, redirected(stream):
-            if method in ("Vanilla", "SC", "InfoMax"):
+            if method in MODELS:
                 return _train_model(cell, data_set, method, seed)
             return _make_projection(cell, data_set, method, seed)
 
@@ -210,7 +225,11 @@ def model_settings(
     settings: CompareSettings, method: str, seed: int, folder: Path
 ) -> VAE_framework.Settings:
     """Settings of the run of a model."""
-    kind = InfoMaxSettings if method == "InfoMax" else VAE_framework.Settings
+    kind = InfoMaxSettings if method.startswith("InfoMax") else VAE_framework.Settings
+    if method == "InfoMaxViews":
+        settings = replace(settings, alpha=settings.views_alpha, bound="infonce")
+    else:
+        settings = replace(settings, **PLAIN)
     values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(kind)}
     begun = (folder / "settings.json").is_file()
     values |= {"seed": seed, "results": str(folder.parent), "preset": "default"}
@@ -221,7 +240,7 @@ def model_settings(
 def _train_model(cell: Cell, data_set: DataSet, method: str, seed: int) -> dict[str, Any]:
     run = VAE_framework.prepare(
         model_settings(data_set.settings, method, seed, cell.folder),
-        infomax_objective if method == "InfoMax" else VAE_framework.elbo_objective,
+        infomax_objective if method.startswith("InfoMax") else VAE_framework.elbo_objective,
         loaded=data_set.split_by(seed),
         folder=cell.folder,
     )
@@ -247,7 +266,7 @@ def _make_projection(cell: Cell, data_set: DataSet, method: str, seed: int) -> d
 def codes_of(cell: Cell) -> tuple[np.ndarray, np.ndarray | None]:
     """Coordinates (N, d) of a trained cell, and the log-variance of a model's."""
     method = cell.parameters["method"]
-    if method in ("Vanilla", "SC", "InfoMax"):
+    if method in MODELS:
         return read_codes(cell.folder)
     table = pd.read_csv(cell.folder / "latents.csv")
     return table.drop(columns="Unique_ID").to_numpy(np.float32), None
