@@ -4,13 +4,15 @@
     python optimization/compare_methods.py --seeds 0 1 2 --workers 2
     python optimization/compare_methods.py --sets simulated \
         jurkat:dataset=cells_40x40x3_uint16.npz,metadata=cells.csv,label=phase,progress=dna_integrated
+    python optimization/compare_methods.py --methods UMAP UMAP50:method=UMAP,umap-neighbors=50 \
+        Wide:method=InfoMaxViews,alpha=2000,batch-size=512
 
-A data set is one of DATA_SETS below, or NAME:setting=value,... with any setting of
-VAE_framework.py; what it does not name is as given on the command line. The models are those of the
-thesis and InfoMaxViews, whose critic and decoder meet another view of the cell. The same command
-again goes on where it was stopped. Results go to results/NNNN-comparison/: scores.csv holds
-everything, a row per data set, method, seed, score and k; report.html ranks the methods; a folder
-per data set has the figures, latent_space.html and backbones.html.
+A data set is one of DATA_SETS below, or NAME:setting=value,...; a method is one of METHODS, or
+NAME:method=METHOD,setting=value,..., with any setting of InfoMAX_VAE_framework.py. What they do not
+name is as given on the command line. The same command again goes on where it was stopped. Results
+go to results/NNNN-comparison/: scores.csv holds everything, a row per data set, method, seed, score
+and k; report.html ranks the methods; a folder per data set has the figures, latent_space.html and
+backbones.html.
 """
 
 import dataclasses
@@ -18,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -28,7 +30,6 @@ import InfoMAX_VAE_framework
 import VAE_framework
 from InfoMAX_VAE_framework import InfoMaxSettings, infomax_objective
 from models.baselines import cached_projection
-from models.infoMAX_VAE import CriticInput
 from optimization.compare_figures import intervals, plot_score, plot_standing, ranks
 from optimization.grid import (
     Cell,
@@ -53,7 +54,6 @@ from optimization.grid_runs import (
 from optimization.grid_scores import headline, score_each, score_names, subset
 from quantitative_metrics.performance_metrics import draw_scores
 from quantitative_metrics.scores import Scores
-from util.augmentation import ViewName
 from util.data_processing import split_cells
 from util.helpers import compose_rgb, plot_losses, thinning_stride
 from util.metadata import choose_labels
@@ -78,14 +78,26 @@ DATA_SETS: dict[str, dict[str, Any]] = {
         "metadata": "DataSets/jurkat_cell_cycle/cells.csv",
         "label": "phase",
         "progress": "dna_integrated",
-        "views": "turns",  # the phase is in the sum of intensities
+        "views": "turns",  # the phase is in the sum of intensities, which an enlarged part changes
     },
 }
 
-Method = Literal["Vanilla", "SC", "InfoMax", "InfoMaxViews", "UMAP", "TSNE", "PCA"]
-METHODS: tuple[Method, ...] = get_args(Method)
-MODELS = METHODS[:4]
-PLAIN = {"views": "none", "target_view": "none", "critic": "pixels"}  # the thesis's models
+PLAIN = {"views": "none", "target_view": "none", "critic": "pixels"}
+# Models of the thesis, and the InfoMax VAE whose critic and decoder meet another view of the cell.
+MODELS: dict[str, dict[str, Any]] = {
+    "Vanilla": PLAIN,
+    "SC": PLAIN | {"architecture": "sc"},
+    "InfoMax": PLAIN,
+    "InfoMaxViews": {
+        "alpha": 500.0,
+        "bound": "infonce",
+        "views": "strong",
+        "target_view": "turns",
+        "critic": "code",
+    },
+}
+PROJECTIONS = ("UMAP", "TSNE", "PCA")
+METHODS = (*MODELS, *PROJECTIONS)
 AXES = "XYZ"
 
 
@@ -95,21 +107,12 @@ class CompareSettings(GridOptions, InfoMaxSettings):
 
     sets: tuple[str, ...] = ("simulated",)
     """Data sets: names of DATA_SETS, or NAME:setting=value,..."""
-    methods: tuple[Method, ...] = METHODS
-    """Models and projections."""
+    methods: tuple[str, ...] = METHODS
+    """Names of METHODS, or NAME:method=METHOD,setting=value,... for one with other settings."""
     seeds: tuple[int, ...] = (0,)
     """Of split, weights and projections; three or more give intervals."""
     batch_size: int = 256
     """Cells per training step."""
-    views: ViewName = "strong"
-    """Of InfoMaxViews: after which changes a cell is still the same. An enlarged part (strong) has
-    another sum of intensities: where that is the phenotype, take turns."""
-    target_view: ViewName = "turns"
-    """Of InfoMaxViews: the view that its decoder has to make."""
-    critic: CriticInput = "code"
-    """Of InfoMaxViews: what its critic gets of a view."""
-    views_alpha: float = 500.0
-    """Of InfoMaxViews: weight of the information, dimensionless; --alpha is that of InfoMax."""
 
 
 SETTINGS = CompareSettings()
@@ -118,9 +121,10 @@ PRESETS = InfoMAX_VAE_framework.PRESETS
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set of the comparison: its settings, and its cells."""
+    """A data set of the comparison: its settings, those that it names itself, and its cells."""
 
     settings: CompareSettings
+    own: dict[str, Any]
     loaded: Loaded
 
     def split_by(self, seed: int) -> Loaded:
@@ -131,22 +135,39 @@ class DataSet:
         return replace(self.loaded, split=split)
 
 
+@dataclass(frozen=True)
+class Method:
+    """A method of the comparison: one of METHODS, with settings of its own."""
+
+    name: str
+    kind: str
+    own: dict[str, Any]
+
+    def settings_on(self, data_set: DataSet) -> CompareSettings:
+        """What a spec names wins over the data set, and that over what the method does usually."""
+        usual = MODELS.get(self.kind, {})
+        if self.kind == "InfoMaxViews":  # which views keep the phenotype is known of the data
+            usual = {k: v for k, v in usual.items() if k not in data_set.own}
+        return replace(data_set.settings, **usual | self.own)
+
+
 def main(settings: CompareSettings) -> Path:
     """Train, project, score and draw; returns the folder of the comparison."""
     pick_device(settings.device)
     if settings.sampler != "grid":
         raise UserError("--sampler tpe: a comparison needs every combination; leave it out")
+    methods = read_methods(settings)
     sets = load_sets(settings)
     grid = open_grid(
         Path(settings.results),
         "comparison",
-        {"data_set": tuple(sets), "method": settings.methods, "seed": settings.seeds},
+        {"data_set": tuple(sets), "method": tuple(methods), "seed": settings.seeds},
         {name: identity_of(one.settings, one.loaded) for name, one in sets.items()},
         settings,
         settings.resume,
     )
     describe_grid(grid, settings, {name: one.loaded for name, one in sets.items()})
-    train_all(grid, Trainer(sets), partial(load_trainer, settings))
+    train_all(grid, Trainer(sets, methods), partial(load_trainer, settings))
     try:
         with grid.named_lock("scoring").acquire(timeout=0):
             report = judge(grid, settings, sets)
@@ -165,36 +186,71 @@ def load_sets(settings: CompareSettings) -> dict[str, DataSet]:
     """Name -> data set, in the order asked for."""
     sets = {}
     for spec in settings.sets:
-        name, own = read_spec(spec, settings)
+        name, own = read_set(spec, settings)
         if name in sets:
             raise UserError(f"--sets {spec}: {name} is named twice")
-        loaded = VAE_framework.load(own)
+        of_set = replace(settings, **own)
+        loaded = VAE_framework.load(of_set)
         for note in loaded.notes:
             print(f"note: {name}: {note}")
-        sets[name] = DataSet(own, loaded)
+        sets[name] = DataSet(of_set, own, loaded)
     return sets
 
 
-def read_spec(spec: str, settings: CompareSettings) -> tuple[str, CompareSettings]:
-    """Name of a data set, and the settings with its own in them.
+def read_set(spec: str, settings: CompareSettings) -> tuple[str, dict[str, Any]]:
+    """Name of a data set, and the settings that it names.
 
     Raises:
         UserError: an unknown name without settings, or an unknown setting.
     """
     name, _, rest = spec.partition(":")
-    values = dict(DATA_SETS.get(name, {}))
-    if not values and not rest:
+    if name not in DATA_SETS and not rest:
         raise UserError(
             f"--sets {spec}: known are {', '.join(DATA_SETS)}; else give NAME:dataset=PATH,..."
         )
-    kinds = {f.name: type(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
-    for part in filter(None, rest.split(",")):
+    return name, DATA_SETS.get(name, {}) | _read_values(f"--sets {spec}", rest, settings)
+
+
+def read_methods(settings: CompareSettings) -> dict[str, Method]:
+    """Name -> method, in the order asked for.
+
+    Raises:
+        UserError: a name that occurs twice, an unknown method or setting.
+    """
+    methods = {}
+    for spec in settings.methods:
+        name, _, rest = spec.partition(":")
+        kind, _, more = rest.partition(",")
+        kind = kind.removeprefix("method=") if rest else name
+        if kind not in METHODS:
+            raise UserError(
+                f"--methods {spec}: known are {', '.join(METHODS)}; "
+                "else give NAME:method=METHOD,setting=value,..."
+            )
+        if name in methods:
+            raise UserError(f"--methods {spec}: {name} is named twice")
+        methods[name] = Method(name, kind, _read_values(f"--methods {spec}", more, settings))
+    return methods
+
+
+def _read_values(where: str, text: str, settings: CompareSettings) -> dict[str, Any]:
+    """setting=value,... -> the values, of the type of the settings."""
+    hints = get_type_hints(type(settings))
+    values = {}
+    for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
         key = key.replace("-", "_")
-        if key not in kinds or not value:
-            raise UserError(f"--sets {spec}: {part!r} is not setting=value of VAE_framework.py")
-        values[key] = kinds[key](value) if kinds[key] in (int, float) else value
-    return name, replace(settings, **values)
+        if key not in hints or not value:
+            raise UserError(f"{where}: {part!r} is not setting=value of InfoMAX_VAE_framework.py")
+        choices = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
+        if choices and value not in choices:
+            raise UserError(f"{where}: {part!r} must be one of {', '.join(map(str, choices))}")
+        kind = type(getattr(settings, key))
+        try:
+            values[key] = kind(value) if kind in (int, float) else value
+        except ValueError as error:
+            raise UserError(f"{where}: {part!r} is no number") from error
+    return values
 
 
 # ----------------------------------------------------------------------------------------- training
@@ -205,42 +261,38 @@ class Trainer:
     """Trains the model of a cell, or makes its projection; both end in latents.csv."""
 
     sets: Mapping[str, DataSet]
+    methods: Mapping[str, Method]
 
     def __call__(self, cell: Cell) -> dict[str, Any]:
         """What is remembered of the run."""
         data_set = self.sets[cell.parameters["data_set"]]
-        method, seed = cell.parameters["method"], cell.parameters["seed"]
+        method, seed = self.methods[cell.parameters["method"]], cell.parameters["seed"]
         with (cell.folder / "output.txt").open("a", encoding="utf-8") as stream, redirected(stream):
-            if method in MODELS:
+            if method.kind in MODELS:
                 return _train_model(cell, data_set, method, seed)
             return _make_projection(cell, data_set, method, seed)
 
 
 def load_trainer(settings: CompareSettings) -> Train:
     """The trainer of another process."""
-    return Trainer(load_sets(settings))
+    return Trainer(load_sets(settings), read_methods(settings))
 
 
 def model_settings(
-    settings: CompareSettings, method: str, seed: int, folder: Path
+    settings: CompareSettings, kind: str, seed: int, folder: Path
 ) -> VAE_framework.Settings:
-    """Settings of the run of a model."""
-    kind = InfoMaxSettings if method.startswith("InfoMax") else VAE_framework.Settings
-    if method == "InfoMaxViews":
-        settings = replace(settings, alpha=settings.views_alpha, bound="infonce")
-    else:
-        settings = replace(settings, **PLAIN)
-    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(kind)}
+    """Settings of the run of a model, those of the comparison with the method's in them."""
+    of_run = InfoMaxSettings if kind.startswith("InfoMax") else VAE_framework.Settings
+    values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(of_run)}
     begun = (folder / "settings.json").is_file()
     values |= {"seed": seed, "results": str(folder.parent), "preset": "default"}
-    values |= {"architecture": "sc" if method == "SC" else "vanilla"}
-    return kind(**values | {"resume": str(folder) if begun else None})
+    return of_run(**values | {"resume": str(folder) if begun else None})
 
 
-def _train_model(cell: Cell, data_set: DataSet, method: str, seed: int) -> dict[str, Any]:
+def _train_model(cell: Cell, data_set: DataSet, method: Method, seed: int) -> dict[str, Any]:
     run = VAE_framework.prepare(
-        model_settings(data_set.settings, method, seed, cell.folder),
-        infomax_objective if method.startswith("InfoMax") else VAE_framework.elbo_objective,
+        model_settings(method.settings_on(data_set), method.kind, seed, cell.folder),
+        infomax_objective if method.kind.startswith("InfoMax") else VAE_framework.elbo_objective,
         loaded=data_set.split_by(seed),
         folder=cell.folder,
     )
@@ -250,14 +302,14 @@ def _train_model(cell: Cell, data_set: DataSet, method: str, seed: int) -> dict[
     return facts | {"value": facts["valid_reconstruction"]}
 
 
-def _make_projection(cell: Cell, data_set: DataSet, method: str, seed: int) -> dict[str, Any]:
-    loaded, settings = data_set.loaded, data_set.settings
+def _make_projection(cell: Cell, data_set: DataSet, method: Method, seed: int) -> dict[str, Any]:
+    loaded, settings, kind = data_set.loaded, method.settings_on(data_set), method.kind
     if loaded.features is None:
-        raise UserError(f"{method} needs features: measure them, or leave the method out")
-    parameters = VAE_framework.baselines_of(settings).get(method, {})
+        raise UserError(f"{kind} needs features: measure them, or leave the method out")
+    parameters = VAE_framework.baselines_of(settings).get(kind, {})
     dim = min(settings.latent_dim, len(AXES))
-    codes = cached_projection(method, loaded.features, dim, seed, loaded.cells.cache, **parameters)
-    columns = {f"{method}_{AXES[i]}": axis for i, axis in enumerate(codes.T)}
+    codes = cached_projection(kind, loaded.features, dim, seed, loaded.cells.cache, **parameters)
+    columns = {f"{kind}_{AXES[i]}": axis for i, axis in enumerate(codes.T)}
     table = pd.DataFrame({"Unique_ID": loaded.cells.table["Unique_ID"], **columns})
     write_table(cell.folder / "latents.csv", table)
     return {"value": 0.0, "said": "projected"}
@@ -265,8 +317,7 @@ def _make_projection(cell: Cell, data_set: DataSet, method: str, seed: int) -> d
 
 def codes_of(cell: Cell) -> tuple[np.ndarray, np.ndarray | None]:
     """Coordinates (N, d) of a trained cell, and the log-variance of a model's."""
-    method = cell.parameters["method"]
-    if method in MODELS:
+    if (cell.folder / "checkpoint.pt").is_file():
         return read_codes(cell.folder)
     table = pd.read_csv(cell.folder / "latents.csv")
     return table.drop(columns="Unique_ID").to_numpy(np.float32), None
@@ -387,7 +438,8 @@ def _write_page(
 ) -> Path:
     """A figure per score, the standing of the methods, and the page of everything."""
     single = one_per_score(table)
-    methods = [name for name in settings.methods if name in set(single["method"])]
+    there = set(single["method"])
+    methods = [name for name in read_methods(settings) if name in there]
     means = intervals(single)
     write_table(grid.folder / "means.csv", means)
     tables, standings = [], []

@@ -45,19 +45,44 @@ def test_ranks_begin_with_the_best():
 
 
 def test_specs_of_data_sets():
-    name, own = compare_methods.read_spec(
+    name, own = compare_methods.read_set(
         "mine:dataset=a/b.npz,image-size=32,label=dose,beta=5", settings_of(image_size=64)
     )
     assert name == "mine"
-    assert (own.dataset, own.image_size, own.label, own.beta) == ("a/b.npz", 32, "dose", 5.0)
-    name, own = compare_methods.read_spec("jurkat:dataset=here.npz", settings_of())
-    assert (own.dataset, own.label) == ("here.npz", "phase")
+    assert own == {"dataset": "a/b.npz", "image_size": 32, "label": "dose", "beta": 5.0}
+    name, own = compare_methods.read_set("jurkat:dataset=here.npz", settings_of())
+    assert (own["dataset"], own["label"]) == ("here.npz", "phase")
     for spec, words in (
         ("unknown", "known are simulated, jurkat"),
         ("mine:colour=red", "'colour=red' is not setting=value"),
+        ("mine:base=wide", "'base=wide' is no number"),
+        ("mine:views=sideways", "'views=sideways' must be one of none, turns"),
     ):
         with pytest.raises(UserError, match=words):
-            compare_methods.read_spec(spec, settings_of())
+            compare_methods.read_set(spec, settings_of())
+
+
+def test_specs_of_methods():
+    asked = ("SC", "InfoMaxViews", "Far:method=InfoMaxViews,alpha=9,views=free", "Vanilla")
+    settings = settings_of(methods=asked, alpha=20.0)
+    methods = compare_methods.read_methods(settings)
+    assert list(methods) == ["SC", "InfoMaxViews", "Far", "Vanilla"]
+    own = {"views": "turns", "beta": 3.0}
+    data_set = compare_methods.DataSet(dataclasses.replace(settings, **own), own, None)
+    found = {name: method.settings_on(data_set) for name, method in methods.items()}
+    assert (found["SC"].architecture, found["SC"].views, found["SC"].alpha) == ("sc", "none", 20)
+    views = found["InfoMaxViews"]
+    assert (views.views, views.critic, views.alpha, views.beta) == ("turns", "code", 500, 3)
+    assert (found["Far"].views, found["Far"].critic, found["Far"].alpha) == ("free", "code", 9)
+    assert (found["Vanilla"].architecture, found["Vanilla"].critic) == ("vanilla", "pixels")
+    for asked, words in (
+        (("GAN",), "known are Vanilla, SC"),
+        (("A:alpha=3",), "known are Vanilla, SC"),
+        (("SC", "SC"), "SC is named twice"),
+        (("A:method=SC,depth=3",), "'depth=3' is not setting=value"),
+    ):
+        with pytest.raises(UserError, match=words):
+            compare_methods.read_methods(settings_of(methods=asked))
 
 
 def test_a_comparison_from_cells_to_page(tmp_path, monkeypatch):
