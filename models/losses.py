@@ -10,6 +10,7 @@ column. Each is a term over a draw of the cells that the feedback is about.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -311,6 +312,9 @@ class _GuidedModel:
     def __init__(self, model: nn.Module, images: Tensor):
         self.model, self.images = model, images
         self.means: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)  # views of the cells are encoded by the model alone
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What `model(x)` returns; the codes of the guided cells are kept in `means`."""

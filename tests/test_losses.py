@@ -262,6 +262,15 @@ def guided(base, n_cells=8):
 def bases():
     yield ELBOObjective(2.0)
     yield InfoMaxObjective(InformationEstimator((3, 32, 32), 3), 5.0, 1.0, 5e-4)
+    # Of a constant view, as another one would be drawn for each of the objectives compared.
+    yield InfoMaxObjective(
+        InformationEstimator((3,), 3),
+        5.0,
+        1.0,
+        5e-4,
+        lambda x, fill: x.flip(3),
+        critic_input="code",
+    )
 
 
 @pytest.mark.parametrize("base", list(bases()), ids=lambda base: type(base).__name__)
