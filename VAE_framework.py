@@ -42,18 +42,21 @@ from util.helpers import (
     scores_table,
     thinning_stride,
 )
-from util.metadata import choose_labels
+from util.metadata import choose_labels, read_table
 from util.report import write_latent_page, write_report
 from util.runs import (
     TensorBoardLog,
     UserError,
     create_run_folder,
     describe_run,
+    load_checkpoint,
+    numbered_runs,
     parse_settings,
     pick_device,
     read_json,
     run_script,
     seed_everything,
+    settings_from_json,
     summary_writer,
     write_json,
     write_table,
@@ -178,6 +181,7 @@ CHANGEABLE = ("epochs", "patience", "device", "tensorboard")
 
 AXES = "xyz"
 EXAMPLES = 12  # cells in the figures of reconstructions and samples
+FINISHED = ("settings.json", "best.pt", "latents.csv")  # what a finished run holds at least
 
 MakeObjective = Callable[[Settings, Cells], nn.Module]
 
@@ -438,10 +442,9 @@ def project(
         that table, and for each projection the names of its coordinate columns.
     """
     mean, logvar = embed(run.model, run.batches, len(run.cells.table))
-    axes = [AXES[i] if i < len(AXES) else str(i + 1) for i in range(mean.shape[1])]
-    projections = {"VAE": [f"VAE_{axis}_coord" for axis in axes]}
+    projections = {"VAE": coordinate_columns(mean.shape[1])}
     columns = dict(zip(projections["VAE"], mean.T, strict=True))
-    columns |= {f"VAE_{axis}_logvar": logvar[:, i] for i, axis in enumerate(axes)}
+    columns |= dict(zip(logvar_columns(projections["VAE"]), logvar.T, strict=True))
     if baselines is None:
         baselines = project_features(run.settings, run.features, run.cells.cache)
     for name, codes in baselines.items():
@@ -452,6 +455,21 @@ def project(
     latents = pd.concat([latents, pd.DataFrame(columns, index=latents.index)], axis=1)
     write_table(run.folder / "latents.csv", latents)
     return latents, projections
+
+
+def axis_names(latent_dim: int) -> list[str]:
+    """Names of the latent axes, as in latents.csv: x, y, z, 4, 5, ..."""
+    return [AXES[i] if i < len(AXES) else str(i + 1) for i in range(latent_dim)]
+
+
+def coordinate_columns(latent_dim: int, name: str = "VAE") -> list[str]:
+    """Columns of the codes in latents.csv: VAE_x_coord, ..."""
+    return [f"{name}_{axis}_coord" for axis in axis_names(latent_dim)]
+
+
+def logvar_columns(coordinates: Sequence[str]) -> list[str]:
+    """Columns of the log-variances of the codes: VAE_x_logvar, ..."""
+    return [name.replace("_coord", "_logvar") for name in coordinates]
 
 
 def project_features(
@@ -481,7 +499,7 @@ def score(run: Run, latents: pd.DataFrame, projections: dict[str, list[str]]) ->
     references = {"pixels": run.cells.reference_space()}
     if run.features is not None:
         references["features"] = run.features.to_numpy()
-    logvars = latents[[name.replace("_coord", "_logvar") for name in projections["VAE"]]]
+    logvars = latents[logvar_columns(projections["VAE"])]
     scores = score_projections(
         {name: latents[columns].to_numpy() for name, columns in projections.items()},
         references,
@@ -595,6 +613,115 @@ def draw_pictures(run: Run) -> list[tuple[str, Path]]:
         ("Validation cells and what the decoder makes of their codes", reconstructions),
         ("Cells decoded from draws of the prior", generated),
     ]
+
+
+# ---------------------------------------------------------------------------------- a finished run
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run left in its folder, for whoever goes on with it.
+
+    Attributes:
+        folder: the run folder.
+        settings: every number that all models share; those of the InfoMax VAE's objective are in
+            `described`.
+        described: settings.json.
+        latents: latents.csv, N rows.
+    """
+
+    folder: Path
+    settings: Settings
+    described: dict[str, Any]
+    latents: pd.DataFrame
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the pixels that it learnt from."""
+        return self.described["data"]["fingerprint"]
+
+    def codes(self) -> np.ndarray:
+        """(N, d) posterior means of its best model, float32."""
+        return self.latents[coordinate_columns(self.settings.latent_dim)].to_numpy(np.float32)
+
+    def load(self) -> Loaded:
+        """The cells as it learnt from them; those that do not fit in memory stay on the disk.
+
+        Raises:
+            UserError: they cannot be read, or are no longer what it learnt from.
+        """
+        loaded = load(self.settings)
+        if loaded.cells.fingerprint != self.fingerprint:
+            raise UserError(
+                f"{self.settings.dataset} is no longer what {self.folder} learnt from: "
+                "train a new run"
+            )
+        return loaded
+
+    def model(self, cells: Cells, device: torch.device) -> VAE:
+        """Its best model on a device, in evaluation mode.
+
+        Raises:
+            UserError: best.pt is damaged, or of another model.
+        """
+        path = self.folder / "best.pt"
+        model = build_vae(**network_arguments(self.settings, cells)).to(device)
+        try:
+            model.load_state_dict(load_checkpoint(path, device)["model"])
+        except (KeyError, RuntimeError) as error:
+            raise UserError(
+                f"{path} holds another model than {self.folder / 'settings.json'} says: "
+                "give the folder of a finished run"
+            ) from error
+        return model.eval()
+
+
+def find_finished_run(asked: str, results: Path) -> Path:
+    """The folder of a run: a path, a number in `results`, or `last` for the newest with a report.
+
+    Raises:
+        UserError: there is none.
+    """
+    if asked != "last" and (not asked.isdigit() or Path(asked).is_dir()):
+        return Path(asked)
+    needed = FINISHED if asked.isdigit() else (*FINISHED, "report.html")
+    runs = [p for p in numbered_runs(results) if all((p / name).is_file() for name in needed)]
+    if asked.isdigit():
+        runs = [path for path in runs if int(path.name.split("-")[0]) == int(asked)]
+    if not runs:
+        which = "run" if asked == "last" else "run of that number"
+        raise UserError(f"--run {asked}: no {which} in {results} is finished; give a folder")
+    return runs[-1]
+
+
+def open_finished_run(folder: Path) -> FinishedRun:
+    """Read what a run of this script, or of one built on it, left; cells and model on request.
+
+    Raises:
+        UserError: the folder is not that of a finished run, or a file in it is damaged.
+    """
+    folder = Path(folder)
+    for name in FINISHED:
+        if not (folder / name).is_file():
+            raise UserError(f"--run {folder}: no {name} there; give the folder of a finished run")
+    described = read_json(folder / "settings.json")
+    values = described.get("settings") if isinstance(described, dict) else None
+    if not isinstance(values, dict) or not {"dataset", "latent_dim"} <= values.keys():
+        raise UserError(f"--run {folder}: made by a script that trains no model here")
+    if "fingerprint" not in (described.get("data") or {}):
+        raise UserError(f"{folder / 'settings.json'} does not say what data it learnt from")
+    if described.get("kind") != Settings.__name__:  # one built on this adds its own
+        own = {field.name for field in fields(Settings)}
+        values = {name: value for name, value in values.items() if name in own}
+    settings = settings_from_json(Settings, values)
+    latents = read_table(folder / "latents.csv")
+    columns = coordinate_columns(settings.latent_dim)
+    if not {"Unique_ID", *columns} <= set(latents) or not np.isfinite(latents[columns]).all(None):
+        raise UserError(
+            f"{folder / 'latents.csv'} is damaged: expected Unique_ID and {', '.join(columns)}, "
+            "with numbers for every cell"
+        )
+    return FinishedRun(folder, settings, described, latents)
 
 
 if __name__ == "__main__":

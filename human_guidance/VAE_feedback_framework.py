@@ -56,12 +56,17 @@ from util.runs import (
     UserError,
     explain_os_error,
     load_checkpoint,
-    numbered_runs,
     parse_options,
-    read_json,
     run_script,
     settings_from_json,
     write_table,
+)
+from VAE_framework import (
+    FinishedRun,
+    coordinate_columns,
+    find_finished_run,
+    logvar_columns,
+    open_finished_run,
 )
 
 
@@ -70,7 +75,8 @@ class Settings:
     """What to fine-tune, on which feedback, and how."""
 
     run: str | None = None
-    """Finished run: its folder, or its number in `results`; None trains on dSprites first."""
+    """Finished run: its folder, its number in `results`, or `last`; None trains on dSprites
+    first."""
     feedback: str | None = None
     """CSV of anchored cells: Unique_ID, delta, x_anchor, y_anchor, ..."""
     pairs: str | None = None
@@ -131,64 +137,28 @@ Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Parent:
-    """The finished run that is fine-tuned.
+class Parent(FinishedRun):
+    """The finished run that is fine-tuned; its settings hold every number of it.
 
     Attributes:
-        folder: its folder.
-        settings: every number of it.
         make_objective: builds what it minimised.
-        fingerprint: of the pixels that it learnt from.
-        latents: latents.csv, N rows.
     """
 
-    folder: Path
-    settings: VAE_framework.Settings
     make_objective: VAE_framework.MakeObjective
-    fingerprint: str
-    latents: pd.DataFrame
-
-    def codes(self) -> np.ndarray:
-        """(N, d) posterior means of its best model."""
-        return self.latents[coordinate_columns(self.settings.latent_dim)].to_numpy(np.float32)
-
-
-def coordinate_columns(latent_dim: int, name: str = "VAE") -> list[str]:
-    """Columns of the codes in latents.csv: VAE_x_coord, ..."""
-    return [f"{name}_{axis}_coord" for axis in axis_names(latent_dim)]
-
-
-def find_finished(settings: Settings) -> Path:
-    """The folder of the run asked for, by its path or its number in `results`.
-
-    Raises:
-        UserError: there is no such run.
-    """
-    asked = settings.run
-    if asked.isdigit() and not Path(asked).is_dir():
-        runs = [p for p in numbered_runs(Path(settings.results)) if int(p.name[:4]) == int(asked)]
-        if not runs:
-            raise UserError(f"--run {asked}: no run of that number in {settings.results}")
-        return runs[-1]
-    return Path(asked)
 
 
 def open_parent(folder: Path) -> Parent:
-    """Read what is needed of a finished run.
+    """Open a finished run together with its objective.
 
     Raises:
         UserError: the folder is not that of a finished run.
     """
-    for name in ("settings.json", "latents.csv", "best.pt"):
-        if not (folder / name).is_file():
-            raise UserError(f"--run {folder}: no {name} there; give the folder of a finished run")
-    described = read_json(folder / "settings.json")
-    if described.get("kind") not in KINDS:
+    run = open_finished_run(folder)
+    if run.described.get("kind") not in KINDS:
         raise UserError(f"--run {folder}: made by a script that trains no model here")
-    kind, make_objective = KINDS[described["kind"]]
-    settings = settings_from_json(kind, described["settings"])
-    latents = read_table(folder / "latents.csv")
-    return Parent(folder, settings, make_objective, described["data"]["fingerprint"], latents)
+    kind, make_objective = KINDS[run.described["kind"]]
+    settings = settings_from_json(kind, run.described["settings"])
+    return Parent(run.folder, settings, run.described, run.latents, make_objective)
 
 
 def read_guidance(settings: Settings, parent: Parent) -> Guidance:
@@ -482,7 +452,7 @@ def _project(
     beside them.
     """
     old = coordinate_columns(parent.settings.latent_dim)
-    own = {*old, *(name.replace("_coord", "_logvar") for name in old)}
+    own = {*old, *logvar_columns(old)}
     earlier = [c for c in parent.latents if str(c).startswith(("VAE_before_", "VAE_without_"))]
     latents = parent.latents.drop(columns=[*own, *earlier])
     names = {"after": "VAE", "before": "VAE_before", "without feedback": "VAE_without"}
@@ -493,7 +463,7 @@ def _project(
         columns = coordinate_columns(parent.settings.latent_dim, name)
         latents[columns] = states[state].mean
         if name == "VAE":
-            latents[[c.replace("_coord", "_logvar") for c in columns]] = states[state].logvar
+            latents[logvar_columns(columns)] = states[state].logvar
         projections[name] = columns
     write_table(run.folder / "latents.csv", latents)
     return latents, projections
@@ -592,7 +562,8 @@ def main(settings: Settings) -> Path:
         with cancellable():
             if settings.run is None:
                 return study_dsprites(settings)
-            return fine_tune(find_finished(settings), None, settings)
+            folder = find_finished_run(settings.run, Path(settings.results))
+            return fine_tune(folder, None, settings)
     except Exception as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         _last_word(settings, stage="failed", error=said[0])

@@ -64,8 +64,8 @@ import pandas as pd
 
 from util.metadata import class_name, count_and_name, read_table
 from util.runs import UserError, write_table
+from VAE_framework import axis_names
 
-AXES = "xyz"
 RELATIONS = ("together", "apart")
 DIRECTIONS = {"rising": 1, "falling": -1, "": 0}
 
@@ -151,11 +151,6 @@ class AxisHint:
     column: str
     weight: float
     direction: int = 0
-
-
-def axis_names(latent_dim: int) -> list[str]:
-    """Names of the latent axes, as in latents.csv: x, y, z, 4, 5, ..."""
-    return [AXES[i] if i < len(AXES) else str(i + 1) for i in range(latent_dim)]
 
 
 def anchor_columns(latent_dim: int) -> list[str]:

@@ -28,7 +28,8 @@ from human_guidance.page_run import GuidedRun, open_run
 from human_guidance.page_space import first_space
 from human_guidance.page_state import PageState
 from human_guidance.page_training import FineTuning
-from util.runs import UserError, numbered_runs, parse_options, run_script
+from util.runs import UserError, parse_options, run_script
+from VAE_framework import find_finished_run
 
 ASSETS = Path(__file__).with_name("assets")
 
@@ -63,7 +64,7 @@ def main(settings: Settings) -> None:
     Raises:
         UserError: there is no such finished run, or the port is taken.
     """
-    run = open_run(find_finished(settings.run, Path(settings.results)), settings.device)
+    run = open_run(find_finished_run(settings.run, Path(settings.results)), settings.device)
     feedback = Path(settings.feedback) if settings.feedback else run.folder / "expert_feedback.csv"
     token = None if is_loopback(settings.host) else secrets.token_urlsafe(16)
     server = serve(make_app(run, feedback, settings.host, token), settings.host, settings.port)
@@ -77,24 +78,6 @@ def main(settings: Settings) -> None:
     if settings.open_browser:
         webbrowser.open(f"{address}?token={token}" if token else address)
     server.serve_forever()
-
-
-def find_finished(asked: str, results: Path) -> Path:
-    """The folder of a finished run: a path, a number, or `last`.
-
-    Raises:
-        UserError: there is none.
-    """
-    if asked != "last" and not asked.isdigit():
-        return Path(asked)
-    runs = [path for path in numbered_runs(results) if (path / "report.html").is_file()]
-    if asked.isdigit():
-        runs = [path for path in runs if int(path.name.split("-")[0]) == int(asked)]
-    if not runs:
-        raise UserError(
-            f"--run {asked}: no finished run of that number in {results}; give a folder"
-        )
-    return runs[-1]
 
 
 def make_app(run: GuidedRun, feedback: Path, host: str, token: str | None) -> Dash:

@@ -11,10 +11,8 @@ import torch
 from PIL import Image
 
 from human_guidance.feedback_helpers import axis_names
-from human_guidance.VAE_feedback_framework import open_parent
-from models.networks import VAE, build_vae
-from util.cell_features import designed_features
-from util.data_processing import Cells, load_cells
+from models.networks import VAE
+from util.data_processing import Cells
 from util.helpers import (
     ClassColours,
     NumberColours,
@@ -24,8 +22,8 @@ from util.helpers import (
     thinning_stride,
 )
 from util.metadata import choose_labels, gradations, read_table
-from util.runs import UserError, load_checkpoint, pick_device
-from VAE_framework import network_arguments
+from util.runs import UserError, pick_device
+from VAE_framework import open_finished_run
 
 LOOSE_VALUES = 0.5  # text with more distinct values than this share of the cells is no class
 MADE_BY_RUN = ("VAE_", "UMAP_", "TSNE_")  # coordinates and variances are no property of a cell
@@ -179,33 +177,16 @@ def open_run(folder: Path, device: str = "auto") -> GuidedRun:
     Raises:
         UserError: it is no finished run, or its images are no longer what it learnt from.
     """
-    parent = open_parent(folder)
-    settings, where = parent.settings, pick_device(device)
-    cells = load_cells(
-        settings.dataset,
-        settings.metadata,
-        settings.image_size,
-        settings.array_key,
-        settings.array_axes,
-        settings.simulated_cells,
-        settings.simulated_seed,
-    )
-    if cells.fingerprint != parent.fingerprint:
-        raise UserError(f"{settings.dataset} is no longer what {folder} learnt from")
-    model = build_vae(**network_arguments(settings, cells)).to(where)
-    model.load_state_dict(load_checkpoint(folder / "best.pt", where)["model"])
-    ids = parent.latents["Unique_ID"].astype(str)
-    features, _ = designed_features(
-        settings.features, cells, list(cells.table["Unique_ID"]), settings.feature_groups
-    )
+    run, where = open_finished_run(folder), pick_device(device)
+    loaded = run.load()
     return GuidedRun(
         folder=folder,
-        cells=cells,
-        model=model.eval(),
-        latents=parent.latents,
-        label=choose_labels(parent.latents, settings.label)[0],
-        features=features,
-        quality=read_quality(folder, ids),
+        cells=loaded.cells,
+        model=run.model(loaded.cells, where),
+        latents=run.latents,
+        label=loaded.label,
+        features=loaded.features,
+        quality=read_quality(folder, run.latents["Unique_ID"].astype(str)),
         device=where,
     )
 

@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 pytest.importorskip("dash")
 
 import VAE_framework
-from human_guidance.guidance_app import find_finished, make_app, serve
+from human_guidance.guidance_app import make_app, serve
 from human_guidance.page_access import is_loopback, protect
 from human_guidance.page_feedback import FeedbackList, ListChanged, check_name
 from human_guidance.page_figures import (
@@ -44,6 +44,7 @@ from models.networks import build_vae
 from util.data_processing import Cells
 from util.helpers import colour_column
 from util.runs import UserError, write_json
+from VAE_framework import find_finished_run
 
 SCRIPT = "human_guidance/guidance_app.py"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -519,13 +520,15 @@ def test_only_finished_runs_of_this_run_are_compared(tmp_path):
         (tmp_path / name).mkdir()
         guidance = {"guidance": {"run": str(origin)}} if origin else {}
         write_json(tmp_path / name / "settings.json", guidance)
-        if done:
-            (tmp_path / name / "report.html").write_text("")
+        for file in ("report.html", "best.pt", "latents.csv") if done else ():
+            (tmp_path / name / file).write_text("")
+    (tmp_path / "0006-a-scores").mkdir()  # a report of something else
+    (tmp_path / "0006-a-scores" / "report.html").write_text("")
     assert [path.name[:4] for path in guided_runs(parent)] == ["0002", "0005"]
-    assert find_finished("last", tmp_path).name.startswith("0005")
-    assert find_finished("2", tmp_path).name.startswith("0002")
+    assert find_finished_run("last", tmp_path).name.startswith("0005")
+    assert find_finished_run("2", tmp_path).name.startswith("0002")
     with pytest.raises(UserError, match="--run 3"):
-        find_finished("3", tmp_path)
+        find_finished_run("3", tmp_path)
 
 
 # ---------------------------------------------------------------------------------------- browser
