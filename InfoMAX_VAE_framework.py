@@ -16,7 +16,7 @@ from models.infoMAX_VAE import CriticInput, InfoMaxObjective
 from util.augmentation import VIEWS, ViewName
 from util.data_processing import Cells
 from util.mutual_information import Bound, InformationEstimator
-from util.runs import UserError, parse_settings, run_script
+from util.runs import RESUMES, UserError, parse_settings, run_script
 from VAE_framework import CHANGEABLE, Settings, main
 
 
@@ -76,5 +76,6 @@ if __name__ == "__main__":
     run_script(
         lambda: main(
             parse_settings(SETTINGS, PRESETS, changeable_on_resume=CHANGEABLE), infomax_objective
-        )
+        ),
+        RESUMES,
     )

@@ -45,6 +45,7 @@ from util.helpers import (
 from util.metadata import choose_labels, read_table
 from util.report import write_latent_page, write_report
 from util.runs import (
+    RESUMES,
     TensorBoardLog,
     UserError,
     create_run_folder,
@@ -725,4 +726,6 @@ def open_finished_run(folder: Path) -> FinishedRun:
 
 
 if __name__ == "__main__":
-    run_script(lambda: main(parse_settings(SETTINGS, PRESETS, changeable_on_resume=CHANGEABLE)))
+    run_script(
+        lambda: main(parse_settings(SETTINGS, PRESETS, changeable_on_resume=CHANGEABLE)), RESUMES
+    )

@@ -192,7 +192,7 @@ def test_a_mistake_is_said_once(start):
     [
         (1, "bug", "ZeroDivisionError: a bug", [1, 1]),
         (-1, "option", "no such option", [2, 2]),
-        (-1, "interrupt", "--resume goes on from the last finished epoch", [130, 130]),
+        (-1, "interrupt", "stopped; give the same command again", [130, 130]),
     ],
 )
 def test_processes_fail_as_one(start_two, culprit, how, words, codes):

@@ -178,11 +178,16 @@ def settings_from_json(kind: type[SettingsT], values: dict[str, Any]) -> Setting
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def run_script(main: Callable[[], Any]) -> None:
+RESUMES = "stopped; nothing is lost: --resume goes on from the last finished epoch"
+
+
+def run_script(
+    main: Callable[[], Any], stopped: str = "stopped; give the same command again"
+) -> None:
     """Run `main` as a command, in one process or in all that torchrun started.
 
-    A user's mistake is one line on stderr and exit code 2, Ctrl-C a line that says how to resume
-    and exit code 130.
+    A user's mistake is one line on stderr and exit code 2, Ctrl-C the line `stopped`, which says
+    how to go on, and exit code 130.
     """
     try:
         try:
@@ -195,9 +200,7 @@ def run_script(main: Callable[[], Any]) -> None:
                 raise
             processes.exit_saying(traceback.format_exc(), 1)
     except KeyboardInterrupt:  # also one that comes while a lost connection is being reported
-        processes.exit_saying(
-            "stopped; nothing is lost: --resume goes on from the last finished epoch", 130
-        )
+        processes.exit_saying(stopped, 130)
 
 
 # -------------------------------------------------------------------------------------- run folder
