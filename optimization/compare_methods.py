@@ -28,7 +28,7 @@ from filelock import Timeout
 
 import InfoMAX_VAE_framework
 import VAE_framework
-from InfoMAX_VAE_framework import InfoMaxSettings, infomax_objective
+from InfoMAX_VAE_framework import OTHER_VIEWS, InfoMaxSettings, infomax_objective
 from models.baselines import cached_projection
 from optimization.compare_figures import intervals, plot_score, plot_standing, ranks
 from optimization.grid import (
@@ -88,13 +88,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "Vanilla": PLAIN,
     "SC": PLAIN | {"architecture": "sc"},
     "InfoMax": PLAIN,
-    "InfoMaxViews": {
-        "alpha": 500.0,
-        "bound": "infonce",
-        "views": "strong",
-        "target_view": "turns",
-        "critic": "code",
-    },
+    "InfoMaxViews": OTHER_VIEWS,
 }
 PROJECTIONS = ("UMAP", "TSNE", "PCA")
 METHODS = (*MODELS, *PROJECTIONS)
