@@ -13,7 +13,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 .PHONY: run test lint install
 
 run: $(READY)
-	$(BIN)/python VAE_framework.py --preset laptop
+	$(BIN)/python InfoMAX_VAE_framework.py --preset views
 
 # Two processes of one thread each: most tests start scripts, which import torch for seconds.
 test: lint
