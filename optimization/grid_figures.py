@@ -129,7 +129,7 @@ def best_runs(runs: pd.DataFrame, axes: Sequence[str], scores: Sequence[str]) ->
         good = goodness(runs[score])
         if better_when(score) and good.notna().any():
             rows[score] = runs.loc[good.idxmax(), [*axes, score, "run"]].rename({score: "value"})
-    table = pd.DataFrame(rows).T
+    table = pd.DataFrame(rows, index=[*axes, "value", "run"]).T
     for axis in axes:  # settings, not measurements: 20, not 20.000
         table[axis] = [f"{v:g}" if _is_number(v) else v for v in table[axis]]
     return table.rename_axis("score")

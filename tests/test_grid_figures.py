@@ -65,6 +65,7 @@ def test_the_best_run_by_each_score(runs):
     assert list(best.index) == ["accuracy", "valid_reconstruction", "spearman[dose]"]
     assert list(best["run"]) == ["0002-x", "0004-x", "0002-x"]
     assert best.loc["valid_reconstruction", "value"] == 790
+    assert list(best_runs(runs, ["alpha"], []).columns) == ["alpha", "value", "run"]
 
 
 def test_what_is_a_score(runs):

@@ -364,7 +364,10 @@ def test_a_user_interprets_a_run(run_script, here):
     )  # fmt: skip
     again = contents(here / "0004-0001-discs-VAE-interpretation")
     different = {name for name, content in contents(folder).items() if again[name] != content}
-    assert different <= {"settings.json", "report.html"}  # they hold time and command
+    assert different <= {"settings.json", "report.html", "saliency.csv"}  # time and command
+    tables = [pd.read_csv(path / "saliency.csv") for path in
+              (folder, here / "0004-0001-discs-VAE-interpretation")]  # fmt: skip
+    pd.testing.assert_frame_equal(*tables, rtol=1e-4)  # gradients depend on the number of threads
 
 
 def quick(**values):

@@ -203,7 +203,7 @@ def test_processes_fail_as_one(start_two, culprit, how, words, codes):
 
 
 def test_ctrl_c_says_how_to_resume_and_loses_nothing(start):
-    process = start(ROOT / "VAE_framework.py", *OPTIONS, "--epochs", 12)
+    process = start(ROOT / "VAE_framework.py", *OPTIONS, "--epochs", 40)
     while not (RUN / "log.jsonl").is_file() or len(history_of(RUN)) < 2:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -211,9 +211,9 @@ def test_ctrl_c_says_how_to_resume_and_loses_nothing(start):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err
     assert "--resume goes on from the last finished epoch" in err.splitlines()[-1]
-    assert 2 <= len(history_of(RUN)) < 12
-    train_here(epochs=12, resume=str(RUN))
-    whole = train_here(epochs=12)
+    assert 2 <= len(history_of(RUN)) < 40
+    train_here(epochs=40, resume=str(RUN))
+    whole = train_here(epochs=40)
     resumed, undisturbed = (
         torch.load(folder / "checkpoint.pt", weights_only=True)["model"] for folder in (RUN, whole)
     )
