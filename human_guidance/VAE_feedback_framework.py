@@ -520,6 +520,7 @@ def _dsprites_settings(settings: Settings, source: Path, metadata: Path) -> VAE_
         label="shape",
         architecture="simple",
         latent_dim=2,
+        min_logvar=-12.0,  # thousands of cells have to stay apart around an anchor
         augment=False,  # orientation means something here
         epochs=3,
         batch_size=256,
