@@ -80,6 +80,18 @@ DATA_SETS: dict[str, dict[str, Any]] = {
         "progress": "dna_integrated",
         "views": "turns",  # the phase is in the sum of intensities, which an enlarged part changes
     },
+    # as the processors of util/ write them, from the real plates or from util/simulate_cells.py
+    "horvath": {
+        "dataset": "DataSets/Peter_Horvath_Subsample",
+        "metadata": "DataSets/MetaData2_PeterHorvath_GT_link_CP_SUBSAMPLE.csv",
+        "label": "GT_label",
+    },
+    "chaffer": {
+        "dataset": "DataSets/Chaffer_Data",
+        "metadata": "DataSets/MetaData3_Chaffer_GT_link_CP.csv",
+        "label": "GT_label",
+        "image_size": 128,
+    },
 }
 
 PLAIN = {"views": "none", "target_view": "none", "critic": "pixels"}
