@@ -41,6 +41,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from optimization.grid_scores import end_with_parent
+from util import processes
 from util.runs import (
     UserError,
     create_run_folder,
@@ -655,13 +656,10 @@ def train_all(grid: Grid, train: Train, make_train: Callable[[], Train]) -> None
     ]
     for helper in helpers:
         helper.start()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     try:
-        with explain_storage(grid.options.storage):
+        with processes.threads(threads), explain_storage(grid.options.storage):
             grid.work(train)
     finally:
-        torch.set_num_threads(before)
         for helper in helpers:
             helper.join()
     write_grid(grid)

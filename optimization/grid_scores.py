@@ -16,6 +16,7 @@ from joblib import Parallel, delayed, parallel_config
 
 from quantitative_metrics.MINE_metric import smaller_images
 from quantitative_metrics.scores import COLUMNS, Plan, Scores, score_projections
+from util import processes
 
 RANKED = "neighbours"  # the group of metrics that ranks the reference spaces
 PARTS = re.compile(r"\[|_low$|_high$")  # of a class, a branch or an interval
@@ -81,13 +82,9 @@ def _score_one(
     """All that one projection can be asked without the others."""
     if multiprocessing.current_process().name != "MainProcess":
         end_with_parent()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        logvars = {} if logvar is None else {name: logvar}
+    logvars = {} if logvar is None else {name: logvar}
+    with processes.threads(threads):
         return score_projections({name: codes}, references, table, plan, logvars)
-    finally:
-        torch.set_num_threads(before)  # where one process does it all, it has other work after this
 
 
 @cache

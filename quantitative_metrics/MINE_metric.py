@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from quantitative_metrics.classifier_metric import _one_thread
+from util import processes
 from util.mutual_information import BOUNDS, Bound, InformationEstimator
 from util.runs import UserError
 
@@ -338,7 +338,7 @@ def _estimate(
             _parts(np.roll(order, -shift * repeat), settings.held_out)
             for repeat in range(settings.repeats)
         ]
-        with nullcontext() if _sees_all_pixels(x, settings) else _one_thread():
+        with nullcontext() if _sees_all_pixels(x, settings) else processes.threads(1):
             results = [
                 _repeat(x, z, part, settings, int(seed), device)
                 for part, seed in zip(parts, seeds, strict=True)

@@ -13,7 +13,6 @@ by element, does for each what it would do alone.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,6 +21,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
+from util import processes
 from util.metadata import class_name
 from util.runs import UserError
 
@@ -327,21 +327,10 @@ def _predictions(
             inputs[repeats, test],
         )
     )
-    with _one_thread():
+    with processes.threads(1):
         _fit(parameters, x_train, y_train, class_weight, _batches(*train.shape, epochs, rng))
     with torch.no_grad():
         return _logits(parameters, x_test).argmax(dim=2).cpu().numpy()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one CPU thread: with matrices this small, threads mostly wait."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _initial_parameters(

@@ -184,6 +184,20 @@ def weighted_mean(terms: dict[str, T], weight: T) -> dict[str, T]:
 
 
 @contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads of the CPU, and then as many as before.
+
+    With small matrices one is best: more of them mostly wait for each other.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def own_randomness(device: torch.device, *key: int) -> Iterator[None]:
     """Random numbers of this process alone, which follow `key` and the rank.
 
