@@ -21,8 +21,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from optimization.grid_scores import better_when, goodness
-from optimization.plot_page import write_plot_page
 from util.helpers import OKABE_ITO, house_style, save_figure
+from util.plot_page import json_for_page, write_page
 from util.report import VIRIDIS, write_report
 from util.runs import UserError, slug
 
@@ -381,7 +381,8 @@ def write_explorer(
         "first": list(scores).index(first) if first in scores else 0,
         "viridis": VIRIDIS,
     }
-    return write_plot_page(path, f"Runs over {' and '.join(axes)}", BODY, data, SCRIPT, STYLE)
+    title = f"Runs over {' and '.join(axes)}"
+    return write_page(path, title, BODY, STYLE, SCRIPT, json_for_page(data))
 
 
 def _link(run: Path | None, start: Path) -> str | None:

@@ -5,12 +5,9 @@ Every function takes arrays or plain objects and a path, one panel per projectio
 turned in the browser, on a page that opens offline.
 """
 
-import base64
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from html import escape
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,7 +34,8 @@ from util.helpers import (
     spread,
     thinning_stride,
 )
-from util.runs import UserError, write_atomically
+from util.plot_page import json_for_page, write_page
+from util.runs import UserError
 
 ONE_COLOUR = OKABE_ITO[0]  # of a continuum without branches
 INK = "#222222"
@@ -624,35 +622,15 @@ def write_backbone_page(
     Raises:
         UserError: names or lengths of codes and backbones that differ.
     """
-    from plotly.offline import get_plotlyjs  # half a second to import, used only here
-
     _check_pairs(codes, _distances(backbones), "backbones")
     colours = _branch_colours(backbones)
     views = [_page_view(name, codes[name], backbones[name], colours, names) for name in codes]
-    data = json.dumps(views, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":  # nothing in the data may end its script element
-        data = data.replace(character, f"\\u{ord(character):04x}")
-    scripts = [get_plotlyjs(), PAGE_SCRIPT]
-    digests = (base64.b64encode(sha256(script.encode()).digest()).decode() for script in scripts)
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    policy = (  # only these scripts run, nothing is loaded or sent; plotly's shaders need eval
-        "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
-        f"script-src {allowed} 'unsafe-eval'"
-    )
-    code = "".join(f"<script>{script}</script>\n" for script in scripts)
-    page = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{PAGE_STYLE}</style>\n</head>\n<body>\n"
+    body = (
         f"<header><h1>{escape(title)}</h1>"
         '<label>Projection <select id="projection"></select></label><p id="note"></p></header>\n'
-        f'<div id="plot"></div>\n<script type="application/json" id="data">{data}</script>\n'
-        f"{code}</body>\n</html>\n"
+        '<div id="plot"></div>'
     )
-    with write_atomically(Path(path)) as temporary:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
-    return Path(path)
+    return write_page(Path(path), title, body, PAGE_STYLE, PAGE_SCRIPT, json_for_page(views))
 
 
 def _page_view(

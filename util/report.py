@@ -4,19 +4,17 @@ Both are single files that open offline: plotly.js, data and pictures are inside
 all cells form one JPEG sheet, cut by the browser, and the data are one block of JSON.
 
 Every string of a user's table is hostile until escaped. Text of a page passes `html.escape`; data
-pass `_json_for_html`, whose output holds no "<", ">" or "&" and so cannot end its script element;
+pass `json_for_page`, whose output holds no "<", ">" or "&" and so cannot end its script element;
 the script in the page writes with `textContent` only, and escapes what plotly would read as markup.
 The content policy of a page lets only the scripts written here run, and nothing be loaded or sent.
 """
 
 import base64
 import io
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -36,7 +34,8 @@ from util.helpers import (
     spread,
     thinning_stride,
 )
-from util.runs import UserError, write_atomically
+from util.plot_page import json_for_page, write_page
+from util.runs import UserError
 
 SHEET_BYTES = 5_000_000  # of JPEG; a third more as base64, and the page stays below 15 MB
 THUMBNAILS = [(64, 88), (48, 85), (40, 80), (32, 80), (24, 75), (16, 70)]  # side in pixels, quality
@@ -115,7 +114,7 @@ def latent_view(
         "viridis": VIRIDIS,
     }
     remarks = _remarks(len(latents), stride, projections, axes)
-    return LatentView(_json_for_html(data), sheet, remarks)
+    return LatentView(json_for_page(data), sheet, remarks)
 
 
 def _metadata_columns(latents: pd.DataFrame, projections: Mapping[str, Sequence[str]]) -> list[str]:
@@ -232,14 +231,6 @@ def _shorten(number: float) -> float:
     return float(f"{number:.{SIGNIFICANT}g}")
 
 
-def _json_for_html(data: Any) -> str:
-    """Compact ASCII JSON that holds no character with a meaning in HTML."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
 def write_latent_page(
     latents: pd.DataFrame,
     projections: Mapping[str, Sequence[str]],
@@ -294,30 +285,8 @@ def _view_html(view: LatentView, wheel: bool) -> str:
 
 
 def _write_page(path: Path, title: str, body: str, view: LatentView | None) -> None:
-    """Write a page whose policy lets only its own scripts run and nothing be loaded or sent."""
-    scripts, data = [], ""
-    if view is not None:
-        from plotly.offline import get_plotlyjs  # half a second to import, used only here
-
-        scripts = [get_plotlyjs(), VIEW_SCRIPT]
-        data = f'<script type="application/json" id="view-data">{view.data}</script>\n'
-    digests = (base64.b64encode(sha256(script.encode()).digest()).decode() for script in scripts)
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    # plotly compiles its 2-D shaders with eval
-    policy = (
-        f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
-        f"script-src {allowed} 'unsafe-eval'"
-    )
-    code = "".join(f"<script>{script}</script>\n" for script in scripts)
-    page = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n{data}{code}</body>\n</html>\n"
-    )
-    with write_atomically(Path(path)) as temporary:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
+    script, data = (None, "") if view is None else (VIEW_SCRIPT, view.data)
+    write_page(path, title, body, STYLE, script, data)
 
 
 # --------------------------------------------------------------------------------------- report
@@ -504,7 +473,7 @@ VIEW_SCRIPT = r"""
 (function () {
   "use strict";
   const element = (id) => document.getElementById("view-" + id);
-  const data = JSON.parse(element("data").textContent);
+  const data = JSON.parse(document.getElementById("data").textContent);
   const plot = element("plot"), sheet = element("sheet"), picture = element("picture");
   const brush = picture.getContext("2d");
   let kept = null;  // index of the cell held by a click
