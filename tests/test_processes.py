@@ -102,6 +102,8 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell ignores Ctrl-C for what it starts in the background, and so would everything here.
+    pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return lambda *command, **more: subprocess.Popen(
         [sys.executable, *map(str, command)], env={**os.environ, **more}, **pipes
     )
