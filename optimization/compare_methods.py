@@ -24,7 +24,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pandas as pd
-from filelock import Timeout
 
 import InfoMAX_VAE_framework
 import VAE_framework
@@ -36,7 +35,6 @@ from optimization.grid import (
     Grid,
     GridOptions,
     Train,
-    finish,
     open_grid,
     redirected,
     train_all,
@@ -47,6 +45,7 @@ from optimization.grid_runs import (
     describe_grid,
     facts_of,
     identity_of,
+    judge_once,
     plan_of,
     read_codes,
     references_of,
@@ -174,14 +173,7 @@ def main(settings: CompareSettings) -> Path:
     )
     describe_grid(grid, settings, {name: one.loaded for name, one in sets.items()})
     train_all(grid, Trainer(sets, methods), partial(load_trainer, settings))
-    try:
-        with grid.named_lock("scoring").acquire(timeout=0):
-            report = judge(grid, settings, sets)
-            finish(grid)
-    except Timeout:
-        print("another command scores and draws this comparison")
-        return grid.folder
-    print(f"report: {report}")
+    judge_once(grid, lambda: judge(grid, settings, sets))
     return grid.folder
 
 

@@ -9,7 +9,7 @@ report.html, and `VAE_framework.py --resume <folder>`, are there.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -123,15 +123,25 @@ def run_grid(settings: Settings, kind: GridKind, axes: Mapping[str, Sequence[Par
     )
     describe_grid(grid, settings, {"data": shared.loaded})
     train_all(grid, Trainer(settings, kind, shared), partial(load_trainer, settings, kind))
+    judge_once(grid, lambda: judge(grid, settings, kind, shared))
+    return grid.folder
+
+
+def judge_once(grid: Grid, judge_it: Callable[[], Path]) -> None:
+    """Score and draw a grid and mark it as done, unless another command is just doing so.
+
+    Args:
+        grid: all of whose cells have been tried.
+        judge_it: scores and draws; returns the page.
+    """
     try:
         with grid.named_lock("scoring").acquire(timeout=0):
-            report = judge(grid, settings, kind, shared)
+            report = judge_it()
             finish(grid)
     except Timeout:
         print("another command scores and draws this grid")
-        return grid.folder
+        return
     print(f"report: {report}")
-    return grid.folder
 
 
 def load_shared(settings: Settings) -> Shared:
@@ -378,8 +388,8 @@ def read_codes(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     columns = [name for name in latents if CODE.match(name)]
     if not columns:
         raise UserError(f"{folder / 'latents.csv'} has no columns VAE_x_coord, ...: no run of ours")
-    logvars = [name.replace("_coord", "_logvar") for name in columns]
-    return latents[columns].to_numpy(np.float32), latents[logvars].to_numpy(np.float32)
+    logvars = latents[VAE_framework.logvar_columns(columns)]
+    return latents[columns].to_numpy(np.float32), logvars.to_numpy(np.float32)
 
 
 def draw_grid(folder: Path, goal: str) -> Path:
