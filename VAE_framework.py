@@ -14,11 +14,12 @@ A run writes results/NNNN-<data set>-<model>/; open its report.html.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+import tyro
 from torch import nn
 
 from models.baselines import cached_projection
@@ -33,6 +34,13 @@ from util import processes
 from util.augmentation import VIEWS, ViewName
 from util.cell_features import designed_features
 from util.data_processing import Batches, Cells, load_cells, split_cells
+from util.export import (
+    ExportFormat,
+    refuse_missing_packages,
+    write_anndata,
+    write_encoder,
+    write_parquet,
+)
 from util.helpers import (
     compose_rgb,
     format_table,
@@ -45,11 +53,13 @@ from util.helpers import (
 from util.metadata import choose_labels, read_table
 from util.report import write_latent_page, write_report
 from util.runs import (
+    PROVENANCE,
     RESUMES,
     TensorBoardLog,
     UserError,
     create_run_folder,
     describe_run,
+    differences,
     load_checkpoint,
     numbered_runs,
     parse_settings,
@@ -155,10 +165,16 @@ class Settings:
     """Folder of the numbered run folders."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; auto is bfloat16 on CUDA and float32 elsewhere."""
+    export: tuple[ExportFormat, ...] = ()
+    """Also write the run for other programs: h5ad (AnnData, for scanpy), parquet (the large
+    tables), encoder (torch.export: raw pixels to the code)."""
     tensorboard: bool = False
     """Also write the terms of the loss for TensorBoard (`tensorboard --logdir results`)."""
     preset: Literal["default", "thesis", "laptop"] = "default"
     """Named set of values; an explicit option wins over it."""
+    original: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """Start a new run with all settings of another: its folder or number, or `last`; options given
+    here win over them."""
     resume: str | None = None
     """Go on with a run: its folder or number, alone the newest one; --epochs may lengthen it."""
 
@@ -178,7 +194,7 @@ PRESETS = {
 }
 
 # A resumed run may run longer, or elsewhere; anything else would make it another run.
-CHANGEABLE = ("epochs", "patience", "device", "tensorboard")
+CHANGEABLE = ("epochs", "patience", "device", "tensorboard", "export")
 
 AXES = "xyz"
 EXAMPLES = 12  # cells in the figures of reconstructions and samples
@@ -258,6 +274,8 @@ def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> 
     latents, projections = project(run)
     scores = score(run, latents, projections)
     report = draw(run, history, latents, projections, scores)
+    for path in export(run, latents, projections, scores):
+        print(f"exported: {path}")
     print(format_table(scores_table(scores.table)))
     print(f"report: {report}")
     return run.folder
@@ -301,6 +319,7 @@ def prepare(
         folder: of a new run, which exists; None takes the next number in the results.
     """
     device = pick_device(settings.device)
+    refuse_missing_packages(settings.export)
     if settings.tensorboard:
         summary_writer()  # installed?
     loaded = loaded or load(settings)
@@ -308,8 +327,9 @@ def prepare(
     seed_everything(settings.seed)  # of the initial weights
     model = build_vae(**network_arguments(settings, cells)).to(device)
     objective = make_objective(settings, cells).to(device)
+    notes = loaded.notes + unlike_original(settings, cells)
     if processes.is_main():
-        folder = open_run(settings, cells, loaded.notes, guidance, folder)
+        folder = open_run(settings, cells, notes, guidance, folder)
     folder = processes.from_main(folder)
     # Decided once: streamed, an epoch has another order. Processes on the CPU share its memory.
     sharing = processes.world_size() if device.type == "cpu" else 1
@@ -325,7 +345,7 @@ def prepare(
         model,
         objective,
         folder,
-        loaded.notes,
+        notes,
     )
 
 
@@ -420,6 +440,16 @@ def open_run(
     write_json(folder / "settings.json", described)
     print(f"run folder: {folder}")
     return folder
+
+
+def unlike_original(settings: Settings, cells: Cells) -> list[str]:
+    """Why this run may not come out as the one whose settings it has, a line each."""
+    path = Path(settings.original or "") / "settings.json"
+    if not settings.original or not path.is_file():  # gone since this run began
+        return []
+    before = read_json(path)
+    now = describe_run(settings, data=cells.describe())
+    return [f"not as in {settings.original}: {line}" for line in differences(before, now)]
 
 
 def print_summary(settings: Settings, cells: Cells) -> None:
@@ -575,7 +605,7 @@ def summary_lines(run: Run, history: list[dict[str, Any]]) -> list[str]:
     changed = [
         f"{field.name} {getattr(settings, field.name)}"
         for field in fields(settings)
-        if field.name not in ("preset", "resume", "results")
+        if field.name not in PROVENANCE
         and getattr(settings, field.name) != getattr(default, field.name)
     ]
     return [
@@ -614,6 +644,27 @@ def draw_pictures(run: Run) -> list[tuple[str, Path]]:
         ("Validation cells and what the decoder makes of their codes", reconstructions),
         ("Cells decoded from draws of the prior", generated),
     ]
+
+
+def export(
+    run: Run, latents: pd.DataFrame, projections: dict[str, list[str]], scores: Scores
+) -> list[Path]:
+    """Write what `--export` asks for into the run folder; returns the files."""
+    written = []
+    if "h5ad" in run.settings.export:
+        settings = (run.folder / "settings.json").read_text(encoding="utf-8")
+        about = {"scores": scores.table, "settings": settings}
+        path = run.folder / "run.h5ad"
+        quality = scores.local_quality
+        written.append(write_anndata(path, latents, projections, run.features, quality, about))
+    if "parquet" in run.settings.export:
+        written += write_parquet(run.folder)
+    if "encoder" in run.settings.export:
+        model = build_vae(**network_arguments(run.settings, run.cells), fast=False)
+        model.load_state_dict(run.model.state_dict())
+        cells, path = run.cells, run.folder / "encoder.pt2"
+        written.append(write_encoder(path, model, cells.images.shape[1:], cells.low, cells.high))
+    return written
 
 
 # ---------------------------------------------------------------------------------- a finished run

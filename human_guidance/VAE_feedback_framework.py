@@ -253,6 +253,7 @@ def fine_tune(
         [("The latent space before and after the feedback", figure)],
         [("Was the feedback followed, and what did it cost?", _readable(followed))],
     )  # fmt: skip
+    VAE_framework.export(run, latents, projections, scores)  # if the parent was
     print(_readable(followed).to_string())
     print(format_table(scores_table(scores.table)))
     print(f"report: {report}")
@@ -311,6 +312,7 @@ def _prepare(parent: Parent, guidance: Guidance, settings: Settings) -> VAE_fram
         metrics=parent.settings.metrics if settings.metrics is None else settings.metrics,
         device=settings.device,
         results=str(parent.folder.parent),
+        original=None,
         resume=None,
     )
 

@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,7 @@ def umap_projection(
     min_dist: float = 0.1,
     seed: int = 0,
     engine: Engine = "cpu",
+    fitted_to: np.ndarray | None = None,
 ) -> np.ndarray:
     """UMAP of the features with Euclidean distances, on one thread so that the seed decides.
 
@@ -47,6 +48,8 @@ def umap_projection(
         min_dist: least distance of neighbours in the projection, 0..1.
         seed: of the random state; the same seed gives the same bytes on one machine's CPU.
         engine: `cpu` for umap-learn, `torchdr` for TorchDR on a GPU where there is one.
+        fitted_to: (N,) bool, cells that make the map; the others are placed in it as new ones
+           . None takes all.
 
     Returns:
         (N, dim) float32.
@@ -57,13 +60,16 @@ def umap_projection(
     values = _check_features(features, dim)
     _check_range("n_neighbors", n_neighbors, 2, np.inf)
     _check_range("min_dist", min_dist, 0, 1)
-    n_neighbors = min(n_neighbors, len(values) - 1)
+    fitted = values if fitted_to is None else _check_features(values[fitted_to], dim)
+    n_neighbors = min(n_neighbors, len(fitted) - 1)
     if engine == "torchdr":
+        if fitted_to is not None:
+            raise UserError("engine torchdr places no new cells in a map: take the engine cpu")
         reducer = _torchdr("UMAP", dim, seed, n_neighbors=n_neighbors, min_dist=min_dist)
         return _as_float32(reducer.fit_transform(values.astype(np.float32)))
     from umap import UMAP
 
-    few = len(values) <= dim + 2  # the spectral start needs more eigenvectors than there are
+    few = len(fitted) <= dim + 2  # the spectral start needs more eigenvectors than there are
     reducer = UMAP(
         n_components=dim,
         n_neighbors=n_neighbors,
@@ -72,7 +78,7 @@ def umap_projection(
         random_state=seed,
         n_jobs=1,
     )
-    return reducer.fit_transform(values).astype(np.float32)
+    return _fit_and_place(reducer, values, fitted_to)
 
 
 def tsne_projection(
@@ -125,13 +131,19 @@ def tsne_projection(
         return reducer.fit_transform(values).astype(np.float32)
 
 
-def pca_projection(features: np.ndarray | pd.DataFrame, dim: int = 3, seed: int = 0) -> np.ndarray:
+def pca_projection(
+    features: np.ndarray | pd.DataFrame,
+    dim: int = 3,
+    seed: int = 0,
+    fitted_to: np.ndarray | None = None,
+) -> np.ndarray:
     """The first principal components of the features, in units of the features.
 
     Args:
         features: (N, F) numbers without NaN, N >= 3.
         dim: number of components, at most min(N, F).
         seed: without effect; the decomposition is exact. For a common signature.
+        fitted_to: (N,) bool, cells that decide the components; None takes all.
 
     Returns:
         (N, dim) float32, columns of descending variance.
@@ -141,8 +153,9 @@ def pca_projection(features: np.ndarray | pd.DataFrame, dim: int = 3, seed: int 
             features.
     """
     values = _check_features(features, dim)
-    _check_range("dim of a PCA of this table", dim, 1, min(values.shape))
-    return PCA(dim, svd_solver="full").fit_transform(values).astype(np.float32)
+    fitted = values if fitted_to is None else values[fitted_to]
+    _check_range("dim of a PCA of this table", dim, 1, min(fitted.shape))
+    return _fit_and_place(PCA(dim, svd_solver="full"), values, fitted_to)
 
 
 def principal_components(
@@ -193,6 +206,7 @@ def cached_projection(
     dim: int = 3,
     seed: int = 0,
     cache_dir: Path | None = None,
+    fitted_to: np.ndarray | None = None,
     **settings: float | str,
 ) -> np.ndarray:
     """A projection of `BASELINES`, kept in a file of `cache_dir` so that no run computes it twice.
@@ -206,6 +220,8 @@ def cached_projection(
         dim: number of coordinates.
         seed: of the random state.
         cache_dir: folder of the files; None keeps nothing.
+        fitted_to: (N,) bool, cells that make the map, of a projection in `PLACES_NEW_CELLS`; the
+            others are placed in it. None takes all.
         settings: further arguments of the projection.
 
     Returns:
@@ -218,7 +234,11 @@ def cached_projection(
     known = ~np.isnan(values).all(axis=1)
     words = f"{name} {dim} {seed} {sorted(settings.items())} {values.shape}"
     versions = f"{version('umap-learn')} {version('scikit-learn')}"
-    digest = hashlib.sha256(f"{words} {versions}".encode() + values.tobytes()).hexdigest()[:16]
+    content = f"{words} {versions}".encode() + values.tobytes()
+    if fitted_to is not None:
+        content += np.packbits(fitted_to).tobytes()
+        settings["fitted_to"] = np.asarray(fitted_to, bool)[known]
+    digest = hashlib.sha256(content).hexdigest()[:16]
     path = None if cache_dir is None else Path(cache_dir) / f"{name}-{digest}.npy"
     if path is not None and path.is_file():
         try:
@@ -239,6 +259,19 @@ BASELINES: dict[str, Callable[..., np.ndarray]] = {
     "TSNE": tsne_projection,
     "PCA": pca_projection,
 }
+PLACES_NEW_CELLS = ("UMAP", "PCA")  # t-SNE has no map that a new cell could be put into
+
+
+def _fit_and_place(reducer: Any, values: np.ndarray, fitted_to: np.ndarray | None) -> np.ndarray:
+    """(N, d) coordinates float32 from a reducer that was fitted to some cells, or to all."""
+    if fitted_to is None:
+        return reducer.fit_transform(values).astype(np.float32)
+    fitted = reducer.fit_transform(values[fitted_to])
+    codes = np.empty((len(values), fitted.shape[1]), np.float32)
+    codes[fitted_to] = fitted
+    if not fitted_to.all():
+        codes[~fitted_to] = reducer.transform(values[~fitted_to])
+    return codes
 
 
 def _check_features(features: np.ndarray | pd.DataFrame, dim: int) -> np.ndarray:

@@ -5,20 +5,24 @@
     python optimization/compare_methods.py --sets simulated \
         jurkat:dataset=cells_40x40x3_uint16.npz,metadata=cells.csv,label=phase,progress=dna_integrated
     python optimization/compare_methods.py --methods UMAP UMAP50:method=UMAP,umap-neighbors=50 \
+        Pixels:method=UMAP,project=pixels \
         Wide:method=InfoMaxViews,alpha=2000,batch-size=512
 
 A data set is one of DATA_SETS below, or NAME:setting=value,...; a method is one of METHODS, or
 NAME:method=METHOD,setting=value,..., with any setting of InfoMAX_VAE_framework.py. What they do not
 name is as given on the command line. The same command again goes on where it was stopped. Results
 go to results/NNNN-comparison/: scores.csv holds everything, a row per data set, method, seed, score
-and k; report.html ranks the methods; a folder per data set has the figures, latent_space.html and
-backbones.html.
+and k, of all cells and of the validation cells alone; report.html ranks the methods; a folder per
+data set has the figures, latent_space.html and backbones.html.
+
+No model learns from its validation cells. UMAP and PCA are fitted once more, to the training cells,
+and place the validation cells in that map; t-SNE cannot, and keeps its map of all cells.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -28,7 +32,7 @@ import pandas as pd
 import InfoMAX_VAE_framework
 import VAE_framework
 from InfoMAX_VAE_framework import OTHER_VIEWS, InfoMaxSettings, infomax_objective
-from models.baselines import cached_projection
+from models.baselines import PLACES_NEW_CELLS, cached_projection, principal_components
 from optimization.compare_figures import intervals, plot_score, plot_standing, ranks
 from optimization.grid import (
     Cell,
@@ -49,10 +53,11 @@ from optimization.grid_runs import (
     plan_of,
     read_codes,
     references_of,
+    refuse_export,
 )
 from optimization.grid_scores import headline, score_each, score_names, subset
 from quantitative_metrics.performance_metrics import draw_scores
-from quantitative_metrics.scores import Scores
+from quantitative_metrics.scores import Plan, Scores
 from util.data_processing import split_cells
 from util.helpers import compose_rgb, plot_losses, thinning_stride
 from util.metadata import choose_labels
@@ -104,6 +109,8 @@ MODELS: dict[str, dict[str, Any]] = {
 PROJECTIONS = ("UMAP", "TSNE", "PCA")
 METHODS = (*MODELS, *PROJECTIONS)
 AXES = "XYZ"
+HELD_OUT = "held_out.csv"  # coordinates in a map that was fitted to the training cells only
+LEAST_HELD_OUT = 50  # validation cells that are worth scores of their own
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,9 @@ class CompareSettings(GridOptions, InfoMaxSettings):
     """Names of METHODS, or NAME:method=METHOD,setting=value,... for one with other settings."""
     seeds: tuple[int, ...] = (0,)
     """Of split, weights and projections; three or more give intervals."""
+    project: Literal["features", "pixels"] = "features"
+    """What UMAP, t-SNE and PCA project: human-designed features, or the 50 first principal
+    components of the pixels."""
     batch_size: int = 256
     """Cells per training step."""
 
@@ -139,6 +149,17 @@ class DataSet:
         split = split_cells(labels, len(cells.table), self.settings.valid_fraction, seed)
         return replace(self.loaded, split=split)
 
+    def validation_cells(self, seed: int) -> np.ndarray:
+        """(N,) bool: no model of this seed learns from them."""
+        valid = np.zeros(len(self.loaded.cells.table), bool)
+        valid[self.split_by(seed).split[1]] = True
+        return valid
+
+    @cached_property
+    def pixel_components(self) -> np.ndarray:
+        """(N, 50) principal components of the pixels."""
+        return principal_components(self.loaded.cells.reference_space())
+
 
 @dataclass(frozen=True)
 class Method:
@@ -159,6 +180,7 @@ class Method:
 def main(settings: CompareSettings) -> Path:
     """Train, project, score and draw; returns the folder of the comparison."""
     pick_device(settings.device)
+    refuse_export(settings)
     if settings.sampler != "grid":
         raise UserError("--sampler tpe: a comparison needs every combination; leave it out")
     methods = read_methods(settings)
@@ -284,7 +306,7 @@ def model_settings(
     values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(of_run)}
     begun = (folder / "settings.json").is_file()
     values |= {"seed": seed, "results": str(folder.parent), "preset": "default"}
-    return of_run(**values | {"resume": str(folder) if begun else None})
+    return of_run(**values | {"original": None, "resume": str(folder) if begun else None})
 
 
 def _train_model(cell: Cell, data_set: DataSet, method: Method, seed: int) -> dict[str, Any]:
@@ -302,22 +324,33 @@ def _train_model(cell: Cell, data_set: DataSet, method: Method, seed: int) -> di
 
 def _make_projection(cell: Cell, data_set: DataSet, method: Method, seed: int) -> dict[str, Any]:
     loaded, settings, kind = data_set.loaded, method.settings_on(data_set), method.kind
-    if loaded.features is None:
-        raise UserError(f"{kind} needs features: measure them, or leave the method out")
+    source = data_set.pixel_components if settings.project == "pixels" else loaded.features
+    if source is None:
+        raise UserError(f"{kind} needs features: measure them, give project=pixels or leave it out")
     parameters = VAE_framework.baselines_of(settings).get(kind, {})
     dim = min(settings.latent_dim, len(AXES))
-    codes = cached_projection(kind, loaded.features, dim, seed, loaded.cells.cache, **parameters)
-    columns = {f"{kind}_{AXES[i]}": axis for i, axis in enumerate(codes.T)}
-    table = pd.DataFrame({"Unique_ID": loaded.cells.table["Unique_ID"], **columns})
-    write_table(cell.folder / "latents.csv", table)
+    project = partial(cached_projection, kind, source, dim, seed, loaded.cells.cache, **parameters)
+    maps = {"latents.csv": project()}
+    if kind in PLACES_NEW_CELLS:
+        maps[HELD_OUT] = project(fitted_to=~data_set.validation_cells(seed))
+    for name, codes in maps.items():
+        columns = {f"{kind}_{AXES[i]}": axis for i, axis in enumerate(codes.T)}
+        table = pd.DataFrame({"Unique_ID": loaded.cells.table["Unique_ID"], **columns})
+        write_table(cell.folder / name, table)
     return {"value": 0.0, "said": "projected"}
 
 
-def codes_of(cell: Cell) -> tuple[np.ndarray, np.ndarray | None]:
-    """Coordinates (N, d) of a trained cell, and the log-variance of a model's."""
+def codes_of(cell: Cell, held_out: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """Coordinates (N, d) of a trained cell, and the log-variance of a model's.
+
+    Args:
+        cell: of the grid.
+        held_out: take the map that the validation cells had no part in, where there is another.
+    """
     if (cell.folder / "checkpoint.pt").is_file():
         return read_codes(cell.folder)
-    table = pd.read_csv(cell.folder / "latents.csv")
+    name = HELD_OUT if held_out and (cell.folder / HELD_OUT).is_file() else "latents.csv"
+    table = pd.read_csv(cell.folder / name)
     return table.drop(columns="Unique_ID").to_numpy(np.float32), None
 
 
@@ -367,16 +400,49 @@ def _judge_set(
     for key, scores in score_each(codes, references, loaded.cells.table, plan, logvars, workers):
         found[key] = scores
         print(f"[{len(found)} of {len(codes)}] scored {key}", flush=True)
-    parts = []
-    for cell in cells:
-        place = {axis: cell.parameters[axis] for axis in ("data_set", "method", "seed")}
-        own = found[cell.name].table.drop(columns="projection")
-        own = own.rename(columns={"seed": "score_seed"})
-        parts.append(pd.DataFrame({**place, **own.to_dict("series")}))
-    write_table(folder / "scores.csv", pd.concat(parts, ignore_index=True))
+    tables = [_scores_table(cells, found, "all")]
+    for seed in dict.fromkeys(cell.parameters["seed"] for cell in cells):
+        of_seed = [cell for cell in cells if cell.parameters["seed"] == seed]
+        apart = _score_validation_cells(data_set, of_seed, seed, plan, references, workers)
+        tables.append(_scores_table(of_seed, apart, "validation"))
+    write_table(folder / "scores.csv", pd.concat(tables, ignore_index=True))
     figures = _draw_set(folder, name, data_set, cells, codes, found)
     rows = [(caption, path.relative_to(folder).as_posix()) for caption, path in figures]
     write_table(folder / "figures.csv", pd.DataFrame(rows, columns=["caption", "file"]))
+
+
+def _score_validation_cells(
+    data_set: DataSet,
+    cells: Sequence[Cell],
+    seed: int,
+    plan: Plan,
+    references: Mapping[str, np.ndarray],
+    workers: int,
+) -> dict[str, Scores]:
+    """Scores of the validation cells of a seed among themselves; {} where they are too few.
+
+    Without the information, whose critic would need more pairs.
+    """
+    valid = data_set.validation_cells(seed)
+    if valid.sum() < LEAST_HELD_OUT:
+        return {}
+    plan = replace(plan, metrics=tuple(m for m in plan.metrics if m != "information"))
+    codes = {cell.name: codes_of(cell, held_out=True)[0][valid] for cell in cells}
+    parts = {name: space[valid] for name, space in references.items()}
+    table = data_set.loaded.cells.table[valid].reset_index(drop=True)
+    return dict(score_each(codes, parts, table, plan, workers=workers))
+
+
+def _scores_table(cells: Sequence[Cell], found: Mapping[str, Scores], of: str) -> pd.DataFrame:
+    """The long tables of all cells that were scored, with what they are."""
+    parts = []
+    for cell in cells:
+        if cell.name in found:
+            place = {axis: cell.parameters[axis] for axis in ("data_set", "method", "seed")}
+            own = found[cell.name].table.drop(columns="projection")
+            own = own.rename(columns={"seed": "score_seed"})
+            parts.append(pd.DataFrame({**place, "cells": of, **own.to_dict("series")}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def _draw_set(
@@ -419,11 +485,14 @@ def _draw_set(
 
 
 def one_per_score(table: pd.DataFrame) -> pd.DataFrame:
-    """Of the long table, the scores that are one number: data_set, method, seed, score, value, std.
+    """Of the long table, the scores that are one number.
 
     Curves, single classes and branches, and correlations of single axes stay in the table.
+
+    Returns:
+        columns data_set, method, seed, cells, score, value, std.
     """
-    keys = ["data_set", "method", "seed"]
+    keys = ["data_set", "method", "seed", "cells"]
     scored = table.assign(projection=table[keys].astype(str).agg("\t".join, axis=1))
     wide = headline(scored)
     wanted = [name for name in wide if not name.startswith("spearman[")]
@@ -438,20 +507,20 @@ def _write_page(
     single = one_per_score(table)
     there = set(single["method"])
     methods = [name for name in read_methods(settings) if name in there]
-    means = intervals(single)
-    write_table(grid.folder / "means.csv", means)
+    both = {of: intervals(part) for of, part in single.groupby("cells", sort=False)}
+    listed = [part.assign(cells=of) for of, part in both.items()]
+    write_table(grid.folder / "means.csv", pd.concat(listed, ignore_index=True))
+    single, means = single[single["cells"] == "all"], both["all"]
     tables, standings = [], []
     for data_set in single["data_set"].unique():
         part = means[means["data_set"] == data_set]
         standing = ranks(part, methods)
         write_table(grid.folder / slug(data_set) / "ranks.csv", standing.reset_index())
-        wide = part.pivot(index="method", columns="score", values="mean")
-        wide = wide.reindex(index=methods, columns=part["score"].unique())
-        wide.attrs["scores"] = True
-        tables += [
-            (f"{data_set}: rank of each method, 1 is best.", standing),
-            (f"{data_set}: mean over {part['n_seeds'].max()} seed(s).", wide),
-        ]
+        tables.append((f"{data_set}: rank of each method, 1 is best.", standing))
+        for of, of_all_sets in both.items():
+            own = of_all_sets[of_all_sets["data_set"] == data_set]
+            if len(own):
+                tables.append((_means_title(data_set, of, own), _wide(own, methods)))
         path = plot_standing(part, methods, data_set, grid.folder / slug(data_set) / "standing.png")
         standings.append((f"{data_set}: every score of every method", path))
     by_score = [
@@ -479,6 +548,24 @@ def _write_page(
         ],
         versions=described["versions"] | described["machine"],
     )
+
+
+def _means_title(data_set: str, of: str, means: pd.DataFrame) -> str:
+    over = f"mean over {means['n_seeds'].max()} seed(s)"
+    if of == "all":
+        return f"{data_set}: {over}."
+    return (
+        f"{data_set}, validation cells among themselves, from which no model learnt: {over}. UMAP "
+        "and PCA place them in a map of the training cells; t-SNE cannot, its map is of all cells."
+    )
+
+
+def _wide(means: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """A row per method, a column per score."""
+    wide = means.pivot(index="method", columns="score", values="mean")
+    wide = wide.reindex(index=methods, columns=means["score"].unique())
+    wide.attrs["scores"] = True
+    return wide
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from quantitative_metrics.performance_metrics import coordinate_columns, write_s
 from quantitative_metrics.scores import Plan, Scores
 from util.metadata import read_table
 from util.runs import (
+    PROVENANCE,
     UserError,
     describe_run,
     pick_device,
@@ -55,7 +56,7 @@ CODE = re.compile(r"VAE_\w+_coord$")
 VAE = "VAE"  # name of the run's own projection in its folder
 # What a command may change of a grid that it goes on with.
 RESUMABLE = (*sorted(OPTION_NAMES), "device", "metrics", "tensorboard")
-LEFT_OUT_OF_IDENTITY = {"results", "resume", "preset", "device", "tensorboard", "metrics"}
+LEFT_OUT_OF_IDENTITY = {*PROVENANCE, "device", "tensorboard", "export", "metrics"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class GridKind:
         return self.run_settings(
             **values
             | {"results": str(cell.folder.parent), "preset": "default"}
-            | {"resume": folder and str(folder)}
+            | {"original": None, "resume": folder and str(folder)}
         )
 
 
@@ -112,6 +113,7 @@ def run_grid(settings: Settings, kind: GridKind, axes: Mapping[str, Sequence[Par
         UserError: a mistake in the settings or the data, or no cell could be trained.
     """
     pick_device(settings.device)
+    refuse_export(settings)
     shared = load_shared(settings)
     grid = open_grid(
         Path(settings.results),
@@ -142,6 +144,19 @@ def judge_once(grid: Grid, judge_it: Callable[[], Path]) -> None:
         print("another command scores and draws this grid")
         return
     print(f"report: {report}")
+
+
+def refuse_export(settings: Settings) -> None:
+    """A grid writes no run for other programs.
+
+    Raises:
+        UserError: it is asked to.
+    """
+    if settings.export:
+        raise UserError(
+            f"--export {' '.join(settings.export)}: not of many runs; of one of them give "
+            "--resume <its folder> --export ... to the script that trains one"
+        )
 
 
 def load_shared(settings: Settings) -> Shared:

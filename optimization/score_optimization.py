@@ -32,6 +32,7 @@ from optimization.grid_runs import (
 from optimization.grid_scores import headline, score_each
 from quantitative_metrics.scores import METRICS, Metric
 from util.runs import (
+    PROVENANCE,
     UserError,
     create_run_folder,
     describe_run,
@@ -47,7 +48,7 @@ KINDS = {
     "Settings": VAE_framework.Settings,
     "InfoMaxSettings": InfoMAX_VAE_framework.InfoMaxSettings,
 }
-NO_SETTINGS_OF_A_RUN = {"results", "resume", "preset", "device", "tensorboard", "metrics"}
+NO_SETTINGS_OF_A_RUN = {*PROVENANCE, "device", "tensorboard", "export", "metrics"}
 
 
 @dataclass(frozen=True)

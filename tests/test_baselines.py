@@ -4,11 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.spatial.distance import pdist
+from sklearn.decomposition import PCA
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from models.baselines import (
     BASELINES,
+    PLACES_NEW_CELLS,
+    cached_projection,
     outlying,
     pca_projection,
     principal_components,
@@ -66,6 +69,34 @@ def test_few_cells(name, n_cells, blobs):
     projection = BASELINES[name](blobs[:n_cells])
     assert projection.shape == (n_cells, 3)
     assert np.isfinite(projection).all()
+
+
+@pytest.mark.parametrize("name", PLACES_NEW_CELLS)
+def test_new_cells_are_placed_where_their_like_is_and_change_nothing(name, blobs):
+    fitted_to = np.arange(120) % 4 > 0
+    codes = BASELINES[name](blobs, fitted_to=fitted_to)
+    nearest = KNeighborsClassifier(5).fit(codes[fitted_to], LABELS[fitted_to])
+    assert nearest.score(codes[~fitted_to], LABELS[~fitted_to]) > 0.95
+    others = np.where(fitted_to[:, None], blobs, blobs[::-1])
+    again = BASELINES[name](others, fitted_to=fitted_to)
+    assert again[fitted_to].tobytes() == codes[fitted_to].tobytes()
+    assert (again[~fitted_to] != codes[~fitted_to]).any()
+
+
+def test_the_cache_knows_what_a_map_was_fitted_to(blobs, tmp_path):
+    blobs = blobs.copy()
+    blobs[7] = np.nan
+    halves = [np.arange(120) % 2 == i for i in (0, 1)]
+    found = [cached_projection("PCA", blobs, cache_dir=tmp_path, fitted_to=h) for h in halves]
+    whole = cached_projection("PCA", blobs, cache_dir=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    for fitted_to, codes in zip(halves, found, strict=True):
+        known = np.arange(120) != 7
+        expected = PCA(3).fit(blobs[fitted_to & known]).transform(blobs[known])
+        np.testing.assert_allclose(np.abs(codes[known]), np.abs(expected), rtol=1e-3, atol=1e-3)
+        assert np.isnan(codes[7]).all() and not np.allclose(codes[known], whole[known])
+        again = cached_projection("PCA", blobs, cache_dir=tmp_path, fitted_to=fitted_to)
+        np.testing.assert_array_equal(again, codes)
 
 
 @pytest.mark.parametrize("project", [umap_projection, tsne_projection])

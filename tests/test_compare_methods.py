@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from sklearn.decomposition import PCA
+from sklearn.manifold import trustworthiness
 
 from optimization import compare_methods
 from optimization.compare_figures import intervals, ranks
@@ -92,6 +94,7 @@ def test_a_comparison_from_cells_to_page(tmp_path, monkeypatch):
     table = pd.read_csv(folder / "scores.csv")
     assert list(table.columns[:3]) == ["data_set", "method", "seed"]
     assert set(table["method"]) == set(settings.methods) and set(table["seed"]) == {0, 1}
+    assert set(table["cells"]) == {"all"}  # nine validation cells are too few to score
     single = compare_methods.one_per_score(table)
     assert len(single) == 8 * single["score"].nunique()
     found = single.set_index(["method", "seed", "score"])["value"]
@@ -105,6 +108,35 @@ def test_a_comparison_from_cells_to_page(tmp_path, monkeypatch):
         assert (folder / "simulated" / name).stat().st_size > 0, name
     page = (folder / "report.html").read_text()
     assert "rank of each method" in page and (folder / "score_lcmc_area-pixels.png").is_file()
+
+
+def test_validation_cells_are_scored_by_themselves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare_methods, "LEAST_HELD_OUT", 5)
+    methods = ("Vanilla", "PCA", "Pixels:method=PCA,project=pixels")
+    settings = settings_of(methods=methods, simulated_cells=80, valid_fraction=0.25)
+    folder = compare_methods.main(settings)
+    scores = pd.read_csv(folder / "scores.csv")
+    scores = scores[(scores["cells"] == "validation") & (scores["metric"] == "trustworthiness")]
+    found = scores.set_index(["method", "reference", "k"])["value"]
+    data_set = compare_methods.load_sets(settings)["simulated"]
+    valid, loaded = data_set.validation_cells(0), data_set.loaded
+    assert valid.sum() == len(data_set.split_by(0).split[1])
+    features = loaded.features.to_numpy()
+    pixels = loaded.cells.reference_space().reshape(80, -1)
+    vanilla = pd.read_csv(next(folder.glob("*Vanilla*/latents.csv")))
+    maps = {
+        "Vanilla": vanilla.filter(regex=r"VAE_\w+_coord$").to_numpy()[valid],
+        "PCA": PCA(3).fit(features[~valid]).transform(features[valid]),
+        "Pixels": PCA(3).fit_transform(PCA(50).fit_transform(pixels))[valid],
+    }
+    for method, codes in maps.items():
+        for reference, space in (("pixels", pixels), ("features", features)):
+            expected = trustworthiness(space[valid], codes, n_neighbors=4)
+            # the components of the pixels are of all cells, only the map of them is not
+            tolerance = 0.02 if method == "Pixels" else 1e-4
+            assert found[method, reference, 4] == pytest.approx(expected, rel=tolerance)
+    assert "validation cells among themselves" in (folder / "report.html").read_text()
 
 
 def test_an_empty_choice_is_refused(tmp_path, monkeypatch):

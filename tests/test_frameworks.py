@@ -70,7 +70,8 @@ def test_whole_run_twice(run_script, tmp_path):
     assert settings["data"]["padding"] == "zero"
 
     before = contents(folder)
-    run_script("VAE_framework.py", *SMALL, "--epochs", 2, "--device", "cpu")
+    again = run_script("VAE_framework.py", "--from", 1)  # settings.json says it all
+    assert "not as in" not in again.stdout
     second = tmp_path / "results" / "0002-simulated-BBBC031-VAE"
     assert contents(folder) == before
     for name in ("latents.csv", "scores.csv"):

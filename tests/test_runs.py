@@ -4,15 +4,18 @@ import dataclasses
 import errno
 import os
 import threading
+from typing import Annotated
 
 import numpy as np
 import pytest
 import torch
+import tyro
 
 from util.runs import (
     UserError,
     create_run_folder,
     describe_run,
+    differences,
     load_checkpoint,
     parse_settings,
     pick_device,
@@ -35,6 +38,8 @@ class Toy:
     """Channels of the first block."""
     preset: str = "thesis"
     """Named set of values."""
+    original: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """Start with the settings of a run."""
     resume: str | None = None
     """Go on with a run."""
     results: str = "results"
@@ -76,6 +81,36 @@ def test_resume_takes_the_settings_of_the_run(tmp_path):
         parse(["--resume", str(tmp_path / "nowhere")], tmp_path)
     with pytest.raises(UserError, match="no run of this script"):
         parse(["--resume"], tmp_path / "empty")
+
+
+def test_a_new_run_from_the_settings_of_another(tmp_path):
+    folder = create_run_folder(tmp_path, "toy")
+    made = Toy(base=4, epochs=7, preset="laptop", results="elsewhere")
+    write_json(folder / "settings.json", describe_run(made))
+    for asked in ("last", "1", str(folder)):
+        again = parse(["--from", asked, "--epochs", "9"], tmp_path)
+        assert again == Toy(base=4, epochs=9, original=str(folder), results=str(tmp_path))
+    for argv, words in (
+        (["--from", "1", "--resume"], "--from with --resume"),
+        (["--from", "1", "--preset", "laptop"], "--from with --preset"),
+        (["--from", "2"], "--from 2: no run of that number"),
+        (["--from", "nowhere"], "--from nowhere: no settings.json there"),
+    ):
+        with pytest.raises(UserError, match=words):
+            parse(argv, tmp_path)
+    write_json(folder / "settings.json", describe_run(made, guidance={"run": "0001"}))
+    with pytest.raises(UserError, match="learnt from feedback"):
+        parse(["--from", "1"], tmp_path)
+
+
+def test_what_differs_from_another_run_is_said():
+    now = describe_run(Toy(), data={"fingerprint": "a"})
+    assert differences(now, now) == []
+    before = now | {"data": {"fingerprint": "b"}, "machine": {"system": "plan9"}}
+    before |= {"versions": now["versions"] | {"torch": "1.0"}}
+    images, versions, machine = differences(before, now)
+    assert "images" in images and "plan9 then" not in versions and "plan9" in machine
+    assert versions == f"other versions: torch 1.0 then, {now['versions']['torch']} now"
 
 
 def test_numbers_are_never_shared(tmp_path):

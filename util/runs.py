@@ -30,6 +30,9 @@ from util import processes
 
 SettingsT = TypeVar("SettingsT")
 
+# Settings that say where a run stands and what it began from, not what it computes.
+PROVENANCE = ("preset", "original", "resume", "results")
+
 # What is written into settings.json, so that a number can be traced to the code that made it.
 RECORDED_PACKAGES = (
     "torch torchvision numpy scipy scikit-learn scikit-image pandas matplotlib umap-learn "
@@ -53,14 +56,14 @@ def parse_settings(
     argv: Sequence[str] | None = None,
     changeable_on_resume: Sequence[str] = (),
 ) -> SettingsT:
-    """Settings of a script: its defaults, then a preset or the run resumed, then the command line.
+    """Settings of a script: its defaults, then a preset or another run, then the command line.
 
     `--resume` alone means the newest run in the folder `results`; with a number or path that run.
     A resumed run keeps its own settings; of them only `changeable_on_resume` may be given again.
+    `--from` starts a new run with the settings of another, any of which may be given again.
 
     Args:
-        default: the frozen dataclass instance on top of the script, with `preset`, `resume`,
-            `results`.
+        default: the frozen dataclass instance on top of the script, with the fields `PROVENANCE`.
         presets: name -> values that differ from the defaults; an explicit option wins over a
             preset.
         argv: the command line without the program's name; None for `sys.argv`.
@@ -76,6 +79,8 @@ def parse_settings(
         return parse_options(base, argv)
 
     asked = parse(default)
+    if asked.original:
+        return _as_of_another_run(asked, default, parse)
     if asked.resume:
         folder = find_run(asked.resume, Path(asked.results), type(default).__name__)
         saved = settings_from_json(type(default), read_json(folder / "settings.json")["settings"])
@@ -85,6 +90,25 @@ def parse_settings(
     if asked.preset not in presets:
         raise UserError(f"--preset {asked.preset}: must be one of {', '.join(presets)}")
     return parse(dataclasses.replace(default, **presets[asked.preset]))
+
+
+def _as_of_another_run(
+    asked: SettingsT, default: SettingsT, parse: Callable[[SettingsT], SettingsT]
+) -> SettingsT:
+    """Settings of a new run: those of the run of `--from` where no option says otherwise."""
+    for name in ("resume", "preset"):
+        if getattr(asked, name) != getattr(default, name):
+            raise UserError(f"--from with --{name}: a run has one beginning, give one of them")
+    folder = find_run(asked.original, Path(asked.results), type(default).__name__, "--from")
+    described = read_json(folder / "settings.json")
+    if "guidance" in described:
+        raise UserError(
+            f"--from {asked.original}: that run learnt from feedback; fine-tune again with "
+            "human_guidance/VAE_feedback_framework.py"
+        )
+    saved = settings_from_json(type(default), described["settings"])
+    here = {name: getattr(default, name) for name in PROVENANCE}
+    return dataclasses.replace(parse(dataclasses.replace(saved, **here)), original=str(folder))
 
 
 def parse_options(default: SettingsT, argv: Sequence[str] | None = None) -> SettingsT:
@@ -115,7 +139,7 @@ def _give_bare_resume_a_value(argv: list[str]) -> list[str]:
 def _refuse_changes(new: Any, saved: Any, changeable: Sequence[str], folder: Path) -> None:
     for field in dataclasses.fields(saved):
         name = field.name
-        if name in (*changeable, "resume", "results") or getattr(new, name) == getattr(saved, name):
+        if name in (*changeable, *PROVENANCE) or getattr(new, name) == getattr(saved, name):
             continue
         raise UserError(
             f"--{name.replace('_', '-')} {getattr(new, name)} differs from {getattr(saved, name)} "
@@ -124,14 +148,14 @@ def _refuse_changes(new: Any, saved: Any, changeable: Sequence[str], folder: Pat
         )
 
 
-def find_run(asked: str, results: Path, kind: str) -> Path:
-    """The folder of the run to resume: a path, a number, or `last` for the newest run of this
-    script.
+def find_run(asked: str, results: Path, kind: str, option: str = "--resume") -> Path:
+    """The folder of a run of this script: a path, a number, or `last` for the newest one.
 
     Args:
         asked: `last`, a path, or the number of a run in `results`.
         results: the folder of numbered runs.
         kind: class name of the settings, which tells the script that made a run.
+        option: that asks for it.
 
     Raises:
         UserError: there is no such run.
@@ -141,21 +165,21 @@ def find_run(asked: str, results: Path, kind: str) -> Path:
         runs = [path for path in runs if read_json(path / "settings.json").get("kind") == kind]
         if not runs:
             raise UserError(
-                f"--resume: no run of this script in {results}; start one without --resume"
+                f"{option}: no run of this script in {results}; start one without {option}"
             )
         return runs[-1]
     if asked.isdigit():
         runs = [path for path in runs if int(path.name[:4]) == int(asked)]
         if not runs:
-            raise UserError(f"--resume {asked}: no run of that number in {results}")
+            raise UserError(f"{option} {asked}: no run of that number in {results}")
         return runs[-1]
     folder = Path(asked)
     if not (folder / "settings.json").is_file():
-        raise UserError(f"--resume {asked}: no settings.json there; give the folder of a run")
+        raise UserError(f"{option} {asked}: no settings.json there; give the folder of a run")
     found = read_json(folder / "settings.json").get("kind")
     if found != kind:
         raise UserError(
-            f"--resume {asked}: that run was made by another script ({found}, here {kind})"
+            f"{option} {asked}: that run was made by another script ({found}, here {kind})"
         )
     return folder
 
@@ -329,6 +353,27 @@ def describe_run(settings: Any, **more: Any) -> dict[str, Any]:
         "machine": machine,
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Why a run may not come out as an earlier one of the same settings, a line each.
+
+    Args:
+        before, now: settings.json of both.
+    """
+    lines = []
+    if before["data"]["fingerprint"] != now["data"]["fingerprint"]:
+        lines.append("the images are others than then")
+    others = [
+        f"{name} {before['versions'].get(name, 'none')} then, {version} now"
+        for name, version in now["versions"].items()
+        if before["versions"].get(name) != version
+    ]
+    if others:
+        lines.append(f"other versions: {'; '.join(others)}")
+    if before["machine"] != now["machine"]:
+        lines.append(f"another machine: {before['machine']} then, {now['machine']} now")
+    return lines
 
 
 def summary_writer() -> type:

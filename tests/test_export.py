@@ -1,0 +1,87 @@
+"""A run as other programs open it."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import VAE_framework
+from util.data_processing import load_cells
+from util.runs import UserError
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Folder of a run that was exported in every form."""
+    folder = tmp_path_factory.mktemp("export")
+    settings = dataclasses.replace(
+        VAE_framework.SETTINGS,
+        simulated_cells=60,
+        image_size=32,
+        base=2,
+        architecture="sc",
+        epochs=1,
+        device="cpu",
+        metrics=("neighbours",),
+        export=("h5ad", "parquet", "encoder"),
+        results=str(folder),
+    )
+    return VAE_framework.main(settings)
+
+
+@pytest.fixture(scope="module")
+def latents(run):
+    return pd.read_csv(run / "latents.csv")
+
+
+def test_scanpy_opens_the_run(run, latents):
+    import scanpy
+
+    data = scanpy.read_h5ad(run / "run.h5ad")
+    assert data.obs_names.tolist() == latents["Unique_ID"].tolist()
+    names = {"X_vae": "VAE_{}_coord", "X_umap": "UMAP_{}", "X_tsne": "TSNE_{}"}
+    for key, name in names.items():
+        axes = "xyz" if "coord" in name else "XYZ"
+        expected = latents[[name.format(axis) for axis in axes]]
+        np.testing.assert_allclose(data.obsm[key], expected, rtol=1e-5, err_msg=key)
+    np.testing.assert_allclose(data.obs["GT_Shape"], latents["GT_Shape"])  # CSV: last digit
+    assert data.obs["split"].astype(str).tolist() == latents["split"].tolist()
+    quality = pd.read_csv(run / "local_quality.csv")
+    for column in quality.columns.drop("Unique_ID"):
+        np.testing.assert_allclose(data.obs[column], quality[column], err_msg=column)
+    assert data.shape[0] == 60 and len(set(data.var_names)) == data.shape[1] > 10
+    assert len(data.uns["scores"]) == len(pd.read_csv(run / "scores.csv"))
+    scanpy.pp.neighbors(data, use_rep="X_vae", n_neighbors=5)  # the usual next step
+    assert data.obsp["distances"].shape == (60, 60)
+
+
+def test_parquet_holds_what_the_csv_holds(run):
+    for name in ("latents", "scores", "local_quality"):
+        expected = pd.read_csv(run / f"{name}.csv")
+        pd.testing.assert_frame_equal(pd.read_parquet(run / f"{name}.parquet"), expected)
+
+
+def test_the_encoder_alone_gives_the_same_codes(run, latents):
+    cells = load_cells("simulated", image_size=32, simulated_cells=60)
+    encoder = torch.export.load(run / "encoder.pt2").module()
+    for part in (slice(0, 60), slice(3, 4)):
+        with torch.no_grad():
+            mean, logvar = encoder(torch.from_numpy(cells.images[part]).float())
+        for axis, column in enumerate("xyz"):
+            expected = latents[f"VAE_{column}_coord"][part], latents[f"VAE_{column}_logvar"][part]
+            np.testing.assert_allclose(mean[:, axis], expected[0], rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(logvar[:, axis], expected[1], rtol=1e-3, atol=1e-5)
+
+
+def test_a_missing_package_is_named_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "anndata", None)
+    settings = dataclasses.replace(
+        VAE_framework.SETTINGS, export=("h5ad",), results=str(tmp_path / "results")
+    )
+    with pytest.raises(
+        UserError, match=r"package anndata is missing; pip install -e '.\[export\]'"
+    ):
+        VAE_framework.main(settings)
+    assert not (tmp_path / "results").exists()

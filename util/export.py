@@ -1,0 +1,139 @@
+"""A run for other programs: AnnData, Parquet, and an encoder that needs none of this code.
+
+    h5ad        run.h5ad: human-designed features as X, projections in obsm, the table of the cells
+                and their local quality in obs, scores and settings in uns (Virshup et al. 2021,
+                anndata); scanpy, squidpy and cellxgene open it
+    parquet     latents.parquet, scores.parquet, local_quality.parquet: the CSVs of the same names
+    encoder     encoder.pt2 (torch.export): pixels as they are in the files -> the code
+
+Each needs packages of the extra `export`, but for the encoder.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from util.runs import UserError, explain_os_error, write_atomically
+
+ExportFormat = Literal["h5ad", "parquet", "encoder"]
+
+TABLES = ("latents", "scores", "local_quality")
+MISSING = "--export {}: the package {} is missing; pip install -e '.[export]'"
+
+
+def refuse_missing_packages(formats: Sequence[ExportFormat]) -> None:
+    """Check before a run what it will need after it.
+
+    Raises:
+        UserError: a package is not installed.
+    """
+    needed = {"h5ad": "anndata", "parquet": "pyarrow"}
+    for name in formats:
+        if name in needed:
+            try:
+                __import__(needed[name])
+            except ImportError as error:
+                raise UserError(MISSING.format(name, needed[name])) from error
+
+
+def write_anndata(
+    path: Path,
+    latents: pd.DataFrame,
+    projections: Mapping[str, Sequence[str]],
+    features: pd.DataFrame | None,
+    local_quality: pd.DataFrame,
+    about: Mapping[str, Any],
+) -> Path:
+    """Write run.h5ad, atomically.
+
+    Args:
+        path: to write.
+        latents: a row per cell: Unique_ID, columns of the user, coordinates.
+        projections: name -> columns of its coordinates; `VAE` becomes obsm["X_vae"].
+        features: (N, F), X; None for none.
+        local_quality: a row per cell, in the same order.
+        about: uns, tables and texts.
+    """
+    import anndata
+
+    coordinates = [column for columns in projections.values() for column in columns]
+    index = pd.Index(latents["Unique_ID"].astype(str), name="Unique_ID")
+    known = latents.drop(columns=["Unique_ID", *coordinates])
+    obs = pd.concat([known, local_quality.drop(columns="Unique_ID", errors="ignore")], axis=1)
+    data = anndata.AnnData(
+        X=None if features is None else features.to_numpy(np.float32),
+        obs=_plain(obs).set_axis(index),
+        var=None if features is None else pd.DataFrame(index=features.columns.astype(str)),
+        obsm={
+            f"X_{name.lower()}": latents[list(columns)].to_numpy(np.float32)
+            for name, columns in projections.items()
+        },
+        uns={k: _plain(v) if isinstance(v, pd.DataFrame) else v for k, v in about.items()},
+    )
+    with write_atomically(path) as temporary:
+        data.write_h5ad(temporary, compression="gzip")
+    return path
+
+
+def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with numbers as they are and everything else as text, which HDF5 can hold."""
+    texts = table.columns.difference(table.select_dtypes(["number", "bool"]).columns)
+    return table.assign(**{name: table[name].fillna("").astype(str) for name in texts})
+
+
+def write_parquet(folder: Path) -> list[Path]:
+    """Write the large tables of a run folder as Parquet beside their CSVs; returns the files."""
+    written = []
+    for name in TABLES:
+        source = folder / f"{name}.csv"
+        if source.is_file():
+            path = source.with_suffix(".parquet")
+            with write_atomically(path) as temporary:
+                pd.read_csv(source, low_memory=False).to_parquet(temporary, index=False)
+            written.append(path)
+    return written
+
+
+class RawPixelEncoder(nn.Module):
+    """The encoder of a model, from pixels as they are in the files.
+
+    Args:
+        model: with `encode`.
+        low, high: (C,) raw values that become 0 and 1.
+    """
+
+    def __init__(self, model: nn.Module, low: np.ndarray, high: np.ndarray):
+        super().__init__()
+        self.model = model
+        for name, value in (("low", low), ("span", np.asarray(high) - low)):
+            self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32)[:, None, None])
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (B, C, S, S) -> mean and log-variance of the code, (B, d) each."""
+        return self.model.encode(((pixels.float() - self.low) / self.span).clamp(0, 1))
+
+
+def write_encoder(
+    path: Path, model: nn.Module, shape: Sequence[int], low: np.ndarray, high: np.ndarray
+) -> Path:
+    """Write encoder.pt2 for batches of any size, atomically; `torch.export.load` opens it.
+
+    Args:
+        path: to write.
+        model: a VAE.
+        shape: (C, S, S) of an image.
+        low, high: as for `RawPixelEncoder`.
+    """
+    encoder = RawPixelEncoder(model, low, high).eval().cpu()
+    example = torch.zeros(2, *shape)
+    program = torch.export.export(
+        encoder, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
+    )
+    with explain_os_error(path), write_atomically(path) as temporary:
+        torch.export.save(program, temporary)
+    return path
