@@ -9,7 +9,7 @@ script adds stands below. Edit it, or give it on the command line:
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -18,7 +18,15 @@ from models.infoMAX_VAE import CriticInput, InfoMaxObjective
 from util.augmentation import VIEWS, ViewName
 from util.data_processing import Cells
 from util.mutual_information import Bound, InformationEstimator
-from util.runs import RESUMES, UserError, parse_settings, run_script
+from util.runs import (
+    ABOVE_0,
+    AT_LEAST_0,
+    RESUMES,
+    Range,
+    UserError,
+    parse_settings,
+    run_script,
+)
 from VAE_framework import CHANGEABLE, Settings, main
 
 
@@ -43,6 +51,12 @@ class InfoMaxSettings(Settings):
     """Adam's step size for the critic that estimates the information."""
     preset: Literal["default", "thesis", "laptop", "views"] = "default"
     """Named set of values; an explicit option wins over it."""
+
+    RANGES: ClassVar = Settings.RANGES | {
+        "alpha": AT_LEAST_0,
+        "bound_alpha": Range(0, 1, without=(0,)),
+        "critic_learning_rate": ABOVE_0,
+    }
 
     @property
     def model_name(self) -> str:

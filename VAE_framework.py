@@ -14,7 +14,7 @@ A run writes results/NNNN-<data set>-<model>/; open its report.html.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,8 @@ from torch import nn
 from models.baselines import cached_projection
 from models.losses import ELBOObjective
 from models.networks import VAE, build_vae
-from models.train_net import Schedule, best_epoch, embed, train
-from quantitative_metrics.backbone_metric import Continuum
+from models.train_net import Schedule, best_epoch, embed, refuse_unusable_checkpoint, train
+from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
 from quantitative_metrics.classifier_metric import ClassifierTask
 from quantitative_metrics.performance_metrics import detail_tables, draw_scores, write_scores
 from quantitative_metrics.scores import METRICS, Metric, Plan, Scores, score_projections
@@ -53,8 +53,12 @@ from util.helpers import (
 from util.metadata import choose_labels, read_table
 from util.report import write_latent_page, write_report
 from util.runs import (
+    ABOVE_0,
+    AT_LEAST_0,
+    AT_LEAST_1,
     PROVENANCE,
     RESUMES,
+    Range,
     TensorBoardLog,
     UserError,
     create_run_folder,
@@ -65,6 +69,7 @@ from util.runs import (
     parse_settings,
     pick_device,
     read_json,
+    refuse_out_of_range,
     run_script,
     seed_everything,
     settings_from_json,
@@ -178,6 +183,21 @@ class Settings:
     resume: str | None = None
     """Go on with a run: its folder or number, alone the newest one; --epochs may lengthen it."""
 
+    RANGES: ClassVar = {
+        "epochs": AT_LEAST_1,
+        "batch_size": Range(2),  # batch norm
+        "learning_rate": ABOVE_0,
+        "decay_every": AT_LEAST_1,
+        "decay": Range(0, 1, without=(0,)),
+        "patience": AT_LEAST_1,
+        "beta": AT_LEAST_0,
+        "umap_neighbors": Range(2),
+        "umap_min_dist": Range(0, 1),
+        "tsne_perplexity": AT_LEAST_1,
+        "rank_all_up_to": AT_LEAST_0,
+        "seed": Range(0, 2**32 - 1),
+    }
+
     @property
     def model_name(self) -> str:
         """Name of the model in the run folder."""
@@ -282,7 +302,12 @@ def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> 
 
 
 def load(settings: Settings) -> Loaded:
-    """Cells, classes, split and features, as the settings ask for them."""
+    """Cells, classes, split and features, as the settings ask for them.
+
+    Raises:
+        UserError: a mistake in the settings or the data.
+    """
+    refuse_out_of_range(settings, settings.RANGES)
     with processes.main_first():  # the others find its caches
         cells = load_cells(
             settings.dataset,
@@ -294,6 +319,7 @@ def load(settings: Settings) -> Loaded:
             settings.simulated_seed,
         )
         label, labels, label_notes = choose_labels(cells.table, settings.label)
+        refuse_unknown_continuum(cells.table, settings.progress, settings.branch)
         split = split_cells(labels, len(cells.table), settings.valid_fraction, settings.seed)
         # Only the main process projects and scores, so the others need no features.
         features, feature_notes = (
@@ -328,6 +354,8 @@ def prepare(
     model = build_vae(**network_arguments(settings, cells)).to(device)
     objective = make_objective(settings, cells).to(device)
     notes = loaded.notes + unlike_original(settings, cells)
+    if settings.resume:
+        refuse_unusable_checkpoint(Path(settings.resume), model)
     if processes.is_main():
         folder = open_run(settings, cells, notes, guidance, folder)
     folder = processes.from_main(folder)

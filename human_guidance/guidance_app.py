@@ -62,7 +62,7 @@ def main(settings: Settings) -> None:
     """Serve the page until Ctrl-C.
 
     Raises:
-        UserError: there is no such finished run, or the port is taken.
+        UserError: there is no such finished run, its feedback is damaged, or the port is taken.
     """
     run = open_run(find_finished_run(settings.run, Path(settings.results)), settings.device)
     feedback = Path(settings.feedback) if settings.feedback else run.folder / "expert_feedback.csv"
@@ -88,8 +88,13 @@ def make_app(run: GuidedRun, feedback: Path, host: str, token: str | None) -> Da
         feedback: CSV of the feedback.
         host: address that it will listen on.
         token: asked for first; None only on a loopback address.
+
+    Raises:
+        UserError: the CSV is damaged.
     """
-    state = PageState(run, FeedbackList(feedback, run.ids, run.latent_dim), FineTuning(run.folder))
+    listed = FeedbackList(feedback, run.ids, run.latent_dim)
+    listed.read()  # a damaged list is said here, not in the browser
+    state = PageState(run, listed, FineTuning(run.folder))
     app = Dash(
         __name__,
         assets_folder=str(ASSETS),

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -60,11 +60,15 @@ from util.helpers import compose_rgb, mix_channels
 from util.metadata import choose_labels, gradations
 from util.report import write_report
 from util.runs import (
+    ABOVE_0,
+    AT_LEAST_1,
+    Range,
     UserError,
     create_run_folder,
     describe_run,
     parse_options,
     pick_device,
+    refuse_out_of_range,
     run_script,
     write_json,
     write_table,
@@ -114,6 +118,14 @@ class InterpretationSettings:
     """auto, cpu, cuda, cuda:1, mps."""
     results: str = "results"
     """Folder of the numbered run folders."""
+
+    RANGES: ClassVar = {
+        "neighbours": AT_LEAST_1,
+        "saliency_cells": AT_LEAST_1,
+        "saliency_samples": AT_LEAST_1,
+        "saliency_noise": Range(0, 1),
+        "span": ABOVE_0,
+    }
 
 
 SETTINGS = InterpretationSettings()
@@ -304,14 +316,7 @@ def open_space(settings: InterpretationSettings) -> LatentSpace:
 
 
 def _refuse_impossible(settings: InterpretationSettings) -> None:
-    for name, least in (("neighbours", 1), ("saliency_cells", 1), ("saliency_samples", 1)):
-        if getattr(settings, name) < least:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} {getattr(settings, name)}: must be at least {least}")
-    if not 0 < settings.span < float("inf"):
-        raise UserError(f"--span {settings.span}: must be above 0, e.g. 3")
-    if not 0 <= settings.saliency_noise <= 1:
-        raise UserError(f"--saliency-noise {settings.saliency_noise}: must be from 0 to 1")
+    refuse_out_of_range(settings, settings.RANGES)
     if (settings.start is None) != (settings.end is None):
         raise UserError("--from and --to: a line has two ends, give both or none")
 

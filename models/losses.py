@@ -268,6 +268,11 @@ class AnchoredObjective(nn.Module):
         look_up: cells (k,), as their place in the data set, and whether to augment them -> images
             (k, C, S, S) on the device.
         cells_per_step: how many cells a step draws, shared out among the terms.
+        firmness: factor of the feedback in the first training steps. A trained code is held where
+            it is by the reconstruction, which grows by 1 / (2 posterior variance) nats per squared
+            unit; feedback that is weaker moves nothing, and once the code is rearranged, less will
+            keep it there.
+        firm_steps: how many steps those are.
     """
 
     def __init__(
@@ -276,17 +281,22 @@ class AnchoredObjective(nn.Module):
         terms: Sequence[GuidanceTerm],
         look_up: Callable[[Tensor, bool], Tensor],
         cells_per_step: int = 64,
+        firmness: float = 1.0,
+        firm_steps: int = 0,
     ):
         super().__init__()
         self.base, self.terms = base, nn.ModuleList(terms)
         self.look_up, self.cells_per_step = look_up, cells_per_step
+        self.firmness, self.firm_steps, self.steps = firmness, firm_steps, 0
 
     def forward(self, model: nn.Module, x: Tensor) -> dict[str, Tensor]:
         """Terms of the base objective on x (B, C, S, S), and one of each kind of feedback.
 
         While training the draw is random; in evaluation it is always the same, of cells as they
-        are.
+        are. The terms are logged without the firmness.
         """
+        self.steps += self.training
+        factor = self.firmness if self.training and self.steps <= self.firm_steps else 1.0
         generator = None if self.training else torch.Generator().manual_seed(0)
         n_cells = self.cells_per_step // len(self.terms)
         draws = [term.draw(n_cells, generator) for term in self.terms]
@@ -298,7 +308,7 @@ class AnchoredObjective(nn.Module):
         means = guided.means.split([len(part) for part in cells])
         for term, drawn, mean in zip(self.terms, draws, means, strict=True):
             found[term.name] = term(mean, *drawn)
-            found["loss"] = found["loss"] + found[term.name]
+            found["loss"] = found["loss"] + factor * found[term.name]
         return found
 
     def parameter_groups(self, model: nn.Module, learning_rate: float) -> list[dict]:

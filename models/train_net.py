@@ -128,6 +128,21 @@ def train(
     return history
 
 
+def refuse_unusable_checkpoint(folder: Path, model: nn.Module) -> None:
+    """Make sure that a run can be gone on with, before anything in its folder changes.
+
+    Args:
+        folder: the run folder; one without checkpoint.pt was stopped before it began.
+        model: of the same architecture; it takes the weights.
+
+    Raises:
+        UserError: the checkpoint is damaged, or of something else.
+    """
+    path = folder / "checkpoint.pt"
+    if path.is_file():
+        _load_state(model, _read_checkpoint(path)["model"], path)
+
+
 class _Training:
     """What learns, and how it is saved and restored."""
 
@@ -168,10 +183,8 @@ class _Training:
         if not processes.from_main(path.is_file()):
             self.save([])
             return []
-        state = load_checkpoint(path, self.batches.device)
+        state = _read_checkpoint(path, self.batches.device)
         for name, part in self.parts.items():
-            if name not in state:
-                raise UserError(f"{path} holds no {name}: no checkpoint of this training loop")
             _load_state(part, state[name], path)
         self.batches.batch_size = state["batch_size"]
         return state["history"]
@@ -342,6 +355,15 @@ def embed(model: nn.Module, batches: Batches, n_cells: int) -> tuple[np.ndarray,
     pairs = [model.encode(x) for x in batches.in_order(np.arange(n_cells))]
     mean, logvar = (torch.cat(part).float().cpu().numpy() for part in zip(*pairs, strict=True))
     return mean, logvar
+
+
+def _read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """checkpoint.pt, which holds all that `_Training.save` wrote."""
+    state = load_checkpoint(path, device)
+    for name in ("model", "objective", "optimizer", "scheduler", "history", "batch_size"):
+        if name not in state:
+            raise UserError(f"{path} holds no {name}: no checkpoint of this training loop")
+    return state
 
 
 def _load_state(part: Any, state: dict[str, Any], path: Path) -> None:

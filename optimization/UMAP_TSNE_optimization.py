@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from joblib import Parallel, delayed
 import VAE_framework
 from models.baselines import Engine, cached_projection, outlying, principal_components
 from optimization.grid_figures import best_runs, plot_heat_maps, plot_sweep, score_columns
-from optimization.grid_runs import plan_of, references_of
+from optimization.grid_runs import plan_of, references_of, refuse_unknown_score
 from optimization.grid_scores import goodness, headline, score_each, subset
 from quantitative_metrics.performance_metrics import coordinate_columns, draw_scores
 from quantitative_metrics.scores import METRICS, Metric
@@ -32,10 +32,13 @@ from util.helpers import compose_rgb, format_table, scores_table, thinning_strid
 from util.metadata import count_and_name, match_ids, read_table, refuse_duplicates
 from util.report import write_latent_page, write_report
 from util.runs import (
+    ABOVE_0,
+    AT_LEAST_1,
     UserError,
     create_run_folder,
     describe_run,
     parse_options,
+    refuse_out_of_range,
     run_script,
     slug,
     write_json,
@@ -110,6 +113,14 @@ class Settings:
     results: str = "results"
     """Folder of the numbered result folders."""
 
+    RANGES: ClassVar = {
+        "n_neighbors": VAE_framework.Settings.RANGES["umap_neighbors"],
+        "min_dists": VAE_framework.Settings.RANGES["umap_min_dist"],
+        "perplexities": VAE_framework.Settings.RANGES["tsne_perplexity"],
+        "leave_out_beyond": ABOVE_0,
+        "workers": AT_LEAST_1,
+    }
+
 
 SETTINGS = Settings()
 
@@ -132,6 +143,8 @@ class Request:
 
 def main(settings: Settings) -> Path:
     """Project, score and draw; returns the folder of the results."""
+    refuse_out_of_range(settings, settings.RANGES)
+    refuse_unknown_score("--criterion", settings.criterion)
     of_runs = run_settings(settings)
     loaded = VAE_framework.load(of_runs)
     requests, codes, notes = (

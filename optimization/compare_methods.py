@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -129,6 +129,12 @@ class CompareSettings(GridOptions, InfoMaxSettings):
     batch_size: int = 256
     """Cells per training step."""
 
+    RANGES: ClassVar = (
+        InfoMaxSettings.RANGES
+        | GridOptions.OPTION_RANGES
+        | {"seeds": InfoMaxSettings.RANGES["seed"]}
+    )
+
 
 SETTINGS = CompareSettings()
 PRESETS = InfoMAX_VAE_framework.PRESETS
@@ -185,6 +191,7 @@ def main(settings: CompareSettings) -> Path:
         raise UserError("--sampler tpe: a comparison needs every combination; leave it out")
     methods = read_methods(settings)
     sets = load_sets(settings)
+    _refuse_projections_of_nothing(sets, methods)
     grid = open_grid(
         Path(settings.results),
         "comparison",
@@ -215,6 +222,21 @@ def load_sets(settings: CompareSettings) -> dict[str, DataSet]:
             print(f"note: {name}: {note}")
         sets[name] = DataSet(of_set, own, loaded)
     return sets
+
+
+def _refuse_projections_of_nothing(
+    sets: Mapping[str, DataSet], methods: Mapping[str, Method]
+) -> None:
+    """Make sure that every data set has what the methods project."""
+    for name, data_set in sets.items():
+        for method in methods.values():
+            projected = method.kind in PROJECTIONS and method.settings_on(data_set).project
+            if projected == "features" and data_set.loaded.features is None:
+                raise UserError(
+                    f"{method.name} needs features, and {name} has none: measure them, leave the "
+                    f"method out, or give --methods {method.name}:method={method.kind},"
+                    "project=pixels"
+                )
 
 
 def read_set(spec: str, settings: CompareSettings) -> tuple[str, dict[str, Any]]:
@@ -325,8 +347,6 @@ def _train_model(cell: Cell, data_set: DataSet, method: Method, seed: int) -> di
 def _make_projection(cell: Cell, data_set: DataSet, method: Method, seed: int) -> dict[str, Any]:
     loaded, settings, kind = data_set.loaded, method.settings_on(data_set), method.kind
     source = data_set.pixel_components if settings.project == "pixels" else loaded.features
-    if source is None:
-        raise UserError(f"{kind} needs features: measure them, give project=pixels or leave it out")
     parameters = VAE_framework.baselines_of(settings).get(kind, {})
     dim = min(settings.latent_dim, len(AXES))
     project = partial(cached_projection, kind, source, dim, seed, loaded.cells.cache, **parameters)

@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import optuna
@@ -43,6 +43,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optimization.grid_scores import end_with_parent
 from util import processes
 from util.runs import (
+    AT_LEAST_1,
     UserError,
     create_run_folder,
     numbered_runs,
@@ -89,6 +90,12 @@ class GridOptions:
     """Try the failed cells of the grid again."""
     fresh: bool = False
     """Begin a new grid, even where an unfinished one of the same settings could be continued."""
+
+    OPTION_RANGES: ClassVar = {
+        "workers": AT_LEAST_1,
+        "trials": AT_LEAST_1,
+        "heartbeat": AT_LEAST_1,
+    }
 
 
 # What may differ between two commands that work on the same grid.
@@ -578,6 +585,7 @@ def open_storage(options: GridOptions, folder: Path) -> optuna.storages.BaseStor
     """The database, or the journal file: the one asked for or that of the folder."""
     if not is_database(options.storage):
         path = Path(options.storage) if options.storage else folder / JOURNAL
+        _refuse_other_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         backend = optuna.storages.journal.JournalFileBackend(str(path))
         return optuna.storages.JournalStorage(backend)
@@ -588,6 +596,19 @@ def open_storage(options: GridOptions, folder: Path) -> optuna.storages.BaseStor
             heartbeat_interval=options.heartbeat,
             grace_period=MISSED_BEATS * options.heartbeat,
             heartbeat_stale_trial_callback=retry_callback(),
+        )
+
+
+def _refuse_other_file(path: Path) -> None:
+    """Optuna would append to whatever is there."""
+    try:
+        first = path.open(encoding="utf-8").readline() if path.exists() else ""
+        known = not first or "op_code" in json.loads(first)
+    except (OSError, ValueError):
+        known = False
+    if not known:
+        raise UserError(
+            f"--storage {path}: no journal of a grid; give a new file, or the URL of a database"
         )
 
 

@@ -114,6 +114,7 @@ def run_grid(settings: Settings, kind: GridKind, axes: Mapping[str, Sequence[Par
     """
     pick_device(settings.device)
     refuse_export(settings)
+    refuse_unknown_score("--goal", settings.goal)
     shared = load_shared(settings)
     grid = open_grid(
         Path(settings.results),
@@ -277,6 +278,30 @@ GROUPS = {
     "backbone": "backbone",
     "spearman": "axes",
 }
+
+
+OF_A_REFERENCE = (
+    *(f"{name}_area" for name in ("trustworthiness", "continuity", "lcmc", "mean")),
+    "mutual_information",
+)
+GOALS = (
+    "reconstruction",
+    *("accuracy", "balanced_accuracy", "knn_accuracy", "logistic_accuracy", "m1", "m2", "m3"),
+    *("backbone_spearman", "backbone_kendall", "analytic_information"),
+    *(f"{name} {space}" for name in OF_A_REFERENCE for space in ("pixels", "features")),
+)
+
+
+def refuse_unknown_score(option: str, score: str | None) -> None:
+    """A misspelt score would show after the last run.
+
+    Raises:
+        UserError: no score has that name.
+    """
+    of_column = score and score.startswith("spearman[") and score.endswith("]")
+    if score is not None and score not in GOALS and not of_column:
+        known = ", ".join(GOALS)
+        raise UserError(f"{option} {score}: no such score; there are {known}, spearman[<column>]")
 
 
 def group_of(score: str) -> str:

@@ -15,11 +15,16 @@ its report.html.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import VAE_framework
 from optimization.grid import GridOptions
 from optimization.grid_runs import RESUMABLE, GridKind, run_grid
-from util.runs import parse_settings, run_script
+from util.runs import (
+    AT_LEAST_1,
+    parse_settings,
+    run_script,
+)
 from VAE_framework import elbo_objective
 
 WIDTHS = (4, 8, 16, 32, 64, 128)
@@ -37,6 +42,12 @@ class WidthSettings(GridOptions, VAE_framework.Settings):
     """Cells per training step at the start."""
     epochs: int = 200
     """At most so many passes over the training cells; the thesis's for this grid."""
+
+    RANGES: ClassVar = (
+        VAE_framework.Settings.RANGES
+        | GridOptions.OPTION_RANGES
+        | {"widths": AT_LEAST_1, "decoder_widths": AT_LEAST_1}
+    )
 
 
 SETTINGS = WidthSettings()

@@ -14,12 +14,17 @@ open its report.html.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import InfoMAX_VAE_framework
 from InfoMAX_VAE_framework import InfoMaxSettings, infomax_objective
 from optimization.grid import GridOptions
 from optimization.grid_runs import RESUMABLE, GridKind, run_grid
-from util.runs import parse_settings, run_script
+from util.runs import (
+    AT_LEAST_0,
+    parse_settings,
+    run_script,
+)
 
 ALPHAS = (0.0, 5.0, 20.0, 100.0, 500.0, 1000.0)
 BETAS = (0.0, 1.0, 5.0, 20.0, 100.0, 500.0)
@@ -37,6 +42,12 @@ class AlphaBetaSettings(GridOptions, InfoMaxSettings):
     """Cells per training step; the thesis's for this grid."""
     epochs: int = 150
     """At most so many passes over the training cells; the thesis's for this grid."""
+
+    RANGES: ClassVar = (
+        InfoMaxSettings.RANGES
+        | GridOptions.OPTION_RANGES
+        | {"alphas": AT_LEAST_0, "betas": AT_LEAST_0}
+    )
 
 
 SETTINGS = AlphaBetaSettings()

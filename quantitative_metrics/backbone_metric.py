@@ -324,9 +324,29 @@ def _select(
     return cells, report
 
 
+def refuse_unknown_continuum(
+    table: pd.DataFrame, progress: str | None, branch: str | None, initial: str | None = None
+) -> None:
+    """Make sure that the columns of a continuum are there, before anything is computed.
+
+    Raises:
+        UserError: one is not, progress is not numeric, or others are named without it.
+    """
+    if progress is None:
+        if branch or initial:
+            raise UserError(
+                f"--branch {branch or initial}: a backbone needs --progress, the column of the way"
+            )
+        return
+    _numbers(table, progress)
+    for name in filter(None, (branch, initial)):
+        _column(table, name)
+
+
 def _column(table: pd.DataFrame, name: str) -> pd.Series:
     if name not in table:
-        raise UserError(f"backbone: the table has no column {name!r}")
+        known = ", ".join(map(str, table.columns[:12]))
+        raise UserError(f"backbone: the table has no column {name!r}; it has {known}")
     return table[name]
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from quantitative_metrics.backbone_metric import Continuum
+from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
 from quantitative_metrics.classifier_metric import ClassifierTask
 from quantitative_metrics.scores import METRICS, Metric, Plan, Scores, score_projections
 from util.cell_features import designed_features
@@ -38,6 +38,7 @@ from util.helpers import (
 )
 from util.metadata import (
     choose_labels,
+    class_name,
     count_and_name,
     gradations,
     match_ids,
@@ -182,7 +183,9 @@ def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Score
     for column in dict.fromkeys(c for columns in projections.values() for c in columns):
         table[column] = _numbers(table, column, name)
     table, cells, features, notes = _join(table, name, settings)
-    label, _, label_notes = choose_labels(table, settings.label)
+    label, classes, label_notes = choose_labels(table, settings.label)
+    refuse_unknown_continuum(table, settings.progress, settings.branch, settings.initial)
+    _refuse_unknown_classes(settings, table, classes)
     references = {} if cells is None else {"pixels": cells.reference_space()}
     if features is not None:
         references["features"] = features.to_numpy()
@@ -337,6 +340,22 @@ def _join_cells(
     table = table[kept].reset_index(drop=True)
     more = cells.table.columns.difference(table.columns, sort=False)
     return pd.concat([table, cells.table[more]], axis=1), cells, cells.notes + notes
+
+
+def _refuse_unknown_classes(
+    settings: Settings, table: pd.DataFrame, classes: Sequence[object] | None
+) -> None:
+    """Make sure that what narrows the classes down is there."""
+    known = {class_name(value) for value in (() if classes is None else classes)}
+    asked = {"--ignore": settings.ignore, "--merge": [m.partition("=")[0] for m in settings.merge]}
+    for option, names in asked.items():
+        if unknown := [name for name in names if name not in known]:
+            there = f"there are {', '.join(sorted(known))}" if known else "name them by --label"
+            raise UserError(f"{option} {unknown[0]}: no such class; {there}")
+    if settings.strength_column:
+        if settings.strength_column not in table:
+            raise UserError(f"--strength-column {settings.strength_column}: no such column")
+        _numbers(table, settings.strength_column, "--strength-column")
 
 
 def _plan(settings: Settings, label: str | None, device: str) -> Plan:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.transform import rotate
 
-from util.augmentation import VIEWS, View, augment
+from util.augmentation import VIEWS, View, augment, jitter
 
 
 def seeded(seed):
@@ -89,3 +89,17 @@ def test_views_fill_with_the_padding_and_follow_the_generator(name):
     images = torch.rand(4, 1, 16, 16, generator=seeded(0))
     first, second = (VIEWS[name](images, None, seeded(2)) for _ in range(2))
     assert torch.equal(first, second)
+
+
+def test_jitter_shifts_by_whole_pixels_up_to_its_reach():
+    images = torch.zeros(400, 1, 32, 32)
+    images[:, 0, 16, 20] = 1
+    shifted = jitter(images, None, 3, seeded(0))
+    places = shifted[:, 0].flatten(1).argmax(1)
+    rows, columns = places // 32 - 16, places % 32 - 20
+    torch.testing.assert_close(shifted.amax((1, 2, 3)), torch.ones(400))  # nothing is blurred
+    assert set(rows.tolist()) == set(columns.tolist()) == set(range(-3, 4))
+    assert abs(np.corrcoef(rows, columns)[0, 1]) < 0.15
+    flat = torch.full((4, 2, 8, 8), 0.25)
+    assert torch.equal(jitter(flat, torch.full((2,), 0.25), 2), flat)
+    assert torch.equal(jitter(images, None, 0), images)

@@ -24,11 +24,14 @@ from human_guidance.VAE_feedback_framework import (
     SETTINGS,
     fine_tune,
     hold_out,
+    image_source,
     main,
     open_parent,
+    parse,
     read_guidance,
 )
 from util.runs import UserError, load_checkpoint
+from util.streaming import make_batches
 
 N = 96
 TINY = {
@@ -230,7 +233,7 @@ def test_cancelled_by_a_signal(run_script, parent, tmp_path):
         ({"run": "7"}, "--run 7: no run of that number in results"),
         ({"run": "elsewhere"}, "no settings.json there; give the folder of a finished run"),
         ({"epochs": 0}, "--epochs 0: must be at least 1"),
-        ({"hold_out": 1.0}, "--hold-out 1.0: a share from 0 to below 1"),
+        ({"hold_out": 1.0}, "--hold-out 1.0: must be at least 0 and below 1"),
         ({"learning_rate": float("nan")}, "--learning-rate nan: must be above 0"),
         ({"held_out": "feedback.csv"}, "is also in the feedback"),
     ],
@@ -377,6 +380,36 @@ def test_the_study_anchors_what_the_thesis_did():
     }
     second = dsprites_guidance(table, 2, 1.28)
     assert len(second.anchors) == 12288 and second.held_out is None
+
+
+def test_the_study_has_settings_of_its_own(monkeypatch):
+    def parsed(*options):
+        monkeypatch.setattr("sys.argv", ["VAE_feedback_framework.py", *options])
+        return parse()
+
+    study = parsed("--case", "2", "--epochs", "3")
+    assert (study.case, study.epochs, study.shift, study.delta) == (2, 3, 4, 250)
+    assert parsed("--run", "7") == dataclasses.replace(SETTINGS, run="7")
+
+
+def test_guided_cells_are_shifted_while_training_only(parent):
+    loaded = VAE_framework.open_finished_run(parent).load()
+    batches = make_batches(loaded.cells, torch.device("cpu"), 8, augmentation=False)
+    cells = torch.arange(6)
+    look_up = image_source(batches, shift=3)
+    still = batches.take(cells)
+    assert torch.equal(look_up(cells, False), still)
+    shifted = look_up(cells, True)
+    assert not torch.equal(shifted, still)
+    middle = slice(8, -8)  # what is far from the border stays in the image
+    for image, moved in zip(still, shifted, strict=True):
+        part = image[:, middle, middle]
+        found = [
+            torch.allclose(moved.roll((y, x), (1, 2))[:, middle, middle], part, atol=1e-5)
+            for y in range(-3, 4)
+            for x in range(-3, 4)
+        ]
+        assert sum(found) >= 1
 
 
 def test_hold_out_of_read_guidance_follows_the_seed_of_the_run(parent):

@@ -297,6 +297,20 @@ def test_feedback_is_added_to_any_objective(base, architecture):
     assert len(objective.parameter_groups(model, 1e-4)) == len(base.parameter_groups(model, 1e-4))
 
 
+def test_firm_feedback_weighs_more_in_the_first_training_steps_only():
+    objective, _ = guided(ELBOObjective())
+    objective.firmness, objective.firm_steps = 5.0, 2
+    model, x = build_vae("vanilla", 32, base=2).eval(), torch.rand(4, 3, 32, 32)
+    factors = []
+    for training in (True, False, True, True, True):
+        objective.train(training)
+        terms = objective(model, x)
+        feedback = sum(terms[name] for name in ("anchors", "pairs", "axis z ~ size"))
+        base = terms["reconstruction"] + terms["kl"]
+        factors.append(((terms["loss"] - base) / feedback).item())
+    assert factors == pytest.approx([5, 1, 5, 1, 1], rel=1e-3)
+
+
 def test_guided_cells_share_the_batch_norm_of_the_batch_and_are_not_decoded():
     objective, images = guided(ELBOObjective())
     model, x = build_vae("vanilla", 32, base=2), torch.rand(5, 3, 32, 32)

@@ -80,6 +80,17 @@ def augment(
     return _resample(images, fill, radians, flips=1.0 - 2.0 * (chance[2:4] < 0.5))
 
 
+def jitter(
+    images: Tensor, fill: Tensor | None, pixels: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Shift each image by up to so many whole pixels along each axis, (B, C, S, S) -> the same."""
+    count, device = len(images), images.device
+    steps = torch.randint(-pixels, pixels + 1, (2, count), generator=generator, device=device)
+    x_shift, y_shift = 2 * steps / images.shape[-1]
+    still = torch.zeros(count, device=device), torch.ones(2, count, device=device)
+    return _resample(images, fill, *still, shift=(x_shift, y_shift))
+
+
 def _resample(
     images: Tensor,
     fill: Tensor | None,

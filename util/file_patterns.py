@@ -36,7 +36,8 @@ def match_files(folder: Path, pattern: str, option: str) -> dict[frozenset, dict
     names = [
         path.relative_to(folder).as_posix()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     found: dict[frozenset, dict[str, Path]] = {}
     for name in names:

@@ -155,8 +155,11 @@ def read_array(
         arrays = {"": loaded} if isinstance(loaded, np.ndarray) else _numeric_arrays(loaded)
         names = _channel_names(loaded) if not isinstance(loaded, np.ndarray) else None
     except Exception as error:  # zip, header and pickle errors of many kinds
+        reason = str(error)
+        if "pickle" in reason or "Python objects" in reason:
+            reason = "it holds more than numbers, which is never loaded"
         raise UserError(
-            f"{path} cannot be read as an array file ({error}): is it complete?"
+            f"{path} cannot be read as an array file ({reason}): is it complete?"
         ) from error
     if key is not None and key not in arrays:
         raise UserError(f"--array-key {key}: {path} holds {', '.join(arrays) or 'no images'}")

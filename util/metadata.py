@@ -29,17 +29,14 @@ def count_and_name(what: str, items: list) -> str:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A CSV with a comma, semicolon or tab between its columns, in UTF-8 or Windows' encoding.
+    """A CSV with a comma, semicolon or tab between its columns, in UTF-8, UTF-16 or
+    Windows' encoding.
 
     Raises:
         UserError: it is empty or cannot be read as a table.
     """
     try:
-        raw = path.read_bytes()
-        try:
-            text = raw.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = raw.decode("cp1252", errors="replace")
+        text = _decoded(path.read_bytes())
         header = text.split("\n", 1)[0]
         separator = max(",;\t", key=header.count)
         table = pd.read_csv(StringIO(text), sep=separator, low_memory=False)
@@ -48,6 +45,18 @@ def read_table(path: Path) -> pd.DataFrame:
     if table.empty:
         raise UserError(f"{path} has no rows")
     return table.drop(columns=[c for c in table.columns if str(c).startswith("Unnamed:")])
+
+
+def _decoded(raw: bytes) -> str:
+    """Text of a file in UTF-8, UTF-16 or Windows' encoding."""
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw.decode("utf-16")
+    if b"\0" in raw or raw.startswith(b"PK\x03\x04"):  # the second begins an .xlsx
+        raise ValueError("it is no text: save it as CSV, e.g. from the spreadsheet program")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", errors="replace")
 
 
 def refuse_duplicates(table: pd.DataFrame, path: Path) -> None:

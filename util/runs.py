@@ -10,14 +10,16 @@ import dataclasses
 import errno
 import importlib.metadata
 import json
+import math
 import os
+import pickle
 import platform
 import random
 import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,7 +85,7 @@ def parse_settings(
         return _as_of_another_run(asked, default, parse)
     if asked.resume:
         folder = find_run(asked.resume, Path(asked.results), type(default).__name__)
-        saved = settings_from_json(type(default), read_json(folder / "settings.json")["settings"])
+        saved = settings_from_json(type(default), read_description(folder)["settings"])
         resumed = dataclasses.replace(parse(saved), resume=str(folder))
         _refuse_changes(resumed, saved, changeable_on_resume, folder)
         return resumed
@@ -100,7 +102,7 @@ def _as_of_another_run(
         if getattr(asked, name) != getattr(default, name):
             raise UserError(f"--from with --{name}: a run has one beginning, give one of them")
     folder = find_run(asked.original, Path(asked.results), type(default).__name__, "--from")
-    described = read_json(folder / "settings.json")
+    described = read_description(folder)
     if "guidance" in described:
         raise UserError(
             f"--from {asked.original}: that run learnt from feedback; fine-tune again with "
@@ -162,26 +164,39 @@ def find_run(asked: str, results: Path, kind: str, option: str = "--resume") -> 
     """
     runs = [path for path in numbered_runs(results) if (path / "settings.json").is_file()]
     if asked == "last":
-        runs = [path for path in runs if read_json(path / "settings.json").get("kind") == kind]
+        runs = [path for path in runs if read_description(path)["kind"] == kind]
         if not runs:
             raise UserError(
                 f"{option}: no run of this script in {results}; start one without {option}"
             )
         return runs[-1]
-    if asked.isdigit():
-        runs = [path for path in runs if int(path.name[:4]) == int(asked)]
+    folder = Path(asked)
+    if asked.isdigit() and not folder.is_dir():
+        runs = [path for path in runs if int(path.name.split("-")[0]) == int(asked)]
         if not runs:
             raise UserError(f"{option} {asked}: no run of that number in {results}")
-        return runs[-1]
-    folder = Path(asked)
+        folder = runs[-1]
     if not (folder / "settings.json").is_file():
         raise UserError(f"{option} {asked}: no settings.json there; give the folder of a run")
-    found = read_json(folder / "settings.json").get("kind")
+    found = read_description(folder)["kind"]
     if found != kind:
         raise UserError(
             f"{option} {asked}: that run was made by another script ({found}, here {kind})"
         )
     return folder
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """settings.json of a run, as `describe_run` made it.
+
+    Raises:
+        UserError: it is damaged, or not of a run.
+    """
+    path = folder / "settings.json"
+    described = read_json(path)
+    if not isinstance(described, dict) or not isinstance(described.get("settings"), dict):
+        raise UserError(f"{path} holds no settings of a run: restore it or start a new run")
+    return {"kind": None} | described
 
 
 def settings_from_json(kind: type[SettingsT], values: dict[str, Any]) -> SettingsT:
@@ -202,6 +217,44 @@ def settings_from_json(kind: type[SettingsT], values: dict[str, Any]) -> Setting
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers that a setting can have: low <= x <= high, without an end that is excluded."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    without: tuple[float, ...] = ()
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and value not in (*self.without, math.inf)
+
+    def __str__(self) -> str:
+        least = f"{'above' if self.low in self.without else 'at least'} {self.low:.10g}"
+        if self.high == math.inf:
+            return least
+        return f"{least} and {'below' if self.high in self.without else 'at most'} {self.high:.10g}"
+
+
+AT_LEAST_0, AT_LEAST_1, ABOVE_0 = Range(0), Range(1), Range(0, without=(0,))
+
+
+def refuse_out_of_range(settings: Any, ranges: Mapping[str, Range]) -> None:
+    """Refuse numbers that mean nothing, before anything is read or made.
+
+    Args:
+        settings: a dataclass; None passes, of a tuple every value is looked at.
+        ranges: field -> its numbers.
+
+    Raises:
+        UserError: a number is outside its range, or is NaN.
+    """
+    for name, numbers in ranges.items():
+        values = getattr(settings, name)
+        for value in values if isinstance(values, tuple) else (values,):
+            if value is not None and value not in numbers:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be {numbers}")
+
+
 RESUMES = "stopped; nothing is lost: --resume goes on from the last finished epoch"
 
 
@@ -218,7 +271,7 @@ def run_script(
             with processes.joined():
                 main()
         except UserError as error:
-            processes.exit_saying(f"error: {error}", 2)
+            processes.exit_saying(f"error: {' '.join(str(error).split())}", 2)
         except Exception:
             if processes.world_size() == 1:
                 raise
@@ -486,10 +539,9 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise UserError(f"{path} is missing: there is nothing to go on from")
     try:
         return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises pickle, zip, EOF and runtime errors here
-        reason = (
-            str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        )
+    except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is damaged or not a checkpoint of this project ({reason})"
+            f"{path} is damaged, or holds more than numbers, which is never loaded: restore it"
         ) from error
+    except Exception as error:  # torch raises zip, EOF and runtime errors here
+        raise UserError(f"{path} is damaged, perhaps cut off: restore it") from error
