@@ -1,0 +1,215 @@
+"""Kill -9 at random moments: everything goes on, and ends as if nothing had happened.
+
+    python tests/kills.py --times 50           # of training, processing, grid and guidance; an hour
+    python tests/kills.py --times 5 --jobs training
+
+A job is first run undisturbed. Then it is run again and again in a fresh folder, killed with all
+its processes after a random part of that time, and taken up as its `--help` says. What it leaves
+must be what the undisturbed run left, byte for byte. `tests/test_kills.py` does so a few times.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from faults import FEEDBACK, GRID, ROOT, SIMULATE, SIZE, VAE, make_sound
+
+BBBC031 = "util/Process_DataSet_1.py"
+TINY = f"--simulated-cells 80 --image-size {SIZE} --base 2 --features none --device cpu"
+SCORED = "--metrics neighbours classifier backbone"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something that may be killed.
+
+    Attributes:
+        name: of the job.
+        script, options: the command.
+        prepare: makes what the command needs in the current folder.
+        resume: the options with which it is taken up, from its folder.
+        left: what it leaves, name -> file, from its folder.
+    """
+
+    name: str
+    script: str
+    options: str
+    prepare: Callable[[Path], None]
+    resume: Callable[[Path], str]
+    left: Callable[[Path], dict[str, Path]]
+
+
+def _nothing(folder: Path) -> None:
+    folder.mkdir(parents=True)
+
+
+def _raw_cells(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    options = "--dataset bbbc031 --out raw --cells 60 --no-progress"
+    subprocess.run(_command(SIMULATE, options), cwd=folder, check=True, capture_output=True)
+
+
+def _files(folder: Path, *patterns: str) -> dict[str, Path]:
+    return {
+        path.relative_to(folder).as_posix(): path
+        for pattern in patterns
+        for path in sorted(folder.glob(pattern))
+        if path.is_file()
+    }
+
+
+def _of_grid(folder: Path) -> dict[str, Path]:
+    """Codes and scores of every cell, by the name of its folder."""
+    found = _files(
+        folder, "results/*-alpha-beta/*/latents.csv", "results/*-alpha-beta/*/scores.csv"
+    )
+    return found | _files(folder, "results/*-alpha-beta/scores.csv")
+
+
+def _of_guided(folder: Path) -> dict[str, Path]:
+    """The newest guided run: one that was killed stays, and a new one is made; and its parent."""
+    guided = sorted(folder.glob("results/*-guided"))[-1:]
+    found = {name: run / name for run in guided for name in ("latents.csv", "scores.csv")}
+    return found | _files(folder, "results/0001-cells-VAE/*.csv", "results/0001-cells-VAE/*.pt")
+
+
+TRAINING = f"{TINY} {SCORED} --epochs 12"
+GRID_OPTIONS = f"{TINY} --metrics neighbours --alphas 0 5 --betas 1 --epochs 3 --workers 2"
+GUIDANCE = "--run 1 --feedback feedback.csv --epochs 8 --metrics neighbours --device cpu"
+JOBS = [
+    Job(
+        "training",
+        VAE,
+        TRAINING,
+        _nothing,
+        lambda folder: "--resume" if list(folder.glob("results/*/settings.json")) else TRAINING,
+        lambda folder: _files(folder, "results/*/latents.csv", "results/*/scores.csv"),
+    ),
+    Job(
+        "processing",
+        BBBC031,
+        "--raw raw --workers 2 --no-progress",
+        _raw_cells,
+        lambda folder: "--raw raw --workers 2 --no-progress",
+        lambda folder: _files(folder, "DataSets/**/*"),
+    ),
+    Job("grid", GRID, GRID_OPTIONS, _nothing, lambda folder: GRID_OPTIONS, _of_grid),
+    Job("guidance", FEEDBACK, GUIDANCE, make_sound, lambda folder: GUIDANCE, _of_guided),
+]
+
+
+def _command(script: str, options: str) -> list[str]:
+    return [sys.executable, str(ROOT / script), *options.split()]
+
+
+def _start(folder: Path, script: str, options: str) -> subprocess.Popen:
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder / ".cache"), "MPLBACKEND": "Agg"}
+    log = (folder / "log.txt").open("a")
+    return subprocess.Popen(
+        _command(script, options),
+        cwd=folder,
+        env=environment,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+
+
+def _finish(folder: Path, script: str, options: str) -> None:
+    process = _start(folder, script, options)
+    assert process.wait(timeout=600) == 0, (folder / "log.txt").read_text()[-3000:]
+
+
+def _digests(files: dict[str, Path]) -> dict[str, str]:
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A job that was left alone: what it needs, what it left, how long it took in seconds."""
+
+    job: Job
+    before: Path
+    left: dict[str, str]
+    seconds: float
+
+
+def undisturbed(job: Job, folder: Path) -> Undisturbed:
+    """Run a job without killing it."""
+    before, whole = folder / "before", folder / "whole"
+    job.prepare(before)
+    shutil.copytree(before, whole)
+    started = time.perf_counter()
+    _finish(whole, job.script, job.options)
+    left = _digests(job.left(whole))
+    assert left, f"{job.name} left nothing"
+    return Undisturbed(job, before, left, time.perf_counter() - started)
+
+
+def kill_once(known: Undisturbed, folder: Path, share: float) -> str:
+    """Kill a job after a share of its time and take it up; what had become of it, in words.
+
+    Raises:
+        AssertionError: it does not go on, or ends otherwise than undisturbed.
+    """
+    job = known.job
+    shutil.copytree(known.before, folder)
+    process = _start(folder, job.script, job.options)
+    try:
+        process.wait(timeout=share * known.seconds)
+        fate = "had ended"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        fate = "killed"
+    time.sleep(1.5)  # workers look once a second whether their parent lives
+    _finish(folder, job.script, job.resume(folder))
+    left = _digests(job.left(folder))
+    assert left == known.left, sorted(left.items() ^ known.left.items())
+    return fate
+
+
+def main() -> int:
+    """Kill each job so many times, print a table; returns how many went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--times", type=int, default=50)
+    parser.add_argument("--jobs", nargs="*", default=[job.name for job in JOBS])
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rng, wrong = np.random.default_rng(options.seed), 0
+    for job in JOBS:
+        if job.name not in options.jobs:
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            known = undisturbed(job, Path(scratch))
+            fates = []
+            for number, share in enumerate(rng.uniform(0.05, 1, options.times)):
+                folder = Path(scratch) / f"{number}"
+                try:
+                    fates.append(kill_once(known, folder, share))
+                except AssertionError as error:
+                    fates.append("wrong")
+                    print(f"{job.name} killed at {share:.2f} of its time: {error}", flush=True)
+                shutil.rmtree(folder)
+        wrong += fates.count("wrong")
+        print(
+            f"{job.name:<10} {known.seconds:5.1f} s undisturbed, {len(known.left)} files; "
+            f"{fates.count('killed')} times killed and as if undisturbed, "
+            f"{fates.count('had ended')} times too late, {fates.count('wrong')} times wrong",
+            flush=True,
+        )
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main() else 0)
