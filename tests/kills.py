@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from faults import FEEDBACK, GRID, ROOT, SIMULATE, SIZE, VAE, make_sound
+from faults import FEEDBACK, GRID, INFOMAX, ROOT, SIMULATE, SIZE, make_sound
 
 BBBC031 = "util/Process_DataSet_1.py"
 TINY = f"--simulated-cells 80 --image-size {SIZE} --base 2 --features none --device cpu"
@@ -89,7 +89,7 @@ GUIDANCE = "--run 1 --feedback feedback.csv --epochs 8 --metrics neighbours --de
 JOBS = [
     Job(
         "training",
-        VAE,
+        INFOMAX,
         TRAINING,
         _nothing,
         lambda folder: "--resume" if list(folder.glob("results/*/settings.json")) else TRAINING,

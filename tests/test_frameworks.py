@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import time
 
 import numpy as np
 import pandas as pd
@@ -17,11 +16,10 @@ from util.runs import UserError, load_checkpoint
 # Small enough for seconds, large enough for every stage.
 SMALL = ["--simulated-cells", 80, "--image-size", 32, "--base", 4, "--learning-rate", 1e-3]
 FAST_METRICS = ("neighbours", "classifier", "backbone", "axes")  # no critic to train
-QUICK = [*SMALL, "--features", "none", "--metrics", *FAST_METRICS]
 
 
 def small(**changes):
-    """SMALL and QUICK as settings, for runs within this process."""
+    """SMALL as settings, without features and critics, for runs within this process."""
     values = {"simulated_cells": 80, "image_size": 32, "base": 4, "features": "none", "epochs": 1}
     values |= {"metrics": FAST_METRICS, "device": "cpu"}
     return dataclasses.replace(VAE_framework.SETTINGS, **(values | changes))
@@ -78,33 +76,6 @@ def test_whole_run_twice(run_script, tmp_path):
         assert (second / name).read_bytes() == (folder / name).read_bytes(), name
 
 
-def wait_for_epochs(process, log, epochs):
-    """Wait until a running script has logged some epochs."""
-    for _ in range(1200):
-        if log.exists() and len(log.read_text().splitlines()) >= epochs:
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise AssertionError("the script never got there")
-
-
-def test_killed_and_resumed_equals_undisturbed(run_script, tmp_path):
-    options = [*QUICK, "--epochs", 12, "--device", "cpu"]
-    script = "InfoMAX_VAE_framework.py"
-    run_script(script, *options)
-    whole = tmp_path / "results" / "0001-simulated-BBBC031-InfoMAX-VAE"
-    killed = tmp_path / "results" / "0002-simulated-BBBC031-InfoMAX-VAE"
-    process = run_script(script, *options, wait=False)
-    wait_for_epochs(process, killed / "log.jsonl", 2)
-    process.kill()  # SIGKILL
-    process.communicate()
-    assert len((killed / "log.jsonl").read_text().splitlines()) < 12
-    run_script(script, "--resume")
-    for name in ("latents.csv", "scores.csv"):
-        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
-    assert len(list((tmp_path / "results").iterdir())) == 2
-
-
 def test_a_finished_run_can_be_lengthened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = VAE_framework.main(small(epochs=2))
@@ -142,22 +113,16 @@ def test_help_explains_every_setting(run_script, script):
     text = " ".join(run_script(script, "--help").stdout.split())
     module = VAE_framework if script.startswith("VAE") else InfoMAX_VAE_framework
     for field in dataclasses.fields(module.SETTINGS):
-        assert f"--{field.name.replace('_', '-')}" in text, field.name
+        name = "from" if field.name == "original" else field.name.replace("_", "-")
+        assert f"--{name}" in text
     assert "Weight of the KL term" in text
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--epoch", "3"], "--epochs"),
-        (["--dataset", "nowhere"], "nowhere: there is no such folder or file"),
-        (["--resume", "7"], "no run of that number"),
-    ],
-)
-def test_a_mistake_is_one_line_and_code_2(run_script, tmp_path, options, words):
-    done = run_script("VAE_framework.py", *options, check=False)
-    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "results").exists()
+def test_a_mistake_is_one_line_and_code_2(run_script, tmp_path):
+    """As seen from outside; `faults.py` has the others."""
+    done = run_script("VAE_framework.py", "--dataset", "nowhere", check=False)
+    assert done.returncode == 2 and not (tmp_path / "results").exists()
+    assert done.stderr == "error: --dataset nowhere: there is no such folder or file\n"
 
 
 @pytest.fixture

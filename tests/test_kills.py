@@ -1,0 +1,13 @@
+"""What `kills.py` does fifty times of each, three times of each."""
+
+import numpy as np
+import pytest
+from kills import JOBS, kill_once, undisturbed
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_killed_at_random_it_goes_on_and_ends_as_if_undisturbed(job, tmp_path):
+    known = undisturbed(job, tmp_path)
+    shares = np.random.default_rng(1).uniform(0.3, 0.95, 3)
+    fates = [kill_once(known, tmp_path / f"{i}", share) for i, share in enumerate(shares)]
+    assert "killed" in fates
