@@ -347,7 +347,10 @@ def _refuse_unknown_classes(
 ) -> None:
     """Make sure that what narrows the classes down is there."""
     known = {class_name(value) for value in (() if classes is None else classes)}
-    asked = {"--ignore": settings.ignore, "--merge": [m.partition("=")[0] for m in settings.merge]}
+    asked = {
+        "--ignore": settings.ignore,
+        "--merge": [m.split("=")[0] for m in settings.merge if "=" in m],
+    }
     for option, names in asked.items():
         if unknown := [name for name in names if name not in known]:
             there = f"there are {', '.join(sorted(known))}" if known else "name them by --label"

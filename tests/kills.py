@@ -25,6 +25,7 @@ import numpy as np
 from faults import FEEDBACK, GRID, INFOMAX, ROOT, SIMULATE, SIZE, make_sound
 
 BBBC031 = "util/Process_DataSet_1.py"
+PUBLISHED = "DataSets/Synthetic_Data_1"
 TINY = f"--simulated-cells 80 --image-size {SIZE} --base 2 --features none --device cpu"
 SCORED = "--metrics neighbours classifier backbone"
 
@@ -37,7 +38,8 @@ class Job:
         name: of the job.
         script, options: the command.
         prepare: makes what the command needs in the current folder.
-        resume: the options with which it is taken up, from its folder.
+        resume: the options with which it is taken up, from its folder; None where nothing is left to
+        do.
         left: what it leaves, name -> file, from its folder.
     """
 
@@ -45,7 +47,7 @@ class Job:
     script: str
     options: str
     prepare: Callable[[Path], None]
-    resume: Callable[[Path], str]
+    resume: Callable[[Path], str | None]
     left: Callable[[Path], dict[str, Path]]
 
 
@@ -69,11 +71,9 @@ def _files(folder: Path, *patterns: str) -> dict[str, Path]:
 
 
 def _of_grid(folder: Path) -> dict[str, Path]:
-    """Codes and scores of every cell, by the name of its folder."""
-    found = _files(
-        folder, "results/*-alpha-beta/*/latents.csv", "results/*-alpha-beta/*/scores.csv"
-    )
-    return found | _files(folder, "results/*-alpha-beta/scores.csv")
+    """Codes and scores of every cell; of the newest grid, since one that had ended begins anew."""
+    grids = sorted(folder.glob("results/*-alpha-beta"))
+    return _files(grids[-1], "*/latents.csv", "*/scores.csv", "scores.csv") if grids else {}
 
 
 def _of_guided(folder: Path) -> dict[str, Path]:
@@ -100,7 +100,7 @@ JOBS = [
         BBBC031,
         "--raw raw --workers 2 --no-progress",
         _raw_cells,
-        lambda folder: "--raw raw --workers 2 --no-progress",
+        lambda folder: None if (folder / PUBLISHED).is_dir() else "--raw raw --no-progress",
         lambda folder: _files(folder, "DataSets/**/*"),
     ),
     Job("grid", GRID, GRID_OPTIONS, _nothing, lambda folder: GRID_OPTIONS, _of_grid),
@@ -173,7 +173,9 @@ def kill_once(known: Undisturbed, folder: Path, share: float) -> str:
         process.wait()
         fate = "killed"
     time.sleep(1.5)  # workers look once a second whether their parent lives
-    _finish(folder, job.script, job.resume(folder))
+    options = job.resume(folder)
+    if options is not None:
+        _finish(folder, job.script, options)
     left = _digests(job.left(folder))
     assert left == known.left, sorted(left.items() ^ known.left.items())
     return fate

@@ -214,7 +214,8 @@ def test_images_give_the_same_reduced_before_or_inside():
     codes = images[:, :, :20].mean(axis=(2, 3))
     settings = {"repeats": 1, "steps": 20}
     inside = mutual_information(images, codes, **settings)
-    assert mutual_information(smaller_images(images), codes, **settings) == inside
+    before = mutual_information(smaller_images(images), codes, **settings)
+    assert (before.values, before.curves, before.cap) == (inside.values, inside.curves, inside.cap)
     pixels = mutual_information(images, codes, image_size=None, **settings)
     assert pixels.value != inside.value
 

@@ -142,6 +142,6 @@ def test_validation_cells_are_scored_by_themselves(tmp_path, monkeypatch):
 def test_an_empty_choice_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="--seed: no value"):
-        compare_methods.main(settings_of(seeds=(), features="none"))
+        compare_methods.main(settings_of(seeds=(), features="none", methods=("Vanilla",)))
     with pytest.raises(UserError, match="named twice"):
         compare_methods.load_sets(settings_of(sets=("simulated", "simulated"), features="none"))

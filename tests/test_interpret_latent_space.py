@@ -444,7 +444,7 @@ def test_pictures_come_in_the_order_asked(here):
         ({"points": ("x=1 y",)}, "no coordinates such as"),
         ({"neighbours": 0}, "--neighbours 0: must be at least 1"),
         ({"saliency_samples": 0}, "--saliency-samples 0: must be at least 1"),
-        ({"saliency_noise": -1.0}, "--saliency-noise -1.0: must be from 0 to 1"),
+        ({"saliency_noise": -1.0}, "--saliency-noise -1.0: must be at least 0 and at most 1"),
         ({"span": 0.0}, "--span 0.0: must be above 0"),
     ],
 )
