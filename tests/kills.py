@@ -38,8 +38,7 @@ class Job:
         name: of the job.
         script, options: the command.
         prepare: makes what the command needs in the current folder.
-        resume: the options with which it is taken up, from its folder; None where nothing is left to
-        do.
+        resume: the options with which it is taken up, from its folder; None if it had ended.
         left: what it leaves, name -> file, from its folder.
     """
 
@@ -84,7 +83,7 @@ def _of_guided(folder: Path) -> dict[str, Path]:
 
 
 TRAINING = f"{TINY} {SCORED} --epochs 12"
-GRID_OPTIONS = f"{TINY} --metrics neighbours --alphas 0 5 --betas 1 --epochs 3 --workers 2"
+GRID_OPTIONS = f"{TINY} --metrics neighbours --alphas 0 5 --betas 1 --epochs 3 --no-reports"
 GUIDANCE = "--run 1 --feedback feedback.csv --epochs 8 --metrics neighbours --device cpu"
 JOBS = [
     Job(
