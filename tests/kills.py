@@ -27,7 +27,7 @@ from faults import FEEDBACK, GRID, INFOMAX, ROOT, SIMULATE, SIZE, make_sound
 BBBC031 = "util/Process_DataSet_1.py"
 PUBLISHED = "DataSets/Synthetic_Data_1"
 TINY = f"--simulated-cells 80 --image-size {SIZE} --base 2 --features none --device cpu"
-SCORED = "--metrics neighbours classifier backbone"
+SCORED = "--metrics neighbours axes"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,9 @@ def _of_guided(folder: Path) -> dict[str, Path]:
 
 
 TRAINING = f"{TINY} {SCORED} --epochs 12"
-GRID_OPTIONS = f"{TINY} --metrics neighbours --alphas 0 5 --betas 1 --epochs 3 --no-reports"
+GRID_OPTIONS = (
+    f"{TINY} --metrics neighbours --alphas 0 5 --betas 1 --epochs 3 --no-reports --workers 2"
+)
 GUIDANCE = "--run 1 --feedback feedback.csv --epochs 8 --metrics neighbours --device cpu"
 JOBS = [
     Job(
