@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from util.runs import UserError, explain_os_error, write_atomically
+from util.runs import UserError, write_atomically
 
 ExportFormat = Literal["h5ad", "parquet", "encoder"]
 
@@ -134,6 +134,6 @@ def write_encoder(
     program = torch.export.export(
         encoder, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
     )
-    with explain_os_error(path), write_atomically(path) as temporary:
+    with write_atomically(path) as temporary:
         torch.export.save(program, temporary)
     return path

@@ -50,6 +50,7 @@ KNOWN = Path(__file__).with_name("ratios.json")
 PAIRS = 5
 LEAST_SHARE = 2 / 3  # of the known ratio
 BATCH = 64
+NETWORKS = SimpleNamespace(seed=0, image_size=64, channels=3, channels_last=False, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,8 @@ def pairs() -> Iterator[Pair]:
 
 def training() -> Pair:
     """A training step of the vanilla VAE, base 8."""
-    options = SimpleNamespace(seed=0, image_size=64, channels=3, channels_last=False, device="cpu")
     images = torch.rand(BATCH, 3, 64, 64)
-    models = build_pair("vanilla", 8, options)
+    models = build_pair("vanilla", 8, NETWORKS)
     fast, plain = (training_step(models[side], images, False) for side in ("fast", "plain"))
     return Pair("training step", "convolution of the enlarged image", fast, plain)
 
@@ -113,8 +113,7 @@ def feeding() -> Pair:
 def epoch() -> Pair:
     """An epoch with its validation, checkpoint and log, against steps alone as first written."""
     cells = random_cells(4 * BATCH)
-    options = SimpleNamespace(seed=0, image_size=64, channels=3, channels_last=False, device="cpu")
-    models = build_pair("vanilla", 8, options)
+    models = build_pair("vanilla", 8, NETWORKS)
     batches = CellBatches(cells, torch.device("cpu"), BATCH, augmentation=True)
     split = np.arange(4 * BATCH), np.arange(BATCH)
     schedule = Schedule(1, 1e-4, 40, 0.6, 30, 0, False)
