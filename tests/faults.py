@@ -711,7 +711,8 @@ MANY_RUNS = [
           "--storage nonsense://here: cannot be used "),
     Fault("storage that does not answer", GRID,
           f"{FOLDER} --storage postgresql://nobody:secret@127.0.0.1:9/none",
-          r"--storage postgresql://nobody:\*\*\*@127\.0\.0\.1:9/none: cannot be used "),
+          r"--storage postgresql://nobody:\*\*\*@127\.0\.0\.1:9/none: "
+          "(cannot be used|its driver is missing) "),
     Fault("search without trials", GRID, f"{FOLDER} --sampler tpe --trials 0",
           "--trials 0: must be at least 1"),
     Fault("goal that is no score", GRID, f"{FOLDER} --alphas 0 --betas 1 --goal beauty",
