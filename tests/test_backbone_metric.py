@@ -293,6 +293,26 @@ def test_seed_decides_and_no_bootstrap_gives_no_interval():
     assert none.spearman.value == first.spearman.value and np.isnan(none.spearman.low)
 
 
+def test_kendall_of_many_resamples_is_that_of_each():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(1, 30, 200), rng.integers(1, 200, 200)  # with ties
+    samples = [rng.integers(200, size=200) for _ in range(20)] + [np.full(200, 7)]
+    counts = np.stack([np.bincount(s, minlength=200) for s in samples]).astype(np.float32)
+    found = backbone_metric._kendall_of_resamples(x, y, counts)
+    expected = [kendalltau(x[s], y[s]).statistic for s in samples]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert np.isnan(found[-1])
+
+
+def test_all_pairs_or_each_resample_is_the_same(monkeypatch):
+    codes, table = bbbc031_like(300)
+    by_pairs = backbone_scores(codes, table, n_bootstrap=20)
+    monkeypatch.setattr(backbone_metric, "_KENDALL_PAIRS", 0)
+    each = backbone_scores(codes, table, n_bootstrap=20)
+    assert by_pairs.kendall.low == pytest.approx(each.kendall.low, rel=1e-12)
+    assert by_pairs.spearman == each.spearman
+
+
 def test_many_cells_take_fewer_resamples_of_kendall(monkeypatch):
     monkeypatch.setattr(backbone_metric, "_KENDALL_WORK", 1000)
     codes, table = on_a_line(50)

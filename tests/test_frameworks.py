@@ -77,10 +77,10 @@ def test_whole_run_twice(run_script, tmp_path):
 
 def test_a_finished_run_can_be_lengthened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = VAE_framework.main(small(epochs=2))
-    VAE_framework.main(small(epochs=4, resume=str(folder)))
+    folder = VAE_framework.main(small(epochs=2, metrics=()))
+    VAE_framework.main(small(epochs=4, metrics=(), resume=str(folder)))
     lengthened = (folder / "latents.csv").read_bytes()
-    whole = VAE_framework.main(small(epochs=4))
+    whole = VAE_framework.main(small(epochs=4, metrics=()))
     assert lengthened == (whole / "latents.csv").read_bytes()
     remembered = load_checkpoint(folder / "checkpoint.pt")["data"]["scaling"]
     assert remembered["high"] == [255.0] * 3
@@ -180,7 +180,7 @@ def test_resume_notices_that_the_data_changed(folder_of_cells, tmp_path, monkeyp
 def test_other_latent_dimensions(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for dim, last in ((1, "VAE_x_coord"), (5, "VAE_5_coord")):
-        folder = VAE_framework.main(small(latent_dim=dim))
+        folder = VAE_framework.main(small(latent_dim=dim, metrics=()))
         assert last in pd.read_csv(folder / "latents.csv")
 
 
