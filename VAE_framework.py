@@ -138,6 +138,9 @@ class Settings:
     """Factor of such a cut."""
     patience: int = 30
     """Epochs without a better validation loss after which training stops."""
+    freeze_norm_after: int | None = None
+    """Epochs after which batch norm goes by its running statistics while training too, so that a
+    cell's code no longer depends on the batch it is in; None never does."""
 
     features: str = "measure"
     """Human-designed features: `measure` them on the images, `none`, or a CSV (e.g. CellProfiler's)
@@ -190,6 +193,7 @@ class Settings:
         "decay_every": AT_LEAST_1,
         "decay": Range(0, 1, without=(0,)),
         "patience": AT_LEAST_1,
+        "freeze_norm_after": AT_LEAST_0,
         "beta": AT_LEAST_0,
         "umap_neighbors": Range(2),
         "umap_min_dist": Range(0, 1),
@@ -399,6 +403,7 @@ def learn(
         settings.seed,
         settings.precision == "bfloat16"
         or (settings.precision == "auto" and run.batches.device.type == "cuda"),
+        settings.freeze_norm_after,
     )
     remember = {"settings": asdict(settings), "data": run.cells.describe()}
     return train(

@@ -107,6 +107,9 @@ class Settings:
     """Epochs between two cuts of the learning rate."""
     decay: float = 0.5
     """Factor of such a cut."""
+    freeze_norm_after: int | None = None
+    """Epochs after which batch norm goes by its running statistics while training too. Cells that
+    share an anchor differ by little, and what a batch does to a code blurs that."""
     cells_per_step: int = 64
     """Guided cells that every batch also meets, shared out among anchors, pairs and each axis."""
     firmness: float = 1.0
@@ -146,6 +149,7 @@ class Settings:
         "firmness": AT_LEAST_1,
         "firm_epochs": AT_LEAST_0,
         "shift": AT_LEAST_0,
+        "freeze_norm_after": AT_LEAST_0,
         "cells_per_step": Range(2),
         "margin": ABOVE_0,
         "delta": ABOVE_0,
@@ -339,6 +343,7 @@ def _prepare(parent: Parent, guidance: Guidance, settings: Settings) -> VAE_fram
         batch_size=settings.batch_size or parent.settings.batch_size,
         decay_every=settings.decay_every,
         decay=settings.decay,
+        freeze_norm_after=settings.freeze_norm_after,
         patience=settings.epochs,  # a few epochs are all used
         metrics=parent.settings.metrics if settings.metrics is None else settings.metrics,
         device=settings.device,

@@ -42,6 +42,8 @@ class Schedule:
         patience: epochs without a better validation loss after which training stops.
         seed: of the run.
         bfloat16: compute in bfloat16 where that is safe (autocast); weights stay float32.
+        freeze_norm_after: epochs after which batch norm normalises by its running statistics, which
+            stay as they are, while its weights go on learning; None never does.
     """
 
     epochs: int
@@ -51,6 +53,7 @@ class Schedule:
     patience: int = 30
     seed: int = 0
     bfloat16: bool = False
+    freeze_norm_after: int | None = None
 
 
 def train(
@@ -223,6 +226,9 @@ class _Training:
     def _learn(self, batches: Iterable[Tensor], epoch: int) -> dict[str, float]:
         self.model.train()
         self.objective.train()
+        after = self.schedule.freeze_norm_after
+        if after is not None and epoch > after:
+            _freeze_norms(self.model)
         steps: list[dict[str, Tensor]] = []
         part = slice(processes.rank(), None, processes.world_size())
         shares = []  # of each batch, that of this process
@@ -315,6 +321,12 @@ def _refuse_small_parts(batch: int) -> None:
 
 def _stalled(history: list[dict[str, Any]], patience: int) -> bool:
     return bool(history) and len(history) - best_epoch(history) >= patience
+
+
+def _freeze_norms(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def _read_back(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -36,7 +36,9 @@ def cells():
     )
 
 
-def run(cells, folder, epochs, infomax=False, seed=0, patience=30, learning_rate=1e-3):
+def run(
+    cells, folder, epochs, infomax=False, seed=0, patience=30, learning_rate=1e-3, freeze_norm=None
+):
     folder.mkdir(exist_ok=True)
     seed_everything(seed)
     model = build_vae(image_size=32, channels=1, base=4)
@@ -45,7 +47,14 @@ def run(cells, folder, epochs, infomax=False, seed=0, patience=30, learning_rate
         objective = InfoMaxObjective(InformationEstimator((1, 32, 32), 3), 5.0, 1.0, 5e-4)
     batches = CellBatches(cells, torch.device("cpu"), 16, augmentation=True)
     split = split_cells(None, len(cells.table), 0.2, seed)
-    schedule = Schedule(epochs, learning_rate, decay_every=2, patience=patience, seed=seed)
+    schedule = Schedule(
+        epochs,
+        learning_rate,
+        decay_every=2,
+        patience=patience,
+        seed=seed,
+        freeze_norm_after=freeze_norm,
+    )
     history = train(model, objective, batches, split, schedule, folder, {}, progress=False)
     return model, objective, batches, split, history
 
@@ -78,6 +87,21 @@ def test_resumed_equals_undisturbed(cells, tmp_path, infomax):
     for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert [h["valid"] for h in history] == [h["valid"] for h in resumed]
+
+
+def test_batch_norm_keeps_its_statistics_when_asked(cells, tmp_path):
+    states = {}
+    for name, epochs, after in (("one", 1, None), ("frozen", 3, 1), ("free", 3, None)):
+        run(cells, tmp_path / name, epochs, patience=99, freeze_norm=after)
+        states[name] = load_checkpoint(tmp_path / name / "checkpoint.pt")["model"]
+    statistics = [key for key in states["one"] if "running" in key]
+    weights = [key for key in states["one"] if key.endswith(".weight")]
+    assert statistics and weights
+    for key in statistics:
+        assert torch.equal(states["frozen"][key], states["one"][key]), key
+        assert not torch.equal(states["free"][key], states["one"][key]), key
+    for key in weights:
+        assert not torch.equal(states["frozen"][key], states["one"][key]), key
 
 
 def test_same_seed_same_weights_other_seed_others(cells, tmp_path):
