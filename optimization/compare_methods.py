@@ -287,9 +287,9 @@ def _read_values(where: str, text: str, settings: CompareSettings) -> dict[str, 
         choices = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
         if choices and value not in choices:
             raise UserError(f"{where}: {part!r} must be one of {', '.join(map(str, choices))}")
-        kind = type(getattr(settings, key))
+        kind = next((k for k in (int, float) if k in (hints[key], *get_args(hints[key]))), str)
         try:
-            values[key] = kind(value) if kind in (int, float) else value
+            values[key] = kind(value)
         except ValueError as error:
             raise UserError(f"{where}: {part!r} is no number") from error
     return values
@@ -536,7 +536,8 @@ def _write_page(
         part = means[means["data_set"] == data_set]
         standing = ranks(part, methods)
         write_table(grid.folder / slug(data_set) / "ranks.csv", standing.reset_index())
-        tables.append((f"{data_set}: rank of each method, 1 is best.", standing))
+        shown = standing.map("{:.3g}".format, na_action="ignore")
+        tables.append((f"{data_set}: rank of each method, 1 is best.", shown))
         for of, of_all_sets in both.items():
             own = of_all_sets[of_all_sets["data_set"] == data_set]
             if len(own):

@@ -65,7 +65,8 @@ def test_specs_of_data_sets():
 
 
 def test_specs_of_methods():
-    asked = ("SC", "InfoMaxViews", "Far:method=InfoMaxViews,alpha=9,views=free", "Vanilla")
+    far = "Far:method=InfoMaxViews,alpha=9,views=free,freeze-norm-after=2"
+    asked = ("SC", "InfoMaxViews", far, "Vanilla")
     settings = settings_of(methods=asked, alpha=20.0)
     methods = compare_methods.read_methods(settings)
     assert list(methods) == ["SC", "InfoMaxViews", "Far", "Vanilla"]
@@ -76,6 +77,7 @@ def test_specs_of_methods():
     views = found["InfoMaxViews"]
     assert (views.views, views.critic, views.alpha, views.beta) == ("turns", "code", 500, 3)
     assert (found["Far"].views, found["Far"].critic, found["Far"].alpha) == ("free", "code", 9)
+    assert found["Far"].freeze_norm_after == 2
     assert (found["Vanilla"].architecture, found["Vanilla"].critic) == ("vanilla", "pixels")
     for asked, words in (
         (("GAN",), "known are Vanilla, SC"),
