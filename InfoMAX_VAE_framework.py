@@ -98,6 +98,8 @@ def infomax_objective(settings: InfoMaxSettings, cells: Cells) -> nn.Module:
         VIEWS[settings.target_view],
         cells.scaled_padding(),
         settings.critic,
+        settings.likelihood,
+        settings.free_bits,
     )
 
 

@@ -23,7 +23,7 @@ import tyro
 from torch import nn
 
 from models.baselines import cached_projection
-from models.losses import ELBOObjective
+from models.losses import ELBOObjective, Likelihood
 from models.networks import VAE, build_vae
 from models.train_net import Schedule, best_epoch, embed, refuse_unusable_checkpoint, train
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
@@ -119,6 +119,11 @@ class Settings:
     BBBC031."""
     beta: float = 1.0
     """Weight of the KL term, dimensionless; 1 is the evidence lower bound."""
+    free_bits: float = 0.0
+    """Nats of each latent dimension that the KL term does not charge for."""
+    likelihood: Likelihood = "bernoulli"
+    """Of a pixel given the code: bernoulli, as in the thesis, or gaussian with a variance per
+    channel that fits the batch, so that a faint channel counts as much as a bright one."""
     min_logvar: float = -6.0
     """Least log-variance of a code, -20 to below 2; -6 is a standard deviation of 0.05. Where many
     cells are to be told apart in a small region, as around an anchor, it has to be lower."""
@@ -195,6 +200,7 @@ class Settings:
         "patience": AT_LEAST_1,
         "freeze_norm_after": AT_LEAST_0,
         "beta": AT_LEAST_0,
+        "free_bits": AT_LEAST_0,
         "umap_neighbors": Range(2),
         "umap_min_dist": Range(0, 1),
         "tsne_perplexity": AT_LEAST_1,
@@ -229,7 +235,13 @@ MakeObjective = Callable[[Settings, Cells], nn.Module]
 
 def elbo_objective(settings: Settings, cells: Cells) -> nn.Module:
     """What the Vanilla VAE and the SC-VAE minimise."""
-    return ELBOObjective(settings.beta, VIEWS[settings.target_view], cells.scaled_padding())
+    return ELBOObjective(
+        settings.beta,
+        VIEWS[settings.target_view],
+        cells.scaled_padding(),
+        settings.likelihood,
+        settings.free_bits,
+    )
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from models.losses import ELBOObjective
+from models.losses import ELBOObjective, Likelihood
 from util.augmentation import View
 from util.mutual_information import InformationEstimator
 
@@ -58,6 +58,7 @@ class InfoMaxObjective(ELBOObjective):
         target_view: what the decoder has to make of it, as in `ELBOObjective`.
         fill: (C,) padding in 0..1 that turns in from outside; None for 0.
         critic_input: what the estimator gets of the view, its `pixels` or its `code`.
+        likelihood, free_bits: as in `ELBOObjective`.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class InfoMaxObjective(ELBOObjective):
         target_view: View | None = None,
         fill: Tensor | None = None,
         critic_input: CriticInput = "pixels",
+        likelihood: Likelihood = "bernoulli",
+        free_bits: float = 0.0,
     ):
-        super().__init__(beta, target_view, fill)
+        super().__init__(beta, target_view, fill, likelihood, free_bits)
         self.estimator = estimator
         self.alpha = alpha
         self.critic_learning_rate = critic_learning_rate

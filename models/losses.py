@@ -9,14 +9,18 @@ loop logs whatever terms come back.
 column. Each is a term over a draw of the cells that the feedback is about.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from util.augmentation import View
+
+Likelihood = Literal["bernoulli", "gaussian"]
+LEAST_VARIANCE = 1e-6  # of a decoded pixel in 0..1, so that an empty channel has a likelihood
 
 
 def reconstruction_loss(logits: Tensor, x: Tensor) -> Tensor:
@@ -32,18 +36,42 @@ def reconstruction_loss(logits: Tensor, x: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.to(x.dtype), x, reduction="sum") / len(x)
 
 
-def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+def gaussian_loss(logits: Tensor, x: Tensor) -> Tensor:
+    """Gaussian negative log-likelihood with the variance of each channel that fits the batch best.
+
+    That variance is the channel's mean squared error (the optimal sigma-VAE of Rybkin, Daniilidis
+    and Levine 2021, eq. 7, here per channel), so that no channel counts less for being faint.
+
+    Args:
+        logits: (B, C, S, S); the mean of a pixel is their sigmoid.
+        x: (B, C, S, S) in 0..1.
+
+    Returns:
+        nats per image, (), of a density: below 0 where the error is small.
+    """
+    error = (logits.to(x.dtype).sigmoid() - x).square().mean((0, 2, 3))  # (C,)
+    nats = 0.5 * (1 + math.log(2 * math.pi) + error.clamp_min(LEAST_VARIANCE).log())
+    return nats.sum() * x[0, 0].numel()
+
+
+LIKELIHOODS = {"bernoulli": reconstruction_loss, "gaussian": gaussian_loss}
+
+
+def kl_divergence(mean: Tensor, logvar: Tensor, free_bits: float = 0.0) -> Tensor:
     """KL(N(mean, exp(logvar)) || N(0, 1)), summed over latent dimensions, mean over the batch.
 
     Kingma and Welling 2014, appendix B.
 
     Args:
         mean, logvar: (B, d).
+        free_bits: nats that each dimension may hold at no cost; one that holds fewer counts as
+            holding so many (Kingma et al. 2016, eq. 15).
 
     Returns:
         nats per image, (), at least 0.
     """
-    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / len(mean)
+    of_dimensions = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(0) / len(mean)
+    return of_dimensions.clamp_min(free_bits).sum()
 
 
 class ELBOObjective(nn.Module):
@@ -57,14 +85,23 @@ class ELBOObjective(nn.Module):
         beta: weight of the KL term; 1 is the VAE of Kingma and Welling 2014.
         target_view: draws what is to be reconstructed; None for the image itself.
         fill: (C,) padding in 0..1 that turns in from outside; None for 0.
+        likelihood: of a pixel given the code; `reconstruction_loss` or `gaussian_loss`.
+        free_bits: nats of each latent dimension that cost nothing; logged they are all the same.
     """
 
     def __init__(
-        self, beta: float = 1.0, target_view: View | None = None, fill: Tensor | None = None
+        self,
+        beta: float = 1.0,
+        target_view: View | None = None,
+        fill: Tensor | None = None,
+        likelihood: Likelihood = "bernoulli",
+        free_bits: float = 0.0,
     ):
         super().__init__()
         self.beta = beta
         self.target_view = target_view
+        self.reconstruction_loss = LIKELIHOODS[likelihood]
+        self.free_bits = free_bits
         self.register_buffer("fill", fill, persistent=False)
 
     def forward(self, model: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -75,8 +112,9 @@ class ELBOObjective(nn.Module):
         """The terms of `forward`, and the codes (B, d) that they were computed with."""
         logits, mean, logvar, z = model(x)
         target = x if self.target_view is None else self.target_view(x, self.fill)
-        reconstruction, kl = reconstruction_loss(logits, target), kl_divergence(mean, logvar)
-        loss = reconstruction + self.beta * kl
+        reconstruction = self.reconstruction_loss(logits, target)
+        loss = reconstruction + self.beta * kl_divergence(mean, logvar, self.free_bits)
+        kl = kl_divergence(mean, logvar)
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl}, z
 
     def parameter_groups(self, model: nn.Module, learning_rate: float) -> list[dict]:

@@ -16,6 +16,7 @@ from models.losses import (
     ELBOObjective,
     PairTerm,
     anchor_loss,
+    gaussian_loss,
     kl_divergence,
     pair_loss,
     rank_loss,
@@ -34,6 +35,30 @@ def test_terms_agree_with_torch_distributions():
     mean, logvar = torch.randn(5, 3), torch.randn(5, 3)
     expected = exact_kl(Normal(mean, (logvar / 2).exp()), Normal(0.0, 1.0)).sum(1).mean()
     torch.testing.assert_close(kl_divergence(mean, logvar), expected)
+
+
+def test_gaussian_likelihood_takes_the_variance_that_fits_each_channel_best():
+    torch.manual_seed(0)
+    x = torch.rand(6, 2, 8, 8) * torch.tensor([1.0, 0.05]).view(1, 2, 1, 1)  # one channel is faint
+    logits = torch.randn(6, 2, 8, 8)
+    mean = logits.sigmoid()
+    sigma = (mean - x).square().mean((0, 2, 3)).sqrt().view(1, 2, 1, 1)
+    expected = -Normal(mean, sigma).log_prob(x).sum((1, 2, 3)).mean()
+    torch.testing.assert_close(gaussian_loss(logits, x), expected)
+    for other in (0.9, 1.1):
+        assert -Normal(mean, other * sigma).log_prob(x).sum((1, 2, 3)).mean() > expected
+    assert torch.isfinite(gaussian_loss(torch.full_like(x, -200.0), torch.zeros_like(x)))
+
+
+def test_free_bits_cost_nothing_and_are_logged():
+    mean = torch.tensor([[0.1, 3.0], [-0.1, -3.0]])
+    logvar = torch.zeros(2, 2)  # dimensions of 0.005 and 4.5 nats
+    assert kl_divergence(mean, logvar, 0.5).item() == pytest.approx(0.5 + 4.5)
+    assert kl_divergence(mean, logvar, 5.0).item() == pytest.approx(10.0)
+    model, x = build_vae(base=4, image_size=32).eval(), torch.rand(4, 3, 32, 32)
+    terms = ELBOObjective(2.0, free_bits=100.0)(model, x)
+    assert terms["loss"].item() == pytest.approx(terms["reconstruction"].item() + 2 * 3 * 100)
+    assert terms["kl"] < 100
 
 
 def test_beta_weighs_the_kl_term():
