@@ -287,6 +287,11 @@ def _read_values(where: str, text: str, settings: CompareSettings) -> dict[str, 
         choices = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
         if choices and value not in choices:
             raise UserError(f"{where}: {part!r} must be one of {', '.join(map(str, choices))}")
+        if hints[key] is bool:
+            if value not in ("True", "False"):
+                raise UserError(f"{where}: {part!r} must be True or False")
+            values[key] = value == "True"
+            continue
         kind = next((k for k in (int, float) if k in (hints[key], *get_args(hints[key]))), str)
         try:
             values[key] = kind(value)

@@ -65,7 +65,7 @@ def test_specs_of_data_sets():
 
 
 def test_specs_of_methods():
-    far = "Far:method=InfoMaxViews,alpha=9,views=free,freeze-norm-after=2"
+    far = "Far:method=InfoMaxViews,alpha=9,views=free,freeze-norm-after=2,augment=False"
     asked = ("SC", "InfoMaxViews", far, "Vanilla")
     settings = settings_of(methods=asked, alpha=20.0)
     methods = compare_methods.read_methods(settings)
@@ -77,13 +77,14 @@ def test_specs_of_methods():
     views = found["InfoMaxViews"]
     assert (views.views, views.critic, views.alpha, views.beta) == ("turns", "code", 500, 3)
     assert (found["Far"].views, found["Far"].critic, found["Far"].alpha) == ("free", "code", 9)
-    assert found["Far"].freeze_norm_after == 2
+    assert found["Far"].freeze_norm_after == 2 and found["Far"].augment is False
     assert (found["Vanilla"].architecture, found["Vanilla"].critic) == ("vanilla", "pixels")
     for asked, words in (
         (("GAN",), "known are Vanilla, SC"),
         (("A:alpha=3",), "known are Vanilla, SC"),
         (("SC", "SC"), "SC is named twice"),
         (("A:method=SC,depth=3",), "'depth=3' is not setting=value"),
+        (("A:method=SC,augment=no",), "'augment=no' must be True or False"),
     ):
         with pytest.raises(UserError, match=words):
             compare_methods.read_methods(settings_of(methods=asked))
