@@ -28,6 +28,7 @@ REDUCED = {
     "epochs": 12,
     "batch_size": 128,
     "learning_rate": 1e-3,
+    "features": "none",
     "metrics": ("classifier", "backbone"),
     "reports": False,
 }
