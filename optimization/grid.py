@@ -44,8 +44,11 @@ from optimization.grid_scores import end_with_parent
 from util import processes
 from util.runs import (
     AT_LEAST_1,
+    NO_SPACE,
+    DiskFullError,
     UserError,
     create_run_folder,
+    explain_os_error,
     numbered_runs,
     read_json,
     slug,
@@ -168,6 +171,7 @@ class Grid:
             for number, parameters in enumerate(combinations(self.axes), start=1)
         ]
         self._by_values = {tuple(cell.parameters.values()): cell for cell in self.cells}
+        self.full_disk: Exception | None = None  # what it stopped this worker with
 
     def cell(self, parameters: Mapping[str, Parameter]) -> Cell:
         """The cell of these values."""
@@ -269,6 +273,8 @@ class Grid:
         finally:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+        if self.full_disk is not None:
+            raise self.full_disk
 
     def _train_trial(self, trial: optuna.Trial, train: Train) -> float:
         parameters = {
@@ -289,6 +295,10 @@ class Grid:
                 self.enqueue(cell)
                 raise
             except Exception as error:
+                if isinstance(error, DiskFullError) or getattr(error, "errno", None) in NO_SPACE:
+                    self.full_disk = error  # ends the grid: every other cell would fail as well
+                    self.enqueue(cell)
+                    raise
                 trial.set_user_attr("reason", one_line_of(error))
                 self._report(cell, f"failed: {one_line_of(error)}")
                 raise
@@ -678,7 +688,11 @@ def train_all(grid: Grid, train: Train, make_train: Callable[[], Train]) -> None
     for helper in helpers:
         helper.start()
     try:
-        with processes.threads(threads), explain_storage(grid.options.storage):
+        with (
+            processes.threads(threads),
+            explain_storage(grid.options.storage),
+            explain_os_error(grid.folder),
+        ):
             grid.work(train)
     finally:
         for helper in helpers:
@@ -700,7 +714,7 @@ def _help(
     try:
         with quiet():
             train = make_train()
-        with explain_storage(options.storage):
+        with explain_storage(options.storage), explain_os_error(folder):
             attach(folder, options, stream).work(train)
     except KeyboardInterrupt:
         pass  # the command that started it says so

@@ -113,34 +113,38 @@ def _command(script: str, options: str) -> list[str]:
     return [sys.executable, str(ROOT / script), *options.split()]
 
 
-def _start(folder: Path, script: str, options: str) -> subprocess.Popen:
+def start(folder: Path, script: str, options: str, log: Path | None = None) -> subprocess.Popen:
+    """Begin a job in a folder; what it says goes to `log`, or log.txt in the folder."""
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / ".cache"), "MPLBACKEND": "Agg"}
-    log = (folder / "log.txt").open("a")
+    stream = (log or folder / "log.txt").open("a")
     return subprocess.Popen(
         _command(script, options),
         cwd=folder,
         env=environment,
-        stdout=log,
-        stderr=log,
+        stdout=stream,
+        stderr=stream,
         start_new_session=True,
     )
 
 
-def _finish(folder: Path, script: str, options: str) -> None:
-    process = _start(folder, script, options)
-    assert process.wait(timeout=600) == 0, (folder / "log.txt").read_text()[-3000:]
+def finish(folder: Path, script: str, options: str, log: Path | None = None) -> None:
+    """Run a job in a folder to its end."""
+    process = start(folder, script, options, log)
+    assert process.wait(timeout=600) == 0, (log or folder / "log.txt").read_text()[-3000:]
 
 
-def _digests(files: dict[str, Path]) -> dict[str, str]:
+def digests(files: dict[str, Path]) -> dict[str, str]:
+    """Name -> digest of the content."""
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A job that was left alone: what it needs, what it left, how long it took in seconds."""
+    """A job that was left alone: folders before and after, what it left, seconds it took."""
 
     job: Job
     before: Path
+    whole: Path
     left: dict[str, str]
     seconds: float
 
@@ -151,10 +155,10 @@ def undisturbed(job: Job, folder: Path) -> Undisturbed:
     job.prepare(before)
     shutil.copytree(before, whole)
     started = time.perf_counter()
-    _finish(whole, job.script, job.options)
-    left = _digests(job.left(whole))
+    finish(whole, job.script, job.options)
+    left = digests(job.left(whole))
     assert left, f"{job.name} left nothing"
-    return Undisturbed(job, before, left, time.perf_counter() - started)
+    return Undisturbed(job, before, whole, left, time.perf_counter() - started)
 
 
 def kill_once(known: Undisturbed, folder: Path, share: float) -> str:
@@ -165,7 +169,7 @@ def kill_once(known: Undisturbed, folder: Path, share: float) -> str:
     """
     job = known.job
     shutil.copytree(known.before, folder)
-    process = _start(folder, job.script, job.options)
+    process = start(folder, job.script, job.options)
     try:
         process.wait(timeout=share * known.seconds)
         fate = "had ended"
@@ -176,8 +180,8 @@ def kill_once(known: Undisturbed, folder: Path, share: float) -> str:
     time.sleep(1.5)  # workers look once a second whether their parent lives
     options = job.resume(folder)
     if options is not None:
-        _finish(folder, job.script, options)
-    left = _digests(job.left(folder))
+        finish(folder, job.script, options)
+    left = digests(job.left(folder))
     assert left == known.left, sorted(left.items() ^ known.left.items())
     return fate
 

@@ -33,7 +33,7 @@ import tifffile
 from tqdm import tqdm
 
 from util import processes
-from util.runs import UserError
+from util.runs import NO_SPACE, UserError
 
 WAITING = 4  # groups in the queue per worker: enough to keep it busy, few enough for flat memory
 
@@ -370,7 +370,7 @@ def _explain_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_SPACE:
             raise UserError(
                 f"no space left on the disk of {path}: free some and run the same command again, "
                 "it goes on where it stopped"

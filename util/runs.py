@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import errno
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -47,6 +48,10 @@ class UserError(ValueError):
 
     The scripts print it without a traceback and exit with code 2.
     """
+
+
+class DiskFullError(UserError):
+    """The disk is full, which is no fault of what was being done: with room the same works."""
 
 
 # ------------------------------------------------------------------------------------- command line
@@ -255,6 +260,7 @@ def refuse_out_of_range(settings: Any, ranges: Mapping[str, Range]) -> None:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be {numbers}")
 
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 RESUMES = "stopped; nothing is lost: --resume goes on from the last finished epoch"
 
 
@@ -263,15 +269,16 @@ def run_script(
 ) -> None:
     """Run `main` as a command, in one process or in all that torchrun started.
 
-    A user's mistake is one line on stderr and exit code 2, Ctrl-C the line `stopped`, which says
-    how to go on, and exit code 130.
+    A user's mistake is one line on stderr and exit code 2; Ctrl-C is the line `stopped`, which says
+    how to go on, and exit code 130. A full disk is both.
     """
     try:
         try:
             with processes.joined():
                 main()
         except UserError as error:
-            processes.exit_saying(f"error: {' '.join(str(error).split())}", 2)
+            hint = f" ({stopped})" if isinstance(error, DiskFullError) else ""
+            processes.exit_saying(f"error: {' '.join(str(error).split())}{hint}", 2)
         except Exception:
             if processes.world_size() == 1:
                 raise
@@ -328,10 +335,8 @@ def explain_os_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"no space left on the disk of {path}: free some and --resume"
-            ) from error
+        if error.errno in NO_SPACE:
+            raise DiskFullError(f"no space left on the disk of {path}: free some") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise UserError(f"cannot write {path}: {error.strerror}") from error
         raise
@@ -525,8 +530,10 @@ def _device_of_this_process(name: str) -> str:
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write one plain dict of tensors and numbers, atomically."""
+    content = io.BytesIO()  # torch's own writer reports a full disk as an error inside itself
+    torch.save(state, content)
     with write_atomically(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

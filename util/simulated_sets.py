@@ -6,7 +6,6 @@ BMC Bioinformatics 22:433): cropped objects and the spreadsheet of their feature
 """
 
 import contextlib
-import errno
 import math
 import os
 import shutil
@@ -21,7 +20,7 @@ from scipy import ndimage
 from skimage import measure
 
 from util.rendering import CellTiles, bounding_boxes, in_one_piece
-from util.runs import UserError, explain_os_error
+from util.runs import NO_SPACE, UserError, explain_os_error
 
 OBJECT = "SplitCellBodies"
 MISSED = 0.03  # share of cells that CellProfiler does not find, unless asked for
@@ -314,7 +313,7 @@ def _explain_full_disk(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_SPACE:
             raise
         raise UserError(
             f"no space left on the disk of {out}: nothing was kept; free some and start again"
