@@ -162,13 +162,16 @@ SETTINGS = Settings()
 # What the study of dSprites takes instead, where the command line does not say otherwise. Its codes
 # have standard deviations near 0.01, so that the thesis's weight of 1.28 moves next to nothing.
 STUDY = {
-    "delta": 250.0,
-    "firmness": 4.0,
-    "firm_epochs": 2,
+    "delta": 40.0,
+    "firmness": 8.0,
+    "firm_epochs": 7,
     "shift": 4,  # 32 hearts at 16 places would be learnt by heart
-    "epochs": 12,
+    "cells_per_step": 32,
+    "freeze_norm_after": 1,
+    "epochs": 15,
     "batch_size": 64,
-    "decay_every": 3,
+    "decay_every": 1,
+    "decay": 0.8,
 }
 
 KINDS = {  # class of a run's settings -> that class, and its objective
