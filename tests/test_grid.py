@@ -1,5 +1,6 @@
 """The grid itself, with cells that are trained in a moment."""
 
+import errno
 import json
 import os
 import signal
@@ -27,7 +28,7 @@ from optimization.grid import (
     read_grid,
     train_all,
 )
-from util.runs import UserError
+from util.runs import DiskFullError, UserError
 
 AXES = {"alpha": (0.0, 5.0, 20.0), "beta": (1.0, 500.0)}
 
@@ -191,6 +192,25 @@ def test_a_failed_cell_is_recorded_and_can_be_tried_again(results):
     assert reasons[4].startswith("ZeroDivisionError: a mistake in the code (test_grid.py:")
     again = opened(results, retry_failed=True)
     assert again.folder == grid.folder
+    again.work(record)
+    assert times_trained(again) == [1] * 6
+
+
+@pytest.mark.parametrize(
+    "error", [DiskFullError("no space left on the disk of cells"), OSError(errno.ENOSPC, "full")]
+)
+def test_a_full_disk_ends_the_grid_and_fails_no_cell(results, error):
+    def fill(cell):
+        if cell.parameters == {"alpha": 5.0, "beta": 1.0}:
+            raise error
+        return record(cell)
+
+    grid = opened(results)
+    with pytest.raises(DiskFullError, match="no space left on the disk of .*: free some|cells"):
+        train_all(grid, fill, make_record)
+    assert times_trained(grid) == [1, 1, 0, 0, 0, 0]
+    assert grid.count()["failed"] == 0
+    again = opened(results)
     again.work(record)
     assert times_trained(again) == [1] * 6
 
