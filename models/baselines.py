@@ -10,7 +10,9 @@ by TorchDR, which uses a GPU where there is one and is meant for 100,000 cells a
 engines follow the same papers but are not the same algorithm to the last digit.
 """
 
+import atexit
 import hashlib
+import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -48,8 +50,8 @@ def umap_projection(
         min_dist: least distance of neighbours in the projection, 0..1.
         seed: of the random state; the same seed gives the same bytes on one machine's CPU.
         engine: `cpu` for umap-learn, `torchdr` for TorchDR on a GPU where there is one.
-        fitted_to: (N,) bool, cells that make the map; the others are placed in it as new ones
-           . None takes all.
+        fitted_to: (N,) bool, cells that make the map; the others are placed in it as new ones.
+            None takes all.
 
     Returns:
         (N, dim) float32.
@@ -67,10 +69,8 @@ def umap_projection(
             raise UserError("engine torchdr places no new cells in a map: take the engine cpu")
         reducer = _torchdr("UMAP", dim, seed, n_neighbors=n_neighbors, min_dist=min_dist)
         return _as_float32(reducer.fit_transform(values.astype(np.float32)))
-    from umap import UMAP
-
     few = len(fitted) <= dim + 2  # the spectral start needs more eigenvectors than there are
-    reducer = UMAP(
+    reducer = _umap_class()(
         n_components=dim,
         n_neighbors=n_neighbors,
         min_dist=min_dist,
@@ -79,6 +79,22 @@ def umap_projection(
         n_jobs=1,
     )
     return _fit_and_place(reducer, values, fitted_to)
+
+
+def _umap_class() -> type:
+    """umap-learn's; where no folder can keep what numba compiles for it, one that goes with us."""
+    import numba
+
+    try:
+        from umap import UMAP
+    except RuntimeError as error:  # another user's packages, and a home that cannot be written
+        if "no locator available" not in str(error):
+            raise
+        folder = tempfile.TemporaryDirectory(prefix="numba-")
+        atexit.register(folder.cleanup)
+        numba.config.CACHE_DIR = folder.name
+        from umap import UMAP
+    return UMAP
 
 
 def tsne_projection(

@@ -1,4 +1,7 @@
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -53,6 +56,35 @@ def test_same_seed_same_bytes(name, blobs, projections):
 @pytest.mark.filterwarnings("error")
 def test_another_seed_another_umap(blobs, projections):
     assert umap_projection(blobs, seed=1).tobytes() != projections["UMAP"].tobytes()
+
+
+def test_umap_needs_no_folder_to_keep_compiled_code_in():
+    """As of a user whose home is not there, with packages that belong to another."""
+    code = """if True:
+        import numpy as np
+        from numba.core import caching
+        for name in vars(caching):
+            kind = getattr(caching, name)
+            if name.endswith("CacheImpl") and hasattr(kind, "_locator_classes"):
+                kind._locator_classes = [
+                    c for c in kind._locator_classes if "UserProvided" in c.__name__
+                ]
+        try:
+            import umap
+            raise SystemExit("umap needs no such folder any more: drop this test and its mend")
+        except RuntimeError as error:
+            assert "no locator" in str(error)
+        from models.baselines import umap_projection
+        print(umap_projection(np.random.default_rng(0).normal(size=(30, 4))).shape)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        env={k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "(30, 3)", done.stderr[-2000:]
 
 
 def test_pca_is_the_singular_value_decomposition(blobs):
