@@ -39,20 +39,21 @@ def settings_of(script, **changes):
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
-    """A finished alpha-beta grid of 2 x 2, one of its cells with a report."""
+    """A finished alpha-beta grid of 2 x 2, without reports of its cells."""
     patch = pytest.MonkeyPatch()
     patch.chdir(tmp_path_factory.mktemp("grid"))
-    folder = hyper_optimization_bs_fixed.main(
-        settings_of(hyper_optimization_bs_fixed, **GRID | {"reports": True})
-    )
+    folder = hyper_optimization_bs_fixed.main(settings_of(hyper_optimization_bs_fixed, **GRID))
     yield folder.resolve()
     patch.undo()
 
 
-def test_a_cell_is_an_ordinary_run(grid, tmp_path, monkeypatch):
+def test_a_cell_is_an_ordinary_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     alone = VAE_framework.main(InfoMaxSettings(**TINY, alpha=20.0, beta=500.0), infomax_objective)
-    cell = grid / "0004-alpha-20-beta-500"
+    one = {"alphas": (20.0,), "betas": (500.0,), "reports": True}
+    grid = hyper_optimization_bs_fixed.main(settings_of(hyper_optimization_bs_fixed, **one))
+    cell = grid / "0001-alpha-20-beta-500"
+    assert "0001-alpha-20-beta-500/report.html" in (grid / "explore.html").read_text()
     assert (cell / "latents.csv").read_bytes() == (alone / "latents.csv").read_bytes()
     mine, other = (pd.read_csv(folder / "scores.csv") for folder in (cell, alone))
     pd.testing.assert_frame_equal(mine, other, check_dtype=False)
@@ -73,7 +74,7 @@ def test_the_grid_says_what_became_of_it(grid):
     for name in ("heatmaps.png", "explore.html", "report.html", "scores.csv", "settings.json"):
         assert (grid / name).stat().st_size > 0, name
     assert read_grid(grid)["finished"]
-    assert "0003-alpha-20-beta-1/report.html" in (grid / "explore.html").read_text()
+    assert "0003-alpha-20-beta-1/report.html" not in (grid / "explore.html").read_text()
 
 
 def test_a_finished_grid_is_not_gone_through_again(grid):
@@ -88,6 +89,7 @@ def test_a_finished_grid_is_not_gone_through_again(grid):
 
 def test_scored_again_by_other_metrics(grid, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (grid / "0001-alpha-0-beta-1" / "report.html").touch()  # to be linked to
     before = {p: p.stat().st_mtime_ns for p in grid.rglob("*") if p.is_file()}
     settings = dataclasses.replace(
         score_optimization.SETTINGS, sources=(str(grid),), metrics=("neighbours",), device="cpu"
