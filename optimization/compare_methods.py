@@ -187,6 +187,8 @@ def main(settings: CompareSettings) -> Path:
     """Train, project, score and draw; returns the folder of the comparison."""
     pick_device(settings.device)
     refuse_export(settings)
+    if not set(settings.metrics) - {"axes"}:
+        raise UserError("--metrics axes: says nothing of methods; add neighbours, say")
     if settings.sampler != "grid":
         raise UserError("--sampler tpe: a comparison needs every combination; leave it out")
     methods = read_methods(settings)
@@ -405,6 +407,11 @@ def judge(grid: Grid, settings: CompareSettings, sets: Mapping[str, DataSet]) ->
     if not tables:
         raise UserError(f"nothing in {grid.folder} was trained: see {grid.folder / 'grid.json'}")
     table = pd.concat(tables, ignore_index=True)
+    if table["k"].notna().all():  # no rows, or curves only
+        raise UserError(
+            f"--metrics {' '.join(settings.metrics)}: no score of these data sets is one number "
+            "to compare methods by; give --metrics neighbours as well, the runs are kept"
+        )
     write_table(grid.folder / "scores.csv", table)
     return _write_page(grid, settings, table, figures)
 

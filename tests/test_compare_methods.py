@@ -142,6 +142,18 @@ def test_validation_cells_are_scored_by_themselves(tmp_path, monkeypatch):
     assert "validation cells among themselves" in (folder / "report.html").read_text()
 
 
+def test_metrics_that_compare_nothing_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = settings_of(features="none", methods=("Vanilla",), epochs=1)
+    with pytest.raises(UserError, match="--metrics axes: says nothing of methods"):
+        compare_methods.main(dataclasses.replace(settings, metrics=("axes",)))
+    assert not (tmp_path / "results").exists()
+    np.save("cells.npy", np.random.default_rng(0).integers(0, 255, (40, 32, 32), np.uint8))
+    unlabelled = {"metrics": ("classifier",), "sets": ("mine:dataset=cells.npy",)}
+    with pytest.raises(UserError, match="no score of these data sets is one number"):
+        compare_methods.main(dataclasses.replace(settings, **unlabelled))
+
+
 def test_an_empty_choice_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="--seed: no value"):

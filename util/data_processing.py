@@ -355,7 +355,8 @@ def _refuse_other_kind(
     if (len(image), image.dtype) != (len(reference), reference.dtype):
         raise UserError(
             f"{file} has {len(image)} channels of {image.dtype}, but {reference_file} has "
-            f"{len(reference)} of {reference.dtype}: all images of a data set must agree"
+            f"{len(reference)} of {reference.dtype}: a data set has images of one kind; convert it "
+            "or take it out"
         )
 
 
