@@ -11,15 +11,3 @@ def test_a_table_of_ones_own(run_script, tmp_path):
     assert f"{folder.relative_to(tmp_path)}/report.html" in done.stdout
     assert (folder / "heatmap_f1.png").stat().st_size > 0
     assert "f1" in (folder / "explore.html").read_text()
-
-
-def test_mistakes_are_one_line(run_script, tmp_path):
-    pd.DataFrame({"width": [1, 2], "f1": [0, 1]}).to_csv(tmp_path / "my.csv", index=False)
-    script = "optimization/heatmap_optimization.py"
-    for options, words in (
-        (["nowhere"], "nowhere: give the folder of a grid or a CSV"),
-        (["my.csv"], "name the two settings"),
-    ):
-        done = run_script(script, *options, check=False)
-        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "results").exists()

@@ -256,10 +256,3 @@ def test_bad_input_is_one_line(picture_set, tmp_path, monkeypatch, spoil, option
         main(parse_options(SETTINGS, [str(source), *options]))
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "results").exists()
-
-
-def test_the_script_says_it_in_one_line(run_script):
-    for options, message in ([(), "give the CSV"], [("absent.csv",), "there is no such file"]):
-        done = run_script(SCRIPT, *options, check=False)
-        assert done.returncode == 2 and done.stderr.startswith("error: ")
-        assert message in done.stderr and done.stderr.count("\n") == 1
