@@ -40,7 +40,7 @@ def gaussian_loss(logits: Tensor, x: Tensor) -> Tensor:
     """Gaussian negative log-likelihood with the variance of each channel that fits the batch best.
 
     That variance is the channel's mean squared error (the optimal sigma-VAE of Rybkin, Daniilidis
-    and Levine 2021, eq. 7, here per channel), so that no channel counts less for being faint.
+    and Levine 2021, here per channel), so that no channel counts less for being faint.
 
     Args:
         logits: (B, C, S, S); the mean of a pixel is their sigmoid.
@@ -65,7 +65,7 @@ def kl_divergence(mean: Tensor, logvar: Tensor, free_bits: float = 0.0) -> Tenso
     Args:
         mean, logvar: (B, d).
         free_bits: nats that each dimension may hold at no cost; one that holds fewer counts as
-            holding so many (Kingma et al. 2016, eq. 15).
+            holding so many (the free bits of Kingma et al. 2016, arXiv:1606.04934).
 
     Returns:
         nats per image, (), at least 0.
