@@ -388,7 +388,7 @@ def test_the_study_has_settings_of_its_own(monkeypatch):
         return parse()
 
     study = parsed("--case", "2", "--epochs", "3")
-    assert (study.case, study.epochs, study.shift, study.delta) == (2, 3, 4, 40)
+    assert (study.case, study.epochs, study.shift, study.delta) == (2, 3, 4, 20)
     assert parsed("--run", "7") == dataclasses.replace(SETTINGS, run="7")
 
 
