@@ -113,8 +113,9 @@ class ELBOObjective(nn.Module):
         logits, mean, logvar, z = model(x)
         target = x if self.target_view is None else self.target_view(x, self.fill)
         reconstruction = self.reconstruction_loss(logits, target)
-        loss = reconstruction + self.beta * kl_divergence(mean, logvar, self.free_bits)
         kl = kl_divergence(mean, logvar)
+        charged = kl_divergence(mean, logvar, self.free_bits) if self.free_bits else kl
+        loss = reconstruction + self.beta * charged
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl}, z
 
     def parameter_groups(self, model: nn.Module, learning_rate: float) -> list[dict]:

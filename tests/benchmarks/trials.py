@@ -1,6 +1,6 @@
 """What each part of InfoMaxViews buys: one trial per change, everything else as it was.
 
-    python tests/benchmarks/trials.py --workers 2              # all of them, about half an hour
+    python tests/benchmarks/trials.py --workers 2              # all of them
     python tests/benchmarks/trials.py --only alpha views       # those whose name begins so
 
 A trial is a method of `optimization/compare_methods.py` on simulated cells of seed 0, so that the
@@ -71,7 +71,7 @@ TRIALS = {
     # for comparison
     "Vanilla": {"method": "Vanilla"},
     "SC": {"method": "SC"},
-    "InfoMax, alpha 20": {"method": "InfoMax"},
+    "InfoMax alpha 20": {"method": "InfoMax"},
 }
 
 
@@ -79,7 +79,7 @@ def spec_of(name: str) -> str:
     """A trial as compare_methods takes it."""
     changed = {"method": VIEWS} | TRIALS[name]
     settings = ",".join(f"{key}={value}" for key, value in changed.items())
-    return f"{name.replace(',', '')}:{settings}"
+    return f"{name}:{settings}"
 
 
 def main() -> None:
@@ -101,8 +101,7 @@ def main() -> None:
     )
     means = pd.read_csv(folder / "means.csv")
     table = means[means["cells"] == "all"].pivot(index="method", columns="score", values="mean")
-    table = table.loc[[name.replace(",", "") for name in names]]
-    table = table[["m1", "m2", "m3", "backbone_spearman"]].round(3)
+    table = table.loc[names, ["m1", "m2", "m3", "backbone_spearman"]].round(3)
     table.to_csv(folder / "trials.csv")
     print(table.to_string())
 
