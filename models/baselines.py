@@ -20,8 +20,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from util.runs import UserError, write_atomically
@@ -127,6 +125,8 @@ def tsne_projection(
     Raises:
         UserError: fewer than 3 cells, NaN, cells all alike, parameters out of range.
     """
+    from sklearn.manifold import TSNE
+
     values = _check_features(features, dim)
     _check_range("dim of a Barnes-Hut t-SNE", dim, 1, 3)
     _check_range("perplexity", perplexity, 1, np.inf)
@@ -143,7 +143,7 @@ def tsne_projection(
     with threadpool_limits(limits=1):
         if values.shape[1] > WIDEST_TSNE_INPUT:
             components = min(WIDEST_TSNE_INPUT, len(values))
-            values = PCA(components, svd_solver="full").fit_transform(values)
+            values = _pca(components, svd_solver="full").fit_transform(values)
         return reducer.fit_transform(values).astype(np.float32)
 
 
@@ -171,7 +171,7 @@ def pca_projection(
     values = _check_features(features, dim)
     fitted = values if fitted_to is None else values[fitted_to]
     _check_range("dim of a PCA of this table", dim, 1, min(fitted.shape))
-    return _fit_and_place(PCA(dim, svd_solver="full"), values, fitted_to)
+    return _fit_and_place(_pca(dim, svd_solver="full"), values, fitted_to)
 
 
 def principal_components(
@@ -192,8 +192,15 @@ def principal_components(
     """
     flat = np.asarray(data).reshape(len(data), -1).astype(np.float32)
     components = min(components, *flat.shape)
-    solver = PCA(components, svd_solver="randomized", random_state=seed)
+    solver = _pca(components, svd_solver="randomized", random_state=seed)
     return solver.fit_transform(flat).astype(np.float32)
+
+
+def _pca(components: int, **options: Any) -> Any:
+    """scikit-learn's PCA; its import takes a second that training can do without."""
+    from sklearn.decomposition import PCA
+
+    return PCA(components, **options)
 
 
 def outlying(codes: np.ndarray, deviations: float = 4.0) -> np.ndarray:

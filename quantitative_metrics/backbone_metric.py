@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau, rankdata
+import scipy
 
 from util.metadata import class_name, count_and_name
 from util.runs import UserError
@@ -435,7 +435,7 @@ def _knots(
     """The knots of a line behind its centre, each (d,)."""
     points, progress = cells.points[of_line], cells.progress[of_line]
     # of n cells the i-th has the middle of the i-th of n equal parts of 0..1
-    place = progress if fraction else (rankdata(progress) - 0.5) / len(progress)
+    place = progress if fraction else (scipy.stats.rankdata(progress) - 0.5) / len(progress)
     for knot in KNOT_FRACTIONS:
         n = _group_size(KNOT_CELLS, len(points))
         yield _mean_of_lowest(points, np.abs(place - knot), n)
@@ -462,7 +462,10 @@ def _correlations(
 ) -> tuple[Estimate, Estimate, tuple[int, int]]:
     """Spearman's rho and Kendall's tau-b with intervals, and the resamples that each took."""
     order = np.argsort(progress, kind="stable")  # sorted input makes Kendall's sorts cheap
-    x, y = (rankdata(values[order], "dense").astype(np.int64) for values in (progress, along))
+    x, y = (
+        scipy.stats.rankdata(values[order], "dense").astype(np.int64)
+        for values in (progress, along)
+    )
     n = len(x)
     n_kendall = min(n_bootstrap, max(100, _KENDALL_WORK // max(n, 1)))
     by_pairs = n <= _KENDALL_PAIRS
@@ -504,7 +507,7 @@ def _kendall(x: np.ndarray, y: np.ndarray) -> float:
     """Kendall's tau-b, NaN if x or y never changes."""
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return np.nan
-    return float(kendalltau(x, y).statistic)
+    return float(scipy.stats.kendalltau(x, y).statistic)
 
 
 def _kendall_of_resamples(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -18,8 +18,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 
 from util import processes
 from util.metadata import class_name
@@ -395,6 +393,9 @@ def _checks(
     inputs: np.ndarray, targets: np.ndarray, train: np.ndarray, test: np.ndarray
 ) -> tuple[float, float]:
     """Mean accuracy of k-nearest neighbours and of logistic regression on the same halves."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+
     models = (
         KNeighborsClassifier(min(NEIGHBOURS, train.shape[1])),
         LogisticRegression(max_iter=1000),

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
+import scipy
 
 from quantitative_metrics.backbone_metric import (
     BBBC031_CONTINUUM,
@@ -453,7 +453,7 @@ def correlate_axes(
         known = np.isfinite(values)
         for name, codes in projections.items():
             for axis in range(codes.shape[1]):
-                rho = spearmanr(codes[known, axis], values[known]).statistic
+                rho = scipy.stats.spearmanr(codes[known, axis], values[known]).statistic
                 rows.append((name, axis + 1, column, rho, int(known.sum())))
     return pd.DataFrame(rows, columns=["projection", "axis", "column", "spearman", "n_cells"])
 

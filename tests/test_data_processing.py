@@ -207,6 +207,18 @@ def test_damaged_metadata_is_one_clear_line(folder, change, words):
     change(pd.read_csv(path)).to_csv(path, index=False)
     with pytest.raises(UserError, match=words):
         load_cells(folder, path, progress=False)
+    left = [file for file in folder.parent.rglob("facts.json")]
+    assert not left, "the images were read first"
+
+
+def test_an_unreadable_image_takes_its_metadata_with_it(folder):
+    next(folder.rglob("cell_3.tiff")).write_bytes(b"II*")
+    rows = pd.read_csv(folder.parent / "meta.csv").set_index("Unique_ID")
+    cells = load_cells(folder, folder.parent / "meta.csv", progress=False)
+    assert len(cells.table) == len(cells.images) == 11
+    assert "cell_3.tiff" not in set(cells.table["Unique_ID"])
+    found = cells.table.set_index("Unique_ID")["dose"]
+    assert found.equals(rows["dose"].loc[found.index])
 
 
 def test_ids_without_partner_are_counted_and_named(folder):

@@ -23,10 +23,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
-from scipy.stats import median_abs_deviation
-from skimage.filters import threshold_otsu
-from skimage.measure import regionprops
+import scipy
+import skimage
 from tqdm import tqdm
 
 from util.cell_cache import fingerprint
@@ -306,10 +304,10 @@ def _segment_windows(images: np.ndarray) -> np.ndarray:
     window = _window_extent(images, margin=0)
     border = window & ~_window_extent(images, margin=_BORDER)
     signal = np.stack([_signal(*pair) for pair in zip(images, border, strict=True)]) * window
-    signal = ndimage.gaussian_filter(signal, (0, _SMOOTHING, _SMOOTHING))  # (N, S, S)
+    signal = scipy.ndimage.gaussian_filter(signal, (0, _SMOOTHING, _SMOOTHING))  # (N, S, S)
 
     # Otsu's threshold over the window alone: padding would only add weight to the background.
-    thresholds = [threshold_otsu(s[w]) for s, w in zip(signal, window, strict=True)]
+    thresholds = [skimage.filters.threshold_otsu(s[w]) for s, w in zip(signal, window, strict=True)]
     labels = _label_each(signal > np.reshape(thresholds, (-1, 1, 1)), connectivity=2)
     areas = _component_areas(labels)
     large = areas >= 0.25 * areas.max(axis=(1, 2), keepdims=True)
@@ -344,8 +342,8 @@ def _window_extent(images: np.ndarray, margin: int) -> np.ndarray:
 def _label_each(masks: np.ndarray, connectivity: int) -> np.ndarray:
     """Connected components of each plane of (N, S, S), numbered through all planes in one call."""
     structure = np.zeros((3, 3, 3), dtype=bool)  # no connection between planes
-    structure[1] = ndimage.generate_binary_structure(2, connectivity)
-    return ndimage.label(masks, structure)[0]
+    structure[1] = scipy.ndimage.generate_binary_structure(2, connectivity)
+    return scipy.ndimage.label(masks, structure)[0]
 
 
 def _component_areas(labels: np.ndarray) -> np.ndarray:
@@ -541,7 +539,7 @@ def _zernike_measurements(
 
     core = get_core_measurements(sanitize=False)
     cells = []
-    for region in regionprops(labels, np.moveaxis(pixels, 0, -1)):
+    for region in skimage.measure.regionprops(labels, np.moveaxis(pixels, 0, -1)):
         cell = region.image.astype(int)  # (h, w), 1 in the cell
         moments = core["zernike"](cell, None)
         measured = {f"AreaShape_{name}": values for name, values in moments.items()}
@@ -660,7 +658,7 @@ def _is_redundant(values: np.ndarray, limit: float) -> np.ndarray:
 
 def _robust_scale(values: np.ndarray) -> np.ndarray:
     """1.4826 MAD of each column, its standard deviation where the MAD is 0: (N, F) -> (F,)."""
-    spread = median_abs_deviation(values, axis=0, scale="normal")
+    spread = scipy.stats.median_abs_deviation(values, axis=0, scale="normal")
     # Not exactly 0 where most cells share a value up to rounding.
     negligible = spread <= 1e-9 * np.abs(values).max(axis=0)
     return np.where(negligible, values.std(axis=0), spread)

@@ -200,6 +200,11 @@ def _load_folder(
     unique = len(set(names)) == len(names)
     ids = names if unique else [file.relative_to(folder).as_posix() for file in files]
     classes = [file.relative_to(folder).parts[0] if file.parent != folder else "" for file in files]
+    table, notes = pd.DataFrame({"Unique_ID": ids}), []
+    if any(classes):
+        table["class"] = classes
+    if metadata is not None:  # before the images: a mistake in it should not show after an hour
+        table, notes = join_metadata(table, Path(metadata))
 
     stamp = hashlib.sha256(f"{CACHE_VERSION} {image_size}".encode())
     for file in files:
@@ -214,7 +219,6 @@ def _load_folder(
     kept = [
         i for i, file in enumerate(files) if file.relative_to(folder).as_posix() not in unreadable
     ]
-    notes = []
     if unreadable:
         notes.append(
             count_and_name(
@@ -225,21 +229,21 @@ def _load_folder(
         notes.append("file names repeat between class folders: Unique_ID is class/file name")
     if facts["alpha_dropped"]:
         notes.append("the alpha channel of PNG images was dropped")
-    table = pd.DataFrame({"Unique_ID": [ids[i] for i in kept]})
-    if any(classes):
-        table["class"] = [classes[i] for i in kept]
-    if metadata is not None:
-        table, more = join_metadata(table, Path(metadata))
-        notes += more
     channels = [f"channel_{c}" for c in range(images.shape[1])]
     if images.shape[1] == 3 and facts["rgb"]:
         channels = ["Red", "Green", "Blue"]
+    table = table.iloc[kept]
     return _assemble(images, table, folder.resolve().name, facts, channels, notes, cached.folder)
 
 
 def _load_array(
     path: Path, metadata: str | Path | None, image_size: int, key: str | None, axes: str | None
 ) -> Cells:
+    rows = None
+    if metadata is not None:  # before the images: a mistake in it should not show after an hour
+        rows = read_table(Path(metadata))
+        if "Unique_ID" in rows:
+            refuse_duplicates(rows, Path(metadata))
     stat = path.stat()
     stamp = hashlib.sha256(
         f"{CACHE_VERSION} {image_size} {stat.st_size} {stat.st_mtime_ns} {key} {axes}".encode()
@@ -251,15 +255,13 @@ def _load_array(
         _build_array_cache(cached, path, image_size, key, axes)
     images, facts = cached.load()
     table = pd.DataFrame({"Unique_ID": [f"cell_{row:06d}" for row in range(len(images))]})
-    if metadata is not None:
-        rows = read_table(Path(metadata))
+    if rows is not None:
         if len(rows) != len(images):
             raise UserError(
                 f"{metadata} has {len(rows)} rows, but {path} holds {len(images)} images: "
                 "an array is joined by row, so give a table with one row per image"
             )
         table = rows if "Unique_ID" in rows else pd.concat([table, rows], axis=1)
-        refuse_duplicates(table, Path(metadata))
     return _assemble(images, table, path.stem, facts, facts["channels"], [], cached.folder)
 
 

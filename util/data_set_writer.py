@@ -10,8 +10,6 @@ A conversion that was killed goes on with the groups that are not done. A data s
 is never touched again. Nothing is ever written beside the raw data.
 """
 
-import contextlib
-import errno
 import io
 import json
 import multiprocessing
@@ -33,8 +31,9 @@ import tifffile
 from tqdm import tqdm
 
 from util import processes
-from util.runs import NO_SPACE, UserError
+from util.runs import UserError, explain_os_error
 
+GO_ON = "free some and run the same command again, it goes on where it stopped"
 WAITING = 4  # groups in the queue per worker: enough to keep it busy, few enough for flat memory
 
 # One cell: its row of the metadata with `Unique_ID`, `folder` (of its class) and `reason`, empty
@@ -121,7 +120,7 @@ def write_data_set(
     workers = settings.workers or os.cpu_count() or 1
     _begin(target, [asdict(settings) | {"workers": None, "progress": None}, inputs])
     try:
-        with _explain_disk(target.out):
+        with explain_os_error(target.out, GO_ON):
             staged = (target.partial / "publish.json").is_file()
             if not staged:
                 _cut_groups(target, groups, cut, workers, settings.progress)
@@ -171,7 +170,7 @@ def _begin(target: Target, stamp: Any) -> None:
                 "other tables: finish it with those, or remove it"
             )
         return
-    with _explain_disk(target.out):
+    with explain_os_error(target.out, GO_ON):
         for folder in ("cells", "done", "tables"):
             (target.partial / folder).mkdir(parents=True, exist_ok=True)
         _write_whole(file, lambda path: path.write_text(plan, encoding="utf-8"))
@@ -243,7 +242,7 @@ def _start_worker() -> None:
 def _cut_group(partial: Path, name: str, content: Any, cut: Callable[[Any], Iterator[Cut]]) -> int:
     """Write the cells of a group, then its table, which says that it is done."""
     rows = []
-    with _explain_disk(partial):
+    with explain_os_error(partial, GO_ON):
         for row, image in cut(content):
             if image is not None:
                 folder = partial / "cells" / row["folder"]
@@ -362,22 +361,6 @@ def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _explain_disk(path: Path) -> Iterator[None]:
-    """Turn a full disk or a forbidden folder into one line that says how to go on."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in NO_SPACE:
-            raise UserError(
-                f"no space left on the disk of {path}: free some and run the same command again, "
-                "it goes on where it stopped"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise UserError(f"cannot write {error.filename or path}: {error.strerror}") from error
-        raise
 
 
 # --------------------------------------------------------------------------------- command line

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from skimage.transform import resize
+import skimage
 
 from util.runs import UserError
 
@@ -271,7 +271,7 @@ def _resize_matrix(length: int, size: int) -> np.ndarray:
 
     The resize is linear and separable, so what it does to the identity is all there is to know.
     """
-    return resize(
+    return skimage.transform.resize(
         np.eye(length),
         (size, length),
         order=1,

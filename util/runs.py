@@ -330,13 +330,18 @@ def create_run_folder(results: Path, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def explain_os_error(path: Path) -> Iterator[None]:
-    """Turn a full disk or a forbidden folder into one line that names it."""
+def explain_os_error(path: Path, mend: str = "free some") -> Iterator[None]:
+    """Turn a full disk or a forbidden folder into one line that names it.
+
+    Args:
+        path: what is written.
+        mend: what to do about a full disk.
+    """
     try:
         yield
     except OSError as error:
         if error.errno in NO_SPACE:
-            raise DiskFullError(f"no space left on the disk of {path}: free some") from error
+            raise DiskFullError(f"no space left on the disk of {path}: {mend}") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise UserError(f"cannot write {path}: {error.strerror}") from error
         raise

@@ -20,7 +20,7 @@ from scipy import ndimage
 from skimage import measure
 
 from util.rendering import CellTiles, bounding_boxes, in_one_piece
-from util.runs import NO_SPACE, UserError, explain_os_error
+from util.runs import UserError, explain_os_error
 
 OBJECT = "SplitCellBodies"
 MISSED = 0.03  # share of cells that CellProfiler does not find, unless asked for
@@ -286,7 +286,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     out = Path(out).absolute()
     refuse_occupied(out)
     temporary = out.with_name(f".{os.getpid()}.{out.name}")
-    with explain_os_error(out), _explain_full_disk(out):
+    with explain_os_error(out, "nothing was kept; free some and start again"):
         try:
             temporary.mkdir(parents=True)
             yield temporary
@@ -306,18 +306,6 @@ def refuse_occupied(out: Path) -> None:
         raise UserError(
             f"--out {out} is there already and stays as it is: rename or remove it, or give another"
         )
-
-
-@contextlib.contextmanager
-def _explain_full_disk(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NO_SPACE:
-            raise
-        raise UserError(
-            f"no space left on the disk of {out}: nothing was kept; free some and start again"
-        ) from error
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
