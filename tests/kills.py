@@ -82,31 +82,38 @@ def _of_guided(folder: Path) -> dict[str, Path]:
     return found | _files(folder, "results/0001-cells-VAE/*.csv", "results/0001-cells-VAE/*.pt")
 
 
-TRAINING = f"{TINY} {SCORED} --epochs 12"
-GRID_OPTIONS = (
-    f"{TINY} --metrics neighbours --alphas 0 5 --betas 1 --epochs 3 --no-reports --workers 2"
-)
-GUIDANCE = "--run 1 --feedback feedback.csv --epochs 8 --metrics neighbours --device cpu"
-JOBS = [
-    Job(
-        "training",
-        INFOMAX,
-        TRAINING,
-        _nothing,
-        lambda folder: "--resume" if list(folder.glob("results/*/settings.json")) else TRAINING,
-        lambda folder: _files(folder, "results/*/latents.csv", "results/*/scores.csv"),
-    ),
-    Job(
-        "processing",
-        BBBC031,
-        "--raw raw --workers 2 --no-progress",
-        _raw_cells,
-        lambda folder: None if (folder / PUBLISHED).is_dir() else "--raw raw --no-progress",
-        lambda folder: _files(folder, "DataSets/**/*"),
-    ),
-    Job("grid", GRID, GRID_OPTIONS, _nothing, lambda folder: GRID_OPTIONS, _of_grid),
-    Job("guidance", FEEDBACK, GUIDANCE, make_sound, lambda folder: GUIDANCE, _of_guided),
-]
+def jobs(workers: int) -> list[Job]:
+    """All jobs; those that can spread over processes do so."""
+    training = f"{TINY} {SCORED} --epochs 12"
+    grid = (
+        f"{TINY} --metrics neighbours --alphas 0 5 --betas 1 --epochs 3 --no-reports "
+        f"--workers {workers}"
+    )
+    processing = f"--raw raw --workers {workers} --no-progress"
+    guidance = "--run 1 --feedback feedback.csv --epochs 8 --metrics neighbours --device cpu"
+    return [
+        Job(
+            "training",
+            INFOMAX,
+            training,
+            _nothing,
+            lambda folder: "--resume" if list(folder.glob("results/*/settings.json")) else training,
+            lambda folder: _files(folder, "results/*/latents.csv", "results/*/scores.csv"),
+        ),
+        Job(
+            "processing",
+            BBBC031,
+            processing,
+            _raw_cells,
+            lambda folder: None if (folder / PUBLISHED).is_dir() else processing,
+            lambda folder: _files(folder, "DataSets/**/*"),
+        ),
+        Job("grid", GRID, grid, _nothing, lambda folder: grid, _of_grid),
+        Job("guidance", FEEDBACK, guidance, make_sound, lambda folder: guidance, _of_guided),
+    ]
+
+
+JOBS = jobs(workers=2)
 
 
 def _command(script: str, options: str) -> list[str]:
