@@ -2,12 +2,12 @@
 
     python human_guidance/VAE_feedback_framework.py --run results/0007-MyCells-VAE \
         --feedback feedback.csv                                     # fine-tune any finished run
-    python human_guidance/VAE_feedback_framework.py --case 1        # the thesis's study of dSprites
+    python human_guidance/VAE_feedback_framework.py                 # the thesis's study of dSprites
 
 `feedback_helpers.py` beside this script says what the tables of feedback look like and what the new
 run folder holds; the old one is never touched. Without --run the script trains on dSprites first:
 squares and hearts that are not rotated, in two latent dimensions. Case 1 anchors all squares and 32
-hearts and looks where 8 other hearts fall; case 2 anchors all of both.
+hearts and looks where 8 other hearts fall; case 2 anchors all of both. `--cases 1` takes only one.
 
 The feedback is learnt by `models.losses.AnchoredObjective`, from the best weights of the run, with
 the run's own architecture, objective, data and split. Under torchrun a `--` goes before the name of
@@ -17,6 +17,7 @@ this script, since torchrun has options that begin with --run.
 import dataclasses
 import json
 import math
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -128,7 +129,7 @@ class Settings:
     progress_file: str | None = None
     """File that gets a line of JSON for each step; None writes only that in the run folder."""
 
-    case: Literal[1, 2] = 1
+    cases: tuple[Literal[1, 2], ...] = (1, 2)
     """Study of dSprites: 1 anchors all squares and 32 hearts, 2 all squares and hearts."""
     dsprites: str | None = None
     """The published npz of dSprites; None renders the same images."""
@@ -265,6 +266,7 @@ def fine_tune(
     guidance: Guidance | None = None,
     settings: Settings = SETTINGS,
     on_progress: Report | None = None,
+    like: Path | None = None,
 ) -> Path:
     """Fine-tune a finished run with feedback, into a new run folder beside it.
 
@@ -274,6 +276,8 @@ def fine_tune(
         settings: how to train, and what to judge; only what says so is about dSprites.
         on_progress: called with each step as it begins, as `feedback_helpers` lists them; what it
             raises ends the work.
+        like: fine-tuned from the same run with the same settings but other feedback; its control
+            serves here too.
 
     Returns:
         the new run folder.
@@ -289,6 +293,8 @@ def fine_tune(
     run = _prepare(parent, guidance, settings)
     tell.enter(run.folder, settings.epochs)
     tell(stage="training", epoch=0)
+    if settings.control:
+        _learn_control(run, parent, like)
     history = _learn(run, parent, guidance, settings, tell)
     processes.leave()  # of many processes, the main one goes on alone
     tell(stage="scoring")
@@ -391,6 +397,21 @@ def _load_parent(run: VAE_framework.Run, parent: Parent) -> None:
         run.objective.load_state_dict({k.removeprefix("base."): v for k, v in state.items()})
 
 
+def _learn_control(run: VAE_framework.Run, parent: Parent, like: Path | None) -> None:
+    """Train as long without the feedback, or take what another run has learnt so."""
+    control = dataclasses.replace(run, folder=run.folder / "control")
+    if processes.is_main():
+        with explain_os_error(control.folder):
+            if like is None:
+                control.folder.mkdir()
+            else:
+                shutil.copytree(like / "control", control.folder)
+    processes.wait_for_all()
+    if like is None:
+        VAE_framework.learn(control)
+        _load_parent(run, parent)
+
+
 def _learn(
     run: VAE_framework.Run,
     parent: Parent,
@@ -398,14 +419,7 @@ def _learn(
     settings: Settings,
     tell: _Progress,
 ) -> list[dict[str, Any]]:
-    """Train with the feedback, and without it where a control is asked for."""
-    if settings.control:
-        control = dataclasses.replace(run, folder=run.folder / "control")
-        if processes.is_main():
-            control.folder.mkdir()
-        processes.wait_for_all()
-        VAE_framework.learn(control)
-        _load_parent(run, parent)
+    """Train with the feedback."""
     terms = guidance_terms(guidance, parent, run.split[0], settings.margin)
     objective = AnchoredObjective(
         run.objective,
@@ -560,13 +574,18 @@ def study_dsprites(settings: Settings) -> Path:
     """The thesis's study: train without feedback, anchor, fine-tune with and without the anchors.
 
     Returns:
-        the run folder of the fine-tuned model; the run before stands beside it.
+        the run folder of the last fine-tuned model; those of the other case and of the run before
+        stand beside it.
     """
+    if not settings.cases:
+        raise UserError("--cases: give 1, 2 or both")
     source, metadata = write_squares_and_hearts(Path("DataSets") / "dSprites", settings.dsprites)
     before = VAE_framework.main(_dsprites_settings(settings, source, metadata))
-    guidance = dsprites_guidance(read_table(metadata), settings.case, settings.delta)
-    settings = dataclasses.replace(settings, control=True)
-    return fine_tune(before, guidance, settings)
+    settings, tuned = dataclasses.replace(settings, control=True), None
+    for case in settings.cases:
+        guidance = dsprites_guidance(read_table(metadata), case, settings.delta)
+        tuned = fine_tune(before, guidance, settings, like=tuned)
+    return tuned
 
 
 def _dsprites_settings(settings: Settings, source: Path, metadata: Path) -> VAE_framework.Settings:
@@ -578,7 +597,7 @@ def _dsprites_settings(settings: Settings, source: Path, metadata: Path) -> VAE_
         label="shape",
         architecture="simple",
         latent_dim=2,
-        min_logvar=-12.0,  # thousands of cells have to stay apart around an anchor
+        min_logvar=-16.0,  # thousands of cells have to stay apart around an anchor
         augment=False,  # orientation means something here
         epochs=3,
         batch_size=256,

@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 
 import InfoMAX_VAE_framework
 import VAE_framework
+from human_guidance import VAE_feedback_framework
 from human_guidance.dsprites_study import dsprites_guidance
 from human_guidance.feedback_helpers import AxisHint, check_feedback, check_pairs
 from human_guidance.guidance_report import Guidance, follow_up, kin_of, plot_guidance
@@ -382,13 +383,41 @@ def test_the_study_anchors_what_the_thesis_did():
     assert len(second.anchors) == 12288 and second.held_out is None
 
 
+def test_the_cases_of_the_study_share_what_comes_before(tmp_path, monkeypatch, quick):
+    monkeypatch.chdir(tmp_path)
+    write_discs(tmp_path)
+    discs = pd.read_csv("discs.csv")
+    few = discs.assign(shape=np.where(discs["radius"] < 8.5, "square", "heart"), scale=3)
+    few.assign(posX=np.where(discs.index % 2, 5, 17), posY=np.where(discs.index % 2, 5, 7)).to_csv(
+        "discs.csv", index=False
+    )
+    monkeypatch.setattr(
+        VAE_feedback_framework,
+        "write_squares_and_hearts",
+        lambda *_: (Path("discs.npz"), Path("discs.csv")),
+    )
+    asked = dataclasses.replace(SETTINGS, epochs=1, delta=1.0, metrics=("axes",), device="cpu")
+    main(asked)
+    before, first, second = sorted(Path("results").iterdir())
+    anchored = [len(pd.read_csv(folder / "feedback.csv")) for folder in (first, second)]
+    assert anchored[0] < anchored[1] == N
+    left = [contents(folder / "control") for folder in (first, second)]
+    assert {k: v[1] for k, v in left[0].items()} == {k: v[1] for k, v in left[1].items()}
+    for folder in (first, second):
+        assert json.loads((folder / "settings.json").read_text())["guidance"]["run"] == str(before)
+        told = pd.read_csv(folder / "guidance.csv")
+        assert np.isfinite(told[["before", "without feedback", "after"]].iloc[-1]).all()
+    with pytest.raises(UserError, match="--cases"):
+        main(dataclasses.replace(asked, cases=()))
+
+
 def test_the_study_has_settings_of_its_own(monkeypatch):
     def parsed(*options):
         monkeypatch.setattr("sys.argv", ["VAE_feedback_framework.py", *options])
         return parse()
 
-    study = parsed("--case", "2", "--epochs", "3")
-    assert (study.case, study.epochs, study.shift, study.delta) == (2, 3, 4, 20)
+    study = parsed("--cases", "2", "--epochs", "3")
+    assert (study.cases, study.epochs, study.shift, study.delta) == ((2,), 3, 4, 20)
     assert parsed("--run", "7") == dataclasses.replace(SETTINGS, run="7")
 
 
