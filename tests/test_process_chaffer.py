@@ -105,6 +105,16 @@ def change(raw, function):
     function(pd.read_csv(path)).to_csv(path, index=False)
 
 
+def test_not_specified_may_be_spelt_out(raw, process, tmp_path):
+    change(raw, lambda t: t.replace("NS", "Not Specified", regex=True))
+    process()
+    table = pd.read_csv(tmp_path / "out" / "MetaData3_Chaffer_GT_link_CP.csv")
+    cells = table["Unique_Cell_ID"].str.removeprefix("Cell.").astype(int)
+    assert list(table["GT_label"]) == list(cells % 12 + 1)
+    assert table["Sub_population"].nunique() == 8
+    assert "Not Specified" in table["Cell_Condition_status"][0]
+
+
 def test_what_is_wrong_with_the_raw_data_is_said_first(raw, process, tmp_path):
     change(raw, lambda t: pd.concat([t, t[:2]]))
     assert "2 ids stand in more than one row: Cell.0, Cell.1" in process(ok=False)

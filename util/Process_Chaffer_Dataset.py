@@ -55,7 +55,9 @@ METADATA = "MetaData3_Chaffer_GT_link_CP.csv"
 CHANNELS = ("Phalloidin", "DAPI", "AR", "Zeb1")  # the beginnings of the folders' names
 CELL_ID, CONDITION = "Unique_Cell_ID", "Cell_Condition_status"
 CELLS_PER_GROUP = 200
-# {cell type}_{CD44}_{CD104}_{treatment}_{clone}; NS: not specified. GT_label counts from 1.
+# {cell type}_{CD44}_{CD104}_{treatment}_{clone}; NS is short for what the real table may spell
+# out. GT_label counts from 1.
+NOT_SPECIFIED = ("Not Specified", "NS")
 CONDITIONS = (
     "HCC38HI_NS_NS_DHT_NS HCC38LO_NS_NS_DMSO_NS HMLER_Primed_NS_DMSO_C2 "
     "HMLER_HIGH_Positive_DMSO_E3 HCC38LO_NS_NS_DHT_NS HMLER_Primed_NS_DHT_C2 "
@@ -138,16 +140,17 @@ def read_truth(path: Path) -> pd.DataFrame:
             "keep one row per cell"
         )
     labels = {condition: label for label, condition in enumerate(CONDITIONS, start=1)}
-    unknown = sorted(set(table[CONDITION]) - set(labels))
+    conditions = table[CONDITION].str.replace(*NOT_SPECIFIED, case=False, regex=False)
+    unknown = sorted(set(conditions) - set(labels))
     if unknown:
         raise UserError(
             f"{path}: {CONDITION} {unknown[0]!r} is none of the 12 known, e.g. {CONDITIONS[2]!r}"
         )
-    label = table[CONDITION].map(labels)
+    label = conditions.map(labels)
     first = {
         "Unique_ID": ids + ".tiff",
         "GT_label": label,
-        "Sub_population": table[CONDITION].map(sub_population),
+        "Sub_population": conditions.map(sub_population),
     }
     rest = table.drop(columns=[name for name in (*first, "folder", "reason") if name in table])
     return pd.concat([pd.DataFrame(first), rest], axis=1).assign(
