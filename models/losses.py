@@ -69,6 +69,13 @@ def kl_divergence(mean: Tensor, logvar: Tensor, free_bits: float = 0.0) -> Tenso
 
     Returns:
         nats per image, (), at least 0.
+
+    Examples:
+        >>> mean, logvar = torch.tensor([[2.0, 0.0]]), torch.zeros(1, 2)
+        >>> kl_divergence(mean, logvar).item()
+        2.0
+        >>> kl_divergence(mean, logvar, free_bits=0.5).item()
+        2.5
     """
     of_dimensions = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(0) / len(mean)
     return of_dimensions.clamp_min(free_bits).sum()
@@ -155,6 +162,11 @@ def pair_loss(
 
     Returns:
         (B,) nats.
+
+    Examples:
+        >>> first, second = torch.zeros(2, 1), torch.tensor([[3.0], [0.5]])
+        >>> pair_loss(first, second, torch.tensor([True, False]), torch.ones(2), 2.0).tolist()
+        [9.0, 2.25]
     """
     squared = (first - second).square().sum(1)
     distance = squared.clamp_min(1e-12).sqrt()  # the root has no gradient at 0

@@ -220,6 +220,10 @@ def distance_along(points: np.ndarray, knots: np.ndarray) -> np.ndarray:
     Returns:
         (n,) 0 or more; NaN for a line without length.
 
+    Examples:
+        >>> corner = np.array([[0.0, 0.0], [2.0, 0.0], [2.0, 2.0]])
+        >>> distance_along(np.array([[1.0, 0.5], [2.0, 1.0], [2.0, 3.0]]), corner).tolist()
+        [0.25, 0.75, 1.25]
     """
     knots = knots[np.append(True, (np.diff(knots, axis=0) != 0).any(axis=1))]
     if len(knots) < 2:

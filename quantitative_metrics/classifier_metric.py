@@ -152,6 +152,10 @@ def classifier_accuracy(
         UserError: an unknown mode, no repeats, NaN in codes or labels, shapes that do not fit, or
             fewer than two classes or no class with two cells.
 
+    Examples:
+        >>> codes = np.repeat([[-1.0, 0.0], [1.0, 0.0]], 20, axis=0)
+        >>> classifier_accuracy(codes, ["round"] * 20 + ["jagged"] * 20, repeats=2).accuracy
+        1.0
     """
     if mode not in EPOCHS:
         raise UserError(f"mode {mode!r}: choose one of {', '.join(EPOCHS)}")

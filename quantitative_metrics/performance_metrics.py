@@ -171,6 +171,13 @@ def compute_perf_metrics(source: str | Path | pd.DataFrame, **options: Any) -> p
 
     Raises:
         UserError: a column is missing or not numeric, no id matches, or as the metrics.
+
+    Examples:
+        >>> cells = pd.DataFrame({"Unique_ID": range(40), "class": [0, 1] * 20})
+        >>> cells["PCA_1"], cells["PCA_2"] = cells["class"] * 5.0, cells["Unique_ID"] / 40
+        >>> table = compute_perf_metrics(cells, metrics=("classifier",))
+        >>> float(table.set_index("metric").at["accuracy", "value"])
+        1.0
     """
     return score_source(source, replace(SETTINGS, **options)).scores.table
 
@@ -223,6 +230,13 @@ def coordinate_columns(
 
     Raises:
         UserError: a column is missing, or none is asked for and none found.
+
+    Examples:
+        >>> table = pd.DataFrame(columns="UMAP_X UMAP_Y GT_x GT_y dose".split(), dtype=float)
+        >>> coordinate_columns(table)
+        {'UMAP': ['UMAP_X', 'UMAP_Y']}
+        >>> coordinate_columns(table, ["mine=dose,UMAP_X"])
+        {'mine': ['dose', 'UMAP_X']}
     """
     if asked and not any("=" in part for part in asked):
         found = {_common_name(asked): list(asked)}

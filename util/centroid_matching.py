@@ -51,6 +51,14 @@ def match_centroids(
 
     Raises:
         UserError: `max_distance` is not positive, or a cell has no position.
+
+    Examples:
+        The second cell is farther from the only object within reach of both:
+
+        >>> cells = pd.DataFrame({"Well": "A01", "x": [10.0, 12.0], "y": [5.0, 5.0]})
+        >>> objects = pd.DataFrame({"Well": "A01", "x": [10.5, 40.0], "y": [5.0, 5.0]})
+        >>> match_centroids(cells, objects, ["Well"], max_distance=4).object.tolist()
+        [0, -1]
     """
     if not max_distance > 0:
         raise UserError(f"max_distance = {max_distance:g}: a distance of more than 0 px is needed")

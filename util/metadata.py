@@ -197,7 +197,12 @@ def gradations(table: pd.DataFrame, leave_out: Sequence[str] = ()) -> list[str]:
 
 
 def class_name(value: object) -> str:
-    """A class as text: 3, 3.0 and "3" are one, since integers with a gap are read as floats."""
+    """A class as text: 3, 3.0 and "3" are one, since integers with a gap are read as floats.
+
+    Examples:
+        >>> class_name(3.0), class_name("G1"), class_name(2.5)
+        ('3', 'G1', '2.5')
+    """
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     return str(value)

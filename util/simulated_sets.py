@@ -74,6 +74,10 @@ def share_out(n_cells: int, weights: Mapping[int, float]) -> dict[int, int]:
 
     Raises:
         UserError: `n_cells` is out of range.
+
+    Examples:
+        >>> share_out(10, {1: 60, 2: 39, 3: 1})
+        {1: 5, 2: 4, 3: 1}
     """
     if not is_integer(n_cells) or n_cells < 1:
         raise UserError(f"n_cells = {n_cells!r}: an integer of 1 or more is needed")
