@@ -28,8 +28,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-import scipy
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import InfoMAX_VAE_framework
@@ -459,11 +459,7 @@ def _axis_term(hint: AxisHint, parent: Parent, train_cells: np.ndarray) -> AxisT
     cells = train_cells[np.isfinite(values[train_cells])]
     direction = hint.direction
     if direction == 0:  # the way that it already runs
-        direction = (
-            -1
-            if scipy.stats.spearmanr(parent.codes()[cells, hint.axis], values[cells])[0] < 0
-            else 1
-        )
+        direction = -1 if spearmanr(parent.codes()[cells, hint.axis], values[cells])[0] < 0 else 1
     name = f"axis {axis_names(hint.axis + 1)[-1]} ~ {hint.column}"
     tensors = torch.from_numpy(cells), torch.from_numpy(values[cells])
     return AxisTerm(*tensors, hint.axis, hint.weight, direction, name)

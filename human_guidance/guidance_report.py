@@ -11,11 +11,11 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import scipy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from mpl_toolkits.mplot3d.proj3d import proj_transform
+from scipy.stats import spearmanr
 
 from human_guidance.feedback_helpers import AxisHint, Feedback, PairFeedback, axis_names
 from util.helpers import (
@@ -201,10 +201,7 @@ def _axis_rows(
             cells = np.flatnonzero(np.isfinite(values) & (latents["split"] == split).to_numpy())
             if len(cells) < 3:
                 continue
-            rho = [
-                float(scipy.stats.spearmanr(c[cells, hint.axis], values[cells])[0])
-                for c in codes.values()
-            ]
+            rho = [float(spearmanr(c[cells, hint.axis], values[cells])[0]) for c in codes.values()]
             rows.append(("axes", name, kind, len(cells), "Spearman correlation", *rho))
     return rows
 
