@@ -35,6 +35,8 @@ from util.helpers import (
 
 NEAR = 0.5  # latent units; a cell this close to its anchor has arrived
 MAX_GROUPS = 20  # with a line of their own in the table
+MARKED = 100  # guided cells of a group in the figure
+SMALLEST_SHARE = 1 / 3  # of a panel that the cells of a state have to fill
 DOMINATES = 0.9  # share of a group that has to be of one class to call the class its kind
 COLUMNS = ["term", "group", "cells", "n_cells", "measure"]
 GUIDED, HELD_OUT = "guided", "held out"
@@ -216,7 +218,10 @@ def plot_guidance(
     label: str | None,
     path: Path,
 ) -> Path:
-    """The latent space in each state, side by side on the same axes: cells, guided cells, anchors.
+    """The latent space in each state, side by side: cells, guided cells, anchors.
+
+    All are drawn on the same axes, unless one of them would then fill less than a third of its
+    panel; of each group at most `MARKED` guided cells are marked.
 
     Args:
         codes: name of a state -> (N, d) codes; of more than three dimensions the first three.
@@ -231,14 +236,14 @@ def plot_guidance(
     with house_style():
         figure = Figure(figsize=(4.3 * len(states) + 2.0, 5.0), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.05)
-        limits = _limits([*states.values(), _drawable(_all_anchors(guidance, codes))])
+        limits = _limits([*states.values()], _drawable(_all_anchors(guidance, codes)))
         panels = []
         for i, (name, points) in enumerate(states.items()):
             panel = _projection_panel(figure, (1, len(states), i + 1), dimensions)
             if dimensions == 3:
                 panel.computed_zorder = False  # marks lie over the cells, not among them
             _draw_state(panel, points, colouring, guidance)
-            _label_state(panel, name, codes, limits)
+            _label_state(panel, name, codes, limits[i])
             _mark_anchors(panel, guidance)
             panels.append(panel)
         if colouring is not None:
@@ -260,15 +265,17 @@ def _all_anchors(guidance: Guidance, codes: Mapping[str, np.ndarray]) -> np.ndar
     return np.stack(list(guidance.groups().values()) or [np.zeros(latent_dim)])
 
 
-def _limits(parts: list[np.ndarray]) -> np.ndarray:
-    """(d, 2) range that holds nearly all points of all states and every anchor, with a margin."""
-    *states, anchors = parts
-    lows, highs = zip(
-        *[np.percentile(points, [0.2, 99.8], axis=0) for points in states], strict=True
-    )
-    low, high = np.min([*lows, *anchors], axis=0), np.max([*highs, *anchors], axis=0)
-    margin = 0.06 * np.maximum(high - low, 1e-6)
-    return np.column_stack([low - margin, high + margin])
+def _limits(states: list[np.ndarray], anchors: np.ndarray) -> np.ndarray:
+    """(states, d, 2) ranges that hold nearly all points of a state and every anchor, with a margin;
+    one for all where that shows each well.
+    """
+    lows, highs = np.percentile(states, [0.2, 99.8], axis=1)  # (states, d)
+    lows, highs = np.minimum(lows, anchors.min(0)), np.maximum(highs, anchors.max(0))
+    low, high = lows.min(0), highs.max(0)
+    if ((highs - lows) / np.maximum(high - low, 1e-6)).max(1).min() >= SMALLEST_SHARE:
+        lows, highs = np.broadcast_to(low, lows.shape), np.broadcast_to(high, highs.shape)
+    margin = 0.06 * np.maximum(highs - lows, 1e-6)
+    return np.stack([lows - margin, highs + margin], axis=2)
 
 
 def _draw_state(
@@ -284,8 +291,15 @@ def _draw_state(
     flat = {} if points.shape[1] == 2 else {"depthshade": False}
     for feedback, style in ((guidance.anchors, _RING), (guidance.held_out, _DIAMOND)):
         if feedback is not None and len(feedback):
-            shown = feedback.cells[:: math.ceil(len(feedback) / 400)]
+            shown = _some_of_each(feedback)
             panel.scatter(*points[shown].T, **_size(style, len(shown)), **flat, zorder=4)
+
+
+def _some_of_each(feedback: Feedback) -> np.ndarray:
+    """Up to `MARKED` cells of each group, drawn at random, the same each time."""
+    order = np.random.default_rng(0).permutation(len(feedback))
+    place_in_group = pd.Series(feedback.groups[order]).groupby(feedback.groups[order]).cumcount()
+    return feedback.cells[order[place_in_group.to_numpy() < MARKED]]
 
 
 def _mark_anchors(panel: Axes, guidance: Guidance) -> None:

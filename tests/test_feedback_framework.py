@@ -17,9 +17,9 @@ from scipy.stats import spearmanr
 
 import InfoMAX_VAE_framework
 import VAE_framework
-from human_guidance import VAE_feedback_framework
+from human_guidance import VAE_feedback_framework, guidance_report
 from human_guidance.dsprites_study import dsprites_guidance
-from human_guidance.feedback_helpers import AxisHint, check_feedback, check_pairs
+from human_guidance.feedback_helpers import AxisHint, Feedback, check_feedback, check_pairs
 from human_guidance.guidance_report import Guidance, follow_up, kin_of, plot_guidance
 from human_guidance.VAE_feedback_framework import (
     SETTINGS,
@@ -359,6 +359,24 @@ def test_figure_of_any_dimension(tmp_path, dimensions, label):
     latents = pd.DataFrame({"kind": ["x"] * 20 + ["y"] * 20})
     path = plot_guidance(codes, guidance, latents, label, tmp_path / "g.png")
     assert path.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(("shrunk", "alike"), [(2, True), (10, False)])
+def test_panels_share_axes_unless_one_would_be_lost(shrunk, alike):
+    square = np.random.default_rng(0).uniform(-8, 8, (1000, 2))
+    before, after = guidance_report._limits([square, square / shrunk], np.array([[0.5, 0.0]]))
+    assert before == pytest.approx(np.array([[-9, 9], [-9, 9]]), rel=0.05)
+    assert (after == before).all() == alike
+    own = np.array([[-9, 9], [-9, 9]]) / (1 if alike else shrunk)
+    assert after == pytest.approx(own, rel=0.05)
+
+
+def test_few_cells_of_every_group_are_marked():
+    groups, cells = np.repeat(["large", "small"], [1000, 3]), np.arange(1003)
+    feedback = Feedback([*map(str, cells)], cells, np.zeros((1003, 2)), np.ones(1003), groups)
+    marked = guidance_report._some_of_each(feedback)
+    assert {1000, 1001, 1002} < set(marked) and len(set(marked)) == len(marked) == 103
+    assert 300 < np.mean(marked[marked < 1000]) < 700  # from all of the group, not its beginning
 
 
 # ----------------------------------------------------------------------------------------- dSprites
