@@ -26,8 +26,8 @@ from faults import FEEDBACK, GRID, INFOMAX, ROOT, SIMULATE, SIZE, make_sound
 
 BBBC031 = "util/Process_DataSet_1.py"
 PUBLISHED = "DataSets/Synthetic_Data_1"
+RESULTS = ("latents.csv", "scores.csv")
 TINY = f"--simulated-cells 80 --image-size {SIZE} --base 2 --features none --device cpu"
-SCORED = "--metrics neighbours axes"
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,20 @@ def _of_grid(folder: Path) -> dict[str, Path]:
 def _of_guided(folder: Path) -> dict[str, Path]:
     """The newest guided run: one that was killed stays, and a new one is made; and its parent."""
     guided = sorted(folder.glob("results/*-guided"))[-1:]
-    found = {name: run / name for run in guided for name in ("latents.csv", "scores.csv")}
+    found = {name: run / name for run in guided for name in RESULTS if (run / name).is_file()}
     return found | _files(folder, "results/0001-cells-VAE/*.csv", "results/0001-cells-VAE/*.pt")
 
 
-def jobs(workers: int) -> list[Job]:
-    """All jobs; those that can spread over processes do so."""
-    training = f"{TINY} {SCORED} --epochs 12"
+def jobs(workers: int, metrics: str) -> list[Job]:
+    """All jobs; those that can spread over processes do so, those that score do it by `metrics`."""
+    training = f"{TINY} --metrics {metrics} --epochs 12"
     grid = (
         f"{TINY} --metrics neighbours --alphas 0 5 --betas 1 --epochs 3 --no-reports "
         f"--workers {workers}"
     )
     processing = f"--raw raw --workers {workers} --no-progress"
-    guidance = "--run 1 --feedback feedback.csv --epochs 8 --metrics neighbours --device cpu"
+    guidance = "--run 1 --feedback feedback.csv --epochs 8 --device cpu "
+    guidance += f"--metrics {metrics}"
     return [
         Job(
             "training",
@@ -98,7 +99,7 @@ def jobs(workers: int) -> list[Job]:
             training,
             _nothing,
             lambda folder: "--resume" if list(folder.glob("results/*/settings.json")) else training,
-            lambda folder: _files(folder, "results/*/latents.csv", "results/*/scores.csv"),
+            lambda folder: _files(folder, *(f"results/*/{name}" for name in RESULTS)),
         ),
         Job(
             "processing",
@@ -113,7 +114,7 @@ def jobs(workers: int) -> list[Job]:
     ]
 
 
-JOBS = jobs(workers=2)
+JOBS = jobs(workers=2, metrics="neighbours axes")
 
 
 def _command(script: str, options: str) -> list[str]:
