@@ -297,9 +297,8 @@ def _draw_state(
 
 def _some_of_each(feedback: Feedback) -> np.ndarray:
     """Up to `MARKED` cells of each group, drawn at random, the same each time."""
-    order = np.random.default_rng(0).permutation(len(feedback))
-    place_in_group = pd.Series(feedback.groups[order]).groupby(feedback.groups[order]).cumcount()
-    return feedback.cells[order[place_in_group.to_numpy() < MARKED]]
+    shuffled = pd.Series(feedback.cells, feedback.groups).sample(frac=1, random_state=0)
+    return shuffled.groupby(level=0).head(MARKED).to_numpy()
 
 
 def _mark_anchors(panel: Axes, guidance: Guidance) -> None:

@@ -207,8 +207,7 @@ def test_damaged_metadata_is_one_clear_line(folder, change, words):
     change(pd.read_csv(path)).to_csv(path, index=False)
     with pytest.raises(UserError, match=words):
         load_cells(folder, path, progress=False)
-    left = [file for file in folder.parent.rglob("facts.json")]
-    assert not left, "the images were read first"
+    assert not list(folder.parent.rglob("facts.json")), "the images were read first"
 
 
 def test_an_unreadable_image_takes_its_metadata_with_it(folder):

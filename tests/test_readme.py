@@ -4,6 +4,7 @@ import importlib
 import inspect
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def settings_of(script):
     return importlib.import_module(script.removesuffix(".py").replace("/", ".")).SETTINGS
 
 
+@cache
 def all_settings():
     paths = [*ROOT.glob("*.py"), *ROOT.glob("[!t]*/*.py")]
     scripts = [path for path in paths if "\nSETTINGS = " in path.read_text("utf-8")]
