@@ -278,12 +278,12 @@ def test_killed_in_the_middle_it_goes_on(tmp_path, run_script, capsys, monkeypat
     process = run_script(SCRIPT, *options, tmp_path / "out", wait=False)
     partial = tmp_path / "out" / ".Synthetic_Data_1.partial"
     deadline = time.monotonic() + 60
-    while not any(partial.glob("done/*.csv")) and time.monotonic() < deadline:
+    while not any(partial.glob("done/[!.]*.csv")) and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     time.sleep(0.5)  # its workers follow it
-    done = len(list(partial.glob("done/*.csv")))
+    done = len(list(partial.glob("done/[!.]*.csv")))
     assert 0 < done < 48
     assert [p.name for p in (tmp_path / "out").iterdir()] == [partial.name]
 

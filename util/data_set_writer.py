@@ -183,7 +183,7 @@ def _cut_groups(
     workers: int,
     progress: bool,
 ) -> None:
-    done = {path.stem for path in (target.partial / "done").glob("*.csv")}
+    done = {path.stem for path in (target.partial / "done").glob("[!.]*.csv")}
     todo = [group for group in groups if group[0] not in done]
     if len(todo) < len(groups):
         print(f"going on: {len(groups) - len(todo)} of {len(groups)} groups of cells were done")
