@@ -20,6 +20,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import random
 import re
 import socket
 import sys
@@ -61,6 +62,7 @@ JOURNAL = "journal.log"
 RETRIES = 3  # of a cell whose worker died; a cell that kills every worker must not go on for ever
 GRACE = timedelta(seconds=20)  # between taking a cell and holding its lock
 MISSED_BEATS = 4  # after so many a worker is taken for dead
+OPENINGS = 10  # of a database whose tables others are making
 POLL_SECONDS = 1.0
 READY_SECONDS = 60.0
 REPEATS_OF_TPE = 10  # in a row, before a cell is drawn at random
@@ -599,14 +601,34 @@ def open_storage(options: GridOptions, folder: Path) -> optuna.storages.BaseStor
         path.parent.mkdir(parents=True, exist_ok=True)
         backend = optuna.storages.journal.JournalFileBackend(str(path))
         return optuna.storages.JournalStorage(backend)
-    with stable():
-        return optuna.storages.RDBStorage(
-            options.storage,
-            engine_kwargs={"pool_pre_ping": True},  # a grid outlives connections
-            heartbeat_interval=options.heartbeat,
-            grace_period=MISSED_BEATS * options.heartbeat,
-            heartbeat_stale_trial_callback=retry_callback(),
-        )
+    return _open_database(options)
+
+
+def _open_database(options: GridOptions) -> optuna.storages.RDBStorage:
+    """Open a database, with its tables made.
+
+    Optuna makes them without a lock (its issue 1092): of workers that begin on an empty database at
+    once, one succeeds and the others are told that a table is there already. They look again.
+    """
+    from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
+
+    for _ in range(OPENINGS):
+        try:
+            with stable():
+                return optuna.storages.RDBStorage(
+                    options.storage,
+                    engine_kwargs={"pool_pre_ping": True},  # a grid outlives connections
+                    heartbeat_interval=options.heartbeat,
+                    grace_period=MISSED_BEATS * options.heartbeat,
+                    heartbeat_stale_trial_callback=retry_callback(),
+                )
+        except DBAPIError as error:
+            made = isinstance(error, (IntegrityError, ProgrammingError))
+            if not made and "already exists" not in str(error):
+                raise
+            failure = error
+            time.sleep(random.uniform(0.05, 0.5))
+    raise failure
 
 
 def _refuse_other_file(path: Path) -> None:

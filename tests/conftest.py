@@ -1,28 +1,34 @@
 """What several tests need: the scripts as a user runs them."""
 
+import itertools
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
+from starting import ROOT, Started
 
 
 @pytest.fixture
-def run_script(tmp_path, monkeypatch):
-    """Run a script by its path in an empty folder of its own; gives the finished process."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "MPLBACKEND": "Agg"}
+def run_script(tmp_path, tmp_path_factory):
+    """Run a script by its path in an empty folder of its own; gives the finished process.
 
-    def run(script, *options, check=True, wait=True, folder=tmp_path):
-        command = [sys.executable, str(ROOT / script), *map(str, options)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        process = subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+    With `anew` by a Python of its own, with another seed of its hashes.
+    """
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "MPLBACKEND": "Agg"}
+    said, number = tmp_path_factory.mktemp("said"), itertools.count()
+
+    def run(script, *options, check=True, wait=True, folder=tmp_path, anew=False):
+        if anew:
+            command = [sys.executable, str(ROOT / script), *map(str, options)]
+            pipes = {"capture_output": True, "text": True, "check": check}
+            return subprocess.run(command, cwd=folder, env=environment, timeout=300, **pipes)
+        out, err = (said / f"{stream}{next(number)}.txt" for stream in ("out", "err"))
+        process = Started(script, [*map(str, options)], folder, environment, out, err)
         if not wait:
             return process
         out, err = process.communicate(timeout=300)
         assert not check or process.returncode == 0, err
-        return subprocess.CompletedProcess(command, process.returncode, out, err)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return run

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from faults import FEEDBACK, GRID, INFOMAX, ROOT, SIMULATE, SIZE, make_sound
+from faults import FEEDBACK, GRID, INFOMAX, SIMULATE, SIZE, make_sound
+from starting import Started, ready
 
 BBBC031 = "util/Process_DataSet_1.py"
 PUBLISHED = "DataSets/Synthetic_Data_1"
@@ -57,7 +58,7 @@ def _nothing(folder: Path) -> None:
 def _raw_cells(folder: Path) -> None:
     folder.mkdir(parents=True)
     options = "--dataset bbbc031 --out raw --cells 60 --no-progress"
-    subprocess.run(_command(SIMULATE, options), cwd=folder, check=True, capture_output=True)
+    finish(folder, SIMULATE, options)
 
 
 def _files(folder: Path, *patterns: str) -> dict[str, Path]:
@@ -117,22 +118,11 @@ def jobs(workers: int, metrics: str) -> list[Job]:
 JOBS = jobs(workers=2, metrics="neighbours axes")
 
 
-def _command(script: str, options: str) -> list[str]:
-    return [sys.executable, str(ROOT / script), *options.split()]
-
-
-def start(folder: Path, script: str, options: str, log: Path | None = None) -> subprocess.Popen:
+def start(folder: Path, script: str, options: str, log: Path | None = None) -> Started:
     """Begin a job in a folder; what it says goes to `log`, or log.txt in the folder."""
     environment = os.environ | {"XDG_CACHE_HOME": str(folder / ".cache"), "MPLBACKEND": "Agg"}
-    stream = (log or folder / "log.txt").open("a")
-    return subprocess.Popen(
-        _command(script, options),
-        cwd=folder,
-        env=environment,
-        stdout=stream,
-        stderr=stream,
-        start_new_session=True,
-    )
+    log = log or folder / "log.txt"
+    return Started(script, options.split(), folder, environment, log, log)
 
 
 def finish(folder: Path, script: str, options: str, log: Path | None = None) -> None:
@@ -162,6 +152,7 @@ def undisturbed(job: Job, folder: Path) -> Undisturbed:
     before, whole = folder / "before", folder / "whole"
     job.prepare(before)
     shutil.copytree(before, whole)
+    ready()
     started = time.perf_counter()
     finish(whole, job.script, job.options)
     left = digests(job.left(whole))

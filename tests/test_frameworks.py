@@ -67,7 +67,7 @@ def test_whole_run_twice(run_script, tmp_path):
     assert settings["data"]["padding"] == "zero"
 
     before = contents(folder)
-    again = run_script("VAE_framework.py", "--from", 1)  # settings.json says it all
+    again = run_script("VAE_framework.py", "--from", 1, anew=True)  # settings.json says it all
     assert "not as in" not in again.stdout
     second = tmp_path / "results" / "0002-simulated-BBBC031-VAE"
     assert contents(folder) == before

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from optimization.grid import (
     finish,
     masked,
     open_grid,
+    open_storage,
     read_grid,
     train_all,
 )
@@ -287,6 +289,14 @@ def test_a_grid_of_a_database_says_so(results):
     (grid.folder / "grid.json").write_text(json.dumps(known))
     with pytest.raises(UserError, match="give its URL with --storage"):
         attach(grid.folder, Options())
+
+
+def test_workers_open_an_empty_database_at_once(results, tmp_path):
+    for number in range(5):
+        options = Options(storage=f"sqlite:///{tmp_path / f'{number}.db'}")
+        with ThreadPoolExecutor(4) as pool:
+            opened_at_once = [pool.submit(open_storage, options, results) for _ in range(4)]
+        assert [one.result().get_all_studies() for one in opened_at_once] == [[]] * 4
 
 
 def test_sqlite_is_a_database_too(results, tmp_path):

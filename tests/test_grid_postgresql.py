@@ -3,11 +3,14 @@
 import json
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 from postgresql import found_postgresql, running_database
+
+from optimization.grid import GridOptions, open_storage
 
 EPOCHS = 24  # a second or two a cell, so that a worker can be killed within one
 
@@ -82,6 +85,13 @@ def test_every_cell_is_trained_once_though_a_worker_is_killed(database, run_scri
     assert (folder / "heatmaps.png").stat().st_size > 0
     states = [cell["status"] for cell in json.loads((folder / "grid.json").read_text())["cells"]]
     assert states == ["trained"] * 4
+
+
+def test_workers_open_an_empty_database_at_once(database, tmp_path):
+    options = GridOptions(storage=database)
+    with ThreadPoolExecutor(8) as pool:
+        opened_at_once = [pool.submit(open_storage, options, tmp_path) for _ in range(8)]
+    assert [one.result().get_all_studies() for one in opened_at_once] == [[]] * 8
 
 
 def load_study(database):

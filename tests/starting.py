@@ -1,0 +1,99 @@
+"""Scripts in processes of their own that need not import torch first.
+
+Importing takes seconds, and the tests start some ninety scripts. The fork server of multiprocessing
+imports once; each script is a fork of it, with a folder, an environment, a session and streams of
+its own. What such a script cannot show, since it inherits them, is how it imports and that nothing
+hangs on the seed of Python's hashes; a few tests start Python itself.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CONTEXT = multiprocessing.get_context("forkserver")
+PRELOAD = "InfoMAX_VAE_framework optuna sklearn.neighbors torch._dynamo util.simulate_cells"
+CONTEXT.set_forkserver_preload(PRELOAD.split())
+
+
+def ready() -> None:
+    """Wait until the fork server has imported what it imports."""
+    process = CONTEXT.Process(target=int)
+    process.start()
+    process.join()
+
+
+class Started:
+    """A script that was started; a part of `subprocess.Popen`."""
+
+    def __init__(
+        self,
+        script: str | Path,
+        options: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        out: Path,
+        err: Path,
+    ):
+        """Start a script of the project in a folder; what it says is added to two files."""
+        self.args, self.out, self.err = [str(ROOT / script), *options], out, err
+        self._read = {path: path.stat().st_size if path.exists() else 0 for path in (out, err)}
+        # A name that the script takes for that of the first process.
+        self._process = CONTEXT.Process(
+            name="MainProcess",
+            target=_become,
+            args=(self.args, str(folder), dict(environment), str(out), str(err)),
+        )
+        self._process.start()
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """As that of Popen: None while it runs, below 0 where a signal ended it."""
+        return self._process.exitcode
+
+    poll = returncode.fget
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs.
+        """
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for its end; what it said on stdout and stderr."""
+        self.wait(timeout)
+        said = (path.read_bytes()[self._read[path] :].decode() for path in (self.out, self.err))
+        return tuple(said)
+
+    def send_signal(self, number: int) -> None:
+        """To the process alone, not to those it started."""
+        os.kill(self.pid, number)
+
+
+def _become(args: list[str], folder: str, environment: dict[str, str], out: str, err: str) -> None:
+    os.setsid()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for name, stream in ((out, 1), (err, 2)):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv, sys.path[0] = args, str(Path(args[0]).parent)
+    try:
+        runpy.run_path(args[0], run_name="__main__")
+    finally:  # as the interpreter ends; multiprocessing would wait for children first
+        threading._shutdown()
+        atexit._run_exitfuncs()
