@@ -7,6 +7,7 @@ hangs on the seed of Python's hashes; a few tests start Python itself.
 """
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -45,14 +47,18 @@ class Started:
         """Start a script of the project in a folder; what it says is added to two files."""
         self.args, self.out, self.err = [str(ROOT / script), *options], out, err
         self._read = {path: path.stat().st_size if path.exists() else 0 for path in (out, err)}
+        waiting, begun = CONTEXT.Pipe(duplex=False)
         # A name that the script takes for that of the first process.
         self._process = CONTEXT.Process(
             name="MainProcess",
             target=_become,
-            args=(self.args, str(folder), dict(environment), str(out), str(err)),
+            args=(self.args, str(folder), dict(environment), str(out), str(err), begun),
         )
         self._process.start()
         self.pid = self._process.pid
+        begun.close()
+        with contextlib.suppress(EOFError):
+            waiting.recv()  # until it leads a group of its own, which can be killed
 
     @property
     def returncode(self) -> int | None:
@@ -83,8 +89,16 @@ class Started:
         os.kill(self.pid, number)
 
 
-def _become(args: list[str], folder: str, environment: dict[str, str], out: str, err: str) -> None:
+def _become(
+    args: list[str],
+    folder: str,
+    environment: dict[str, str],
+    out: str,
+    err: str,
+    begun: Connection,
+) -> None:
     os.setsid()
+    begun.close()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
