@@ -1,12 +1,11 @@
 """What several tests need: the scripts as a user runs them."""
 
 import itertools
-import os
 import subprocess
 import sys
 
 import pytest
-from starting import ROOT, Started
+from starting import ROOT, Started, environment
 
 
 @pytest.fixture
@@ -15,16 +14,16 @@ def run_script(tmp_path, tmp_path_factory):
 
     With `anew` by a Python of its own, with another seed of its hashes.
     """
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "MPLBACKEND": "Agg"}
+    surroundings = environment(tmp_path / "cache")
     said, number = tmp_path_factory.mktemp("said"), itertools.count()
 
     def run(script, *options, check=True, wait=True, folder=tmp_path, anew=False):
         if anew:
             command = [sys.executable, str(ROOT / script), *map(str, options)]
             pipes = {"capture_output": True, "text": True, "check": check}
-            return subprocess.run(command, cwd=folder, env=environment, timeout=300, **pipes)
+            return subprocess.run(command, cwd=folder, env=surroundings, timeout=300, **pipes)
         out, err = (said / f"{stream}{next(number)}.txt" for stream in ("out", "err"))
-        process = Started(script, [*map(str, options)], folder, environment, out, err)
+        process = Started(script, [*map(str, options)], folder, surroundings, out, err)
         if not wait:
             return process
         out, err = process.communicate(timeout=300)

@@ -33,8 +33,8 @@ import numpy as np
 import pandas as pd
 import torch
 from skimage.io import imsave
+from starting import ROOT, environment
 
-ROOT = Path(__file__).parents[1]
 SIZE, CELLS = 32, 24
 RUN = "results/0001-cells-VAE"
 SMALL = f"--image-size {SIZE} --base 2 --epochs 1 --features none --metrics neighbours --device cpu"
@@ -275,7 +275,7 @@ def run_apart(folder: Path, script: str, options: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, str(ROOT / script), *options.split()],
         cwd=folder,
-        env=os.environ | {"XDG_CACHE_HOME": str(folder / ".cache"), "MPLBACKEND": "Agg"},
+        env=environment(folder / ".cache"),
         capture_output=True,
         text=True,
         check=False,

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from faults import FEEDBACK, GRID, INFOMAX, SIMULATE, SIZE, make_sound
-from starting import Started, ready
+from starting import Started, environment, ready
 
 BBBC031 = "util/Process_DataSet_1.py"
 PUBLISHED = "DataSets/Synthetic_Data_1"
@@ -120,9 +120,8 @@ JOBS = jobs(workers=2, metrics="neighbours axes")
 
 def start(folder: Path, script: str, options: str, log: Path | None = None) -> Started:
     """Begin a job in a folder; what it says goes to `log`, or log.txt in the folder."""
-    environment = os.environ | {"XDG_CACHE_HOME": str(folder / ".cache"), "MPLBACKEND": "Agg"}
     log = log or folder / "log.txt"
-    return Started(script, options.split(), folder, environment, log, log)
+    return Started(script, options.split(), folder, environment(folder / ".cache"), log, log)
 
 
 def finish(folder: Path, script: str, options: str, log: Path | None = None) -> None:

@@ -25,6 +25,11 @@ PRELOAD = "InfoMAX_VAE_framework optuna sklearn.neighbors torch._dynamo util.sim
 CONTEXT.set_forkserver_preload(PRELOAD.split())
 
 
+def environment(cache: Path) -> dict[str, str]:
+    """This one, with a folder of its own for caches and without a display."""
+    return os.environ | {"XDG_CACHE_HOME": str(cache), "MPLBACKEND": "Agg"}
+
+
 def ready() -> None:
     """Wait until the fork server has imported what it imports."""
     process = CONTEXT.Process(target=int)

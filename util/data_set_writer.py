@@ -183,6 +183,7 @@ def _cut_groups(
     workers: int,
     progress: bool,
 ) -> None:
+    # a hidden table is one that was still being written
     done = {path.stem for path in (target.partial / "done").glob("[!.]*.csv")}
     todo = [group for group in groups if group[0] not in done]
     if len(todo) < len(groups):
