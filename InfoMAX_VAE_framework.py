@@ -15,7 +15,8 @@ from torch import nn
 
 import VAE_framework
 from models.infoMAX_VAE import CriticInput, InfoMaxObjective
-from util.augmentation import VIEWS, ViewName
+from models.losses import build_likelihood
+from util.augmentation import TARGETS, VIEWS, ViewName
 from util.data_processing import Cells
 from util.mutual_information import Bound, InformationEstimator
 from util.runs import (
@@ -95,10 +96,10 @@ def infomax_objective(settings: InfoMaxSettings, cells: Cells) -> nn.Module:
         settings.beta,
         settings.critic_learning_rate,
         VIEWS[settings.views],
-        VIEWS[settings.target_view],
+        TARGETS[settings.target_view],
         cells.scaled_padding(),
         settings.critic,
-        settings.likelihood,
+        build_likelihood(settings.likelihood, cells.images.shape[1], settings.latent_dim),
         settings.free_bits,
     )
 

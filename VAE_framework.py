@@ -23,7 +23,7 @@ import tyro
 from torch import nn
 
 from models.baselines import cached_projection
-from models.losses import ELBOObjective, Likelihood
+from models.losses import ELBOObjective, LikelihoodName, build_likelihood
 from models.networks import VAE, build_vae
 from models.train_net import Schedule, best_epoch, embed, refuse_unusable_checkpoint, train
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
@@ -31,7 +31,7 @@ from quantitative_metrics.classifier_metric import ClassifierTask
 from quantitative_metrics.performance_metrics import detail_tables, draw_scores, write_scores
 from quantitative_metrics.scores import METRICS, Metric, Plan, Scores, score_projections
 from util import processes
-from util.augmentation import VIEWS, ViewName
+from util.augmentation import TARGETS, TargetName
 from util.cell_features import designed_features
 from util.data_processing import Batches, Cells, load_cells, split_cells
 from util.export import (
@@ -121,15 +121,18 @@ class Settings:
     """Weight of the KL term, dimensionless; 1 is the evidence lower bound."""
     free_bits: float = 0.0
     """Nats of each latent dimension that the KL term does not charge for."""
-    likelihood: Likelihood = "bernoulli"
-    """Of a pixel given the code: bernoulli, as in the thesis, or gaussian with a variance per
-    channel that fits the batch, so that a faint channel counts as much as a bright one."""
+    likelihood: LikelihoodName = "bernoulli"
+    """Of a pixel given the code: bernoulli, as in the thesis; gaussian with a variance per channel
+    that fits the batch, so that a faint channel counts as much as a bright one; heteroscedastic
+    with a variance per channel that the code tells of each cell, so that it also tells spotted from
+    smooth."""
     min_logvar: float = -6.0
     """Least log-variance of a code, -20 to below 2; -6 is a standard deviation of 0.05. Where many
     cells are to be told apart in a small region, as around an anchor, it has to be lower."""
-    target_view: ViewName = "none"
-    """What the decoder has to make of a cell: the image seen (none), or another view of it: turns
-    (quarter turns and flips), free (any angle), strong (any angle, any part of it enlarged)."""
+    target_view: TargetName = "none"
+    """What the decoder has to make of a cell: the image seen (none), the cell with its centre in
+    the middle and its long axis along the rows (aligned), or another view of it: turns (quarter
+    turns and flips), free (any angle), strong (any angle, any part of it enlarged)."""
 
     epochs: int = 100
     """At most so many passes over the training cells."""
@@ -237,9 +240,9 @@ def elbo_objective(settings: Settings, cells: Cells) -> nn.Module:
     """What the Vanilla VAE and the SC-VAE minimise."""
     return ELBOObjective(
         settings.beta,
-        VIEWS[settings.target_view],
+        TARGETS[settings.target_view],
         cells.scaled_padding(),
-        settings.likelihood,
+        build_likelihood(settings.likelihood, cells.images.shape[1], settings.latent_dim),
         settings.free_bits,
     )
 

@@ -34,8 +34,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from models.losses import ELBOObjective, Likelihood
-from util.augmentation import View
+from models.losses import ELBOObjective, Likelihood, reconstruction_loss
+from util.augmentation import Target, View
 from util.mutual_information import InformationEstimator
 
 CriticInput = Literal["pixels", "code"]
@@ -68,10 +68,10 @@ class InfoMaxObjective(ELBOObjective):
         beta: float,
         critic_learning_rate: float,
         view: View | None = None,
-        target_view: View | None = None,
+        target_view: Target | None = None,
         fill: Tensor | None = None,
         critic_input: CriticInput = "pixels",
-        likelihood: Likelihood = "bernoulli",
+        likelihood: Likelihood = reconstruction_loss,
         free_bits: float = 0.0,
     ):
         super().__init__(beta, target_view, fill, likelihood, free_bits)

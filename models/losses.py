@@ -17,18 +17,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from util.augmentation import View
+from util.augmentation import Target
+from util.mutual_information import perceptron
 
-Likelihood = Literal["bernoulli", "gaussian"]
+LikelihoodName = Literal["bernoulli", "gaussian", "heteroscedastic"]
+Likelihood = Callable[[Tensor, Tensor, Tensor], Tensor]
 LEAST_VARIANCE = 1e-6  # of a decoded pixel in 0..1, so that an empty channel has a likelihood
 
 
-def reconstruction_loss(logits: Tensor, x: Tensor) -> Tensor:
+def reconstruction_loss(logits: Tensor, x: Tensor, z: Tensor | None = None) -> Tensor:
     """Bernoulli negative log-likelihood, summed over pixels and channels, mean over the batch.
 
     Args:
         logits: (B, C, S, S), any real.
         x: (B, C, S, S) in 0..1.
+        z: not used; every likelihood takes it.
 
     Returns:
         nats per image, (). For x strictly between 0 and 1 its floor is the entropy of x, above 0.
@@ -36,7 +39,7 @@ def reconstruction_loss(logits: Tensor, x: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits.to(x.dtype), x, reduction="sum") / len(x)
 
 
-def gaussian_loss(logits: Tensor, x: Tensor) -> Tensor:
+def gaussian_loss(logits: Tensor, x: Tensor, z: Tensor | None = None) -> Tensor:
     """Gaussian negative log-likelihood with the variance of each channel that fits the batch best.
 
     That variance is the channel's mean squared error (the optimal sigma-VAE of Rybkin, Daniilidis
@@ -45,6 +48,7 @@ def gaussian_loss(logits: Tensor, x: Tensor) -> Tensor:
     Args:
         logits: (B, C, S, S); the mean of a pixel is their sigmoid.
         x: (B, C, S, S) in 0..1.
+        z: not used; every likelihood takes it.
 
     Returns:
         nats per image, (), of a density: below 0 where the error is small.
@@ -54,7 +58,41 @@ def gaussian_loss(logits: Tensor, x: Tensor) -> Tensor:
     return nats.sum() * x[0, 0].numel()
 
 
-LIKELIHOODS = {"bernoulli": reconstruction_loss, "gaussian": gaussian_loss}
+class HeteroscedasticLoss(nn.Module):
+    """Gaussian negative log-likelihood with a variance per channel of each cell, told by its code.
+
+    The decoder of Kingma and Welling 2014, appendix C.2, with one variance for all pixels of a
+    channel. Texture, such as vesicles, differs from pixel to pixel by chance and cannot be decoded,
+    and where the variance is that of the batch a code gains little by telling how much of it there
+    is. Here it gains: of two cells whose mean images are alike, one smooth and one spotted, each
+    has its own variance.
+
+    Args:
+        channels: C.
+        latent_dim: d.
+    """
+
+    FIRST_LOGVAR = -4.0  # before anything is learnt: a standard deviation of 0.14
+
+    def __init__(self, channels: int, latent_dim: int):
+        super().__init__()
+        self.logvar = perceptron(latent_dim, 64, 64, channels)
+        nn.init.zeros_(self.logvar[-1].weight)
+        nn.init.constant_(self.logvar[-1].bias, self.FIRST_LOGVAR)
+
+    def forward(self, logits: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        """Logits and images x (B, C, S, S) in 0..1, codes z (B, d) -> nats per image, ()."""
+        logvar = self.logvar(z).to(x.dtype).clamp(math.log(LEAST_VARIANCE), 0.0)  # (B, C)
+        error = (logits.to(x.dtype).sigmoid() - x).square().mean((2, 3))  # (B, C)
+        nats = 0.5 * (math.log(2 * math.pi) + logvar + error * (-logvar).exp())
+        return nats.sum() / len(x) * x[0, 0].numel()
+
+
+def build_likelihood(name: LikelihoodName, channels: int, latent_dim: int) -> Likelihood:
+    """The loss of a reconstruction by name, for images of so many channels and codes (B, d)."""
+    if name == "heteroscedastic":
+        return HeteroscedasticLoss(channels, latent_dim)
+    return {"bernoulli": reconstruction_loss, "gaussian": gaussian_loss}[name]
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor, free_bits: float = 0.0) -> Tensor:
@@ -86,28 +124,31 @@ class ELBOObjective(nn.Module):
 
     With a target view the decoder has to make another view of the cell than the encoder saw, a
     new one each time. It cannot know which, so the best it can do is the mean of the views, and the
-    code gains nothing by holding orientation: -log p(v | z) bounds I(v; z), not I(x; z).
+    code gains nothing by holding orientation: -log p(v | z) bounds I(v; z), not I(x; z). Asked for
+    the cell aligned, it gains nothing by it either, and the decoded cell is sharp.
 
     Args:
         beta: weight of the KL term; 1 is the VAE of Kingma and Welling 2014.
-        target_view: draws what is to be reconstructed; None for the image itself.
+        target_view: makes what is to be reconstructed, a view drawn anew or the cell aligned; None
+            for the image itself.
         fill: (C,) padding in 0..1 that turns in from outside; None for 0.
-        likelihood: of a pixel given the code; `reconstruction_loss` or `gaussian_loss`.
+        likelihood: of the pixels given the code: logits, images, codes -> nats per image; what it
+            has to learn, it learns with the VAE.
         free_bits: nats of each latent dimension that cost nothing; logged they are all the same.
     """
 
     def __init__(
         self,
         beta: float = 1.0,
-        target_view: View | None = None,
+        target_view: Target | None = None,
         fill: Tensor | None = None,
-        likelihood: Likelihood = "bernoulli",
+        likelihood: Likelihood = reconstruction_loss,
         free_bits: float = 0.0,
     ):
         super().__init__()
         self.beta = beta
         self.target_view = target_view
-        self.reconstruction_loss = LIKELIHOODS[likelihood]
+        self.likelihood = likelihood
         self.free_bits = free_bits
         self.register_buffer("fill", fill, persistent=False)
 
@@ -119,7 +160,7 @@ class ELBOObjective(nn.Module):
         """The terms of `forward`, and the codes (B, d) that they were computed with."""
         logits, mean, logvar, z = model(x)
         target = x if self.target_view is None else self.target_view(x, self.fill)
-        reconstruction = self.reconstruction_loss(logits, target)
+        reconstruction = self.likelihood(logits, target, z)
         kl = kl_divergence(mean, logvar)
         charged = kl_divergence(mean, logvar, self.free_bits) if self.free_bits else kl
         loss = reconstruction + self.beta * charged
@@ -127,7 +168,9 @@ class ELBOObjective(nn.Module):
 
     def parameter_groups(self, model: nn.Module, learning_rate: float) -> list[dict]:
         """Groups for the optimizer; an objective that trains something of its own adds it here."""
-        return [{"params": list(model.parameters()), "lr": learning_rate}]
+        learns = isinstance(self.likelihood, nn.Module)
+        own = list(self.likelihood.parameters()) if learns else []
+        return [{"params": [*model.parameters(), *own], "lr": learning_rate}]
 
 
 # ----------------------------------------------------------------------------------------- guidance

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from skimage.measure import centroid, inertia_tensor
 from skimage.transform import rotate
 
-from util.augmentation import VIEWS, View, augment, jitter
+from util.augmentation import VIEWS, View, align, augment, jitter
 
 
 def seeded(seed):
@@ -103,3 +104,45 @@ def test_jitter_shifts_by_whole_pixels_up_to_its_reach():
     flat = torch.full((4, 2, 8, 8), 0.25)
     assert torch.equal(jitter(flat, torch.full((2,), 0.25), 2), flat)
     assert torch.equal(jitter(images, None, 0), images)
+
+
+def lopsided_cell(size=48):
+    """(1, 2, S, S): an ellipse off the middle with a heavy end and a heavy side."""
+    x, y = (2 * torch.arange(size) + 1) / size - 1, (2 * torch.arange(size)[:, None] + 1) / size - 1
+    along, across = 0.8 * (x - 0.1) + 0.6 * (y + 0.15), 0.8 * (y + 0.15) - 0.6 * (x - 0.1)
+    inside = ((1 - (along / 0.5) ** 2 - (across / 0.25) ** 2) * 5).clamp(0, 1)
+    return torch.stack([0.3 * inside, inside * (0.3 + 0.3 * along + 0.5 * across)])[None]
+
+
+def test_an_aligned_cell_lies_along_the_rows_in_the_middle():
+    """Moments by scikit-image."""
+    aligned = align(lopsided_cell(), None)[0].sum(0).numpy().astype(np.float64)
+    np.testing.assert_allclose(centroid(aligned), 23.5, atol=0.1)
+    of_rows, of_columns = np.diag(inertia_tensor(aligned))  # about these axes
+    assert of_rows > 3 * of_columns or of_columns > 3 * of_rows
+    assert abs(inertia_tensor(aligned)[0, 1]) < 0.01 * max(of_rows, of_columns)
+    rows, columns = np.nonzero(aligned > 0.1)
+    assert np.ptp(columns) > 1.8 * np.ptp(rows)
+    weight, place = aligned / aligned.sum(), np.arange(48) - 23.5
+    assert (weight.sum(0) * place**3).sum() > 0 and (weight.sum(1) * place**3).sum() > 0
+
+
+def test_aligned_a_cell_is_the_same_however_it_lies():
+    cell = lopsided_cell()
+    known = align(cell, None)
+    turned = torch.cat([torch.rot90(cell, k, (2, 3)) for k in range(4)])
+    lying = torch.cat([turned, turned.flip(2), turned.flip(3), turned.roll((3, -2), (2, 3))])
+    assert (lying - cell).abs().mean((1, 2, 3))[1:].min() > 0.01
+    torch.testing.assert_close(align(lying, None), known.expand(16, -1, -1, -1), atol=1e-4, rtol=0)
+    free = torch.from_numpy(rotate(cell[0].permute(1, 2, 0).numpy(), 37, order=3)).permute(2, 0, 1)
+    assert (align(free[None].float(), None) - known).abs().mean() < 0.005
+
+
+def test_alignment_takes_cells_darker_than_their_surroundings_and_empty_images():
+    fill = torch.tensor([0.75, 0.5])
+    dark = fill[:, None, None] - 0.5 * lopsided_cell()
+    expected = fill[:, None, None] - 0.5 * align(lopsided_cell(), None)
+    torch.testing.assert_close(align(dark, fill), expected, atol=1e-5, rtol=0)
+    empty = torch.zeros(2, 2, 16, 16)
+    assert torch.equal(align(empty, None), empty)
+    assert torch.equal(align(empty + 0.25, torch.full((2,), 0.25)), empty + 0.25)

@@ -75,12 +75,15 @@ def test_whole_run_twice(run_script, tmp_path):
         assert (second / name).read_bytes() == (folder / name).read_bytes(), name
 
 
-def test_a_finished_run_can_be_lengthened(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "own", [{}, {"likelihood": "heteroscedastic", "target_view": "aligned"}], ids=["thesis", "own"]
+)
+def test_a_finished_run_can_be_lengthened(tmp_path, monkeypatch, own):
     monkeypatch.chdir(tmp_path)
-    folder = VAE_framework.main(small(epochs=2, metrics=()))
-    VAE_framework.main(small(epochs=4, metrics=(), resume=str(folder)))
+    folder = VAE_framework.main(small(epochs=2, metrics=(), **own))
+    VAE_framework.main(small(epochs=4, metrics=(), resume=str(folder), **own))
     lengthened = (folder / "latents.csv").read_bytes()
-    whole = VAE_framework.main(small(epochs=4, metrics=()))
+    whole = VAE_framework.main(small(epochs=4, metrics=(), **own))
     assert lengthened == (whole / "latents.csv").read_bytes()
     remembered = load_checkpoint(folder / "checkpoint.pt")["data"]["scaling"]
     assert remembered["high"] == [255.0] * 3

@@ -16,6 +16,7 @@ from models.losses import (
     ELBOObjective,
     PairTerm,
     anchor_loss,
+    build_likelihood,
     gaussian_loss,
     kl_divergence,
     pair_loss,
@@ -48,6 +49,38 @@ def test_gaussian_likelihood_takes_the_variance_that_fits_each_channel_best():
     for other in (0.9, 1.1):
         assert -Normal(mean, other * sigma).log_prob(x).sum((1, 2, 3)).mean() > expected
     assert torch.isfinite(gaussian_loss(torch.full_like(x, -200.0), torch.zeros_like(x)))
+
+
+def test_heteroscedastic_likelihood_agrees_with_torch_distributions():
+    torch.manual_seed(0)
+    x, logits, z = torch.rand(6, 2, 8, 8), torch.randn(6, 2, 8, 8), torch.randn(6, 3)
+    likelihood = build_likelihood("heteroscedastic", channels=2, latent_dim=3)
+    torch.nn.init.normal_(likelihood.logvar[-1].weight, std=0.5)
+    sigma = (0.5 * likelihood.logvar(z)).exp()[:, :, None, None]
+    assert sigma.std() > 0.01
+    expected = -Normal(logits.sigmoid(), sigma).log_prob(x).sum((1, 2, 3)).mean()
+    torch.testing.assert_close(likelihood(logits, x, z), expected)
+    exact = likelihood(torch.full_like(x, -200.0), torch.zeros_like(x), 1e4 * z)
+    assert torch.isfinite(exact)
+
+
+def test_heteroscedastic_likelihood_learns_with_the_vae_which_cells_are_noisy():
+    """Cells of one mean image, smooth or spotted: only the variance can tell them apart."""
+    torch.manual_seed(0)
+    objective = ELBOObjective(likelihood=build_likelihood("heteroscedastic", 1, 1))
+    model = build_vae(base=2, image_size=32, channels=1, latent_dim=1)
+    own = set(objective.likelihood.parameters())
+    assert own < set(objective.parameter_groups(model, 1e-3)[0]["params"])
+    z = torch.tensor([[-1.0], [1.0]]).repeat(32, 1)
+    sigma = torch.tensor([0.05, 0.2]).repeat(32)
+    x = 0.5 + sigma[:, None, None, None] * torch.randn(64, 1, 16, 16)
+    adam = torch.optim.Adam(objective.likelihood.parameters(), lr=1e-2)
+    for _ in range(200):
+        adam.zero_grad()
+        objective.likelihood(torch.zeros_like(x), x, z).backward()
+        adam.step()
+    learnt = (0.5 * objective.likelihood.logvar(z[:2])).exp().flatten()
+    torch.testing.assert_close(learnt, sigma[:2], rtol=0.03, atol=0)
 
 
 def test_free_bits_cost_nothing_and_are_logged():

@@ -2,11 +2,12 @@
 
 What a microscope shows of a cell depends on how the cell happens to lie. `augment` is the thesis's
 augmentation; `View` is a family of changes of which one may say "still the same cell", from which
-`models.infoMAX_VAE` draws. All of them are one affine map per image and cost one bilinear
-`grid_sample` per batch.
+`models.infoMAX_VAE` draws; `align` turns every cell into a position that it always has. All of them
+are one affine map per image and cost one bilinear `grid_sample` per batch.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ViewName = Literal["none", "turns", "free", "strong"]
+TargetName = Literal["none", "turns", "free", "strong", "aligned"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,46 @@ VIEWS: dict[str, View | None] = {
     "free": View(free_rotation=True),
     "strong": View(free_rotation=True, smallest_part=0.45),
 }
+
+
+def align(images: Tensor, fill: Tensor | None) -> Tensor:
+    """Each cell with its centre in the middle and its long axis along the rows.
+
+    Centre and axes are those of the image moments (Hu 1962, "Visual pattern recognition by moment
+    invariants"), of how far each pixel is from `fill`, added up over the channels. Of the four ways
+    to flip a cell along its axes the one is taken that has no negative third moment. So a cell
+    gives one image however it lies, up to interpolation; of a round cell, noise decides which.
+
+    Args:
+        images: (B, C, S, S) float in 0..1.
+        fill: as in `augment`.
+
+    Returns:
+        (B, C, S, S). An image without anything stays as it is.
+    """
+    size = images.shape[-1]
+    mass = images.abs() if fill is None else (images - fill.to(images)[:, None, None]).abs()
+    mass = mass.sum(1)  # (B, S, S)
+    mass = mass / mass.sum((1, 2), keepdim=True).clamp_min(1e-12)
+    at = (2 * torch.arange(size, device=images.device) + 1) / size - 1  # of pixels, in -1..1
+    x_centre, y_centre = (mass.sum(1) * at).sum(1), (mass.sum(2) * at).sum(1)  # (B,)
+    x = at - x_centre[:, None, None]  # (B, 1, S)
+    y = at[:, None] - y_centre[:, None, None]  # (B, S, 1)
+
+    def moment(values: Tensor) -> Tensor:
+        return (mass * values).sum((1, 2))
+
+    radians = 0.5 * torch.atan2(2 * moment(x * y), moment(x * x) - moment(y * y))
+    cos, sin = radians.cos()[:, None, None], radians.sin()[:, None, None]
+    along, across = cos * x + sin * y, cos * y - sin * x  # (B, S, S)
+    skew = torch.stack([moment(along**3), moment(across**3)])
+    flips = 1.0 - 2.0 * (skew < 0)
+    return _resample(images, fill, radians, flips, shift=(x_centre, y_centre))
+
+
+# What the decoder may be asked for: the image that the encoder saw, another view, or it aligned.
+Target = Callable[[Tensor, Tensor | None], Tensor]
+TARGETS: dict[str, Target | None] = {**VIEWS, "aligned": align}
 
 
 def augment(
