@@ -50,7 +50,7 @@ class InfoMaxSettings(Settings):
     encoder, which learns faster and needs --views."""
     critic_learning_rate: float = 5e-4
     """Adam's step size for the critic that estimates the information."""
-    preset: Literal["default", "thesis", "laptop", "views"] = "default"
+    preset: Literal["default", "thesis", "laptop", "aligned", "views"] = "default"
     """Named set of values; an explicit option wins over it."""
 
     RANGES: ClassVar = Settings.RANGES | {
@@ -78,7 +78,7 @@ OTHER_VIEWS = {
 # What the thesis's code did; the others are those of VAE_framework.py, as of a plain laptop.
 PRESETS = VAE_framework.PRESETS | {
     "thesis": {"bound": "infonce"},
-    "views": VAE_framework.PRESETS["laptop"] | {"batch_size": 128} | OTHER_VIEWS,
+    "views": VAE_framework.LAPTOP | {"batch_size": 128} | OTHER_VIEWS,
 }
 
 

@@ -72,7 +72,7 @@ from util.runs import (
     slug,
     write_table,
 )
-from VAE_framework import Loaded
+from VAE_framework import ALIGNED, Loaded
 
 DATA_SETS: dict[str, dict[str, Any]] = {
     "simulated": {"dataset": "simulated"},
@@ -99,11 +99,13 @@ DATA_SETS: dict[str, dict[str, Any]] = {
 }
 
 PLAIN = {"views": "none", "target_view": "none", "critic": "pixels"}
-# Models of the thesis, and the InfoMax VAE whose critic and decoder meet another view of the cell.
+# Models of the thesis, the one that decodes each cell aligned, and the InfoMax VAE whose critic and
+# decoder meet another view of the cell.
 MODELS: dict[str, dict[str, Any]] = {
     "Vanilla": PLAIN,
     "SC": PLAIN | {"architecture": "sc"},
     "InfoMax": PLAIN,
+    "Aligned": PLAIN | ALIGNED,
     "InfoMaxViews": OTHER_VIEWS,
 }
 PROJECTIONS = ("UMAP", "TSNE", "PCA")

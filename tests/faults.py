@@ -759,7 +759,7 @@ MANY_RUNS = [
     Fault("data set with an unknown setting", COMPARE, f"{FOLDER} --sets a:colour=red",
           "--sets a:colour=red: 'colour=red' is not setting=value of"),
     Fault("unknown method", COMPARE, f"{FOLDER} --methods GAN",
-          "--methods GAN: known are Vanilla, SC, InfoMax, InfoMaxViews, UMAP,"),
+          "--methods GAN: known are Vanilla, SC, InfoMax, Aligned, InfoMaxViews,"),
     Fault("method named twice", COMPARE, f"{FOLDER} --methods PCA PCA",
           "--methods PCA: PCA is named twice"),
     Fault("comparison without features", COMPARE, f"{FOLDER} --sets a:dataset=cells --methods PCA",
