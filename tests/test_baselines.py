@@ -122,6 +122,14 @@ def test_the_cache_knows_what_a_map_was_fitted_to(blobs, tmp_path):
         np.testing.assert_array_equal(again, codes)
 
 
+def test_what_no_seed_changes_is_computed_once(blobs, tmp_path):
+    for name, files in (("PCA", 1), ("TSNE", 1), ("UMAP", 2)):
+        first, second = (cached_projection(name, blobs, 3, seed, tmp_path) for seed in (0, 1))
+        assert len(list(tmp_path.glob(f"{name}-*.npy"))) == files
+        assert np.array_equal(first, second) == (files == 1)
+        assert np.array_equal(BASELINES[name](blobs, seed=1), second)
+
+
 @pytest.mark.parametrize("project", [umap_projection, tsne_projection])
 def test_fewer_features_than_coordinates(project, blobs):
     assert project(blobs[:10, :2]).shape == (10, 3)
