@@ -89,12 +89,14 @@ DATA_SETS: dict[str, dict[str, Any]] = {
         "dataset": "DataSets/Peter_Horvath_Subsample",
         "metadata": "DataSets/MetaData2_PeterHorvath_GT_link_CP_SUBSAMPLE.csv",
         "label": "GT_label",
+        "views": "free",  # its classes differ in size
     },
     "chaffer": {
         "dataset": "DataSets/Chaffer_Data",
         "metadata": "DataSets/MetaData3_Chaffer_GT_link_CP.csv",
         "label": "GT_label",
         "image_size": 128,
+        "views": "turns",  # its conditions differ in size and in how much of a protein there is
     },
 }
 

@@ -42,6 +42,7 @@ TRIALS = {
     "views free": {"views": "free"},
     "critic of pixels": {"critic": "pixels"},
     "target the image": {"target_view": "none"},
+    "target aligned": {"target_view": "aligned"},
     "target free": {"target_view": "free"},
     "target strong": {"target_view": "strong"},
     "target only": {"alpha": 0},
@@ -56,6 +57,7 @@ TRIALS = {
     "bound nwj": {"bound": "nwj"},
     "bound interpolated": {"bound": "interpolated"},
     "likelihood gaussian": {"likelihood": "gaussian"},
+    "likelihood heteroscedastic": {"likelihood": "heteroscedastic"},
     "free bits 2": {"free_bits": 2},
     # network and training
     "batch 64": {"batch_size": 64},
@@ -71,6 +73,7 @@ TRIALS = {
     # for comparison
     "Vanilla": {"method": "Vanilla"},
     "SC": {"method": "SC"},
+    "Aligned": {"method": "Aligned"},
     "InfoMax alpha 20": {"method": "InfoMax"},
 }
 
