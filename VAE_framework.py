@@ -32,7 +32,7 @@ from quantitative_metrics.classifier_metric import ClassifierTask
 from quantitative_metrics.performance_metrics import detail_tables, draw_scores, write_scores
 from quantitative_metrics.scores import METRICS, Metric, Plan, Scores, score_projections
 from util import processes
-from util.augmentation import TARGETS, TargetName
+from util.augmentation import TARGETS, TargetName, align
 from util.cell_features import designed_features
 from util.data_processing import Batches, Cells, load_cells, split_cells
 from util.export import (
@@ -685,12 +685,15 @@ def draw_pictures(run: Run) -> list[tuple[str, Path]]:
     samples = model.decode(torch.randn(2 * EXAMPLES, mean.shape[1]).to(mean)).sigmoid()
     words = run.cells.table[run.label].iloc[chosen].tolist() if run.label else None
     reconstructions = run.folder / "reconstructions.png"
+    aligned = run.settings.target_view == "aligned"
+    asked_for = align(originals, run.cells.scaled_padding()) if aligned else originals
     plot_reconstructions(
-        originals.cpu().numpy(),
+        asked_for.cpu().numpy(),
         logits.sigmoid().cpu().numpy(),
         reconstructions,
         words,
         None if run.cells.channels == ["Red", "Green", "Blue"] else run.cells.channels,
+        f"Validation cells{', aligned,' if aligned else ''} and their reconstructions",
     )
     generated = plot_samples(samples.cpu().numpy(), run.folder / "samples.png")
     return [
