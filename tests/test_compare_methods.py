@@ -66,10 +66,10 @@ def test_specs_of_data_sets():
 
 def test_specs_of_methods():
     far = "Far:method=InfoMaxViews,alpha=9,views=free,freeze-norm-after=2,augment=False"
-    asked = ("SC", "InfoMaxViews", far, "Vanilla")
+    asked = ("SC", "InfoMaxViews", far, "Vanilla", "Aligned")
     settings = settings_of(methods=asked, alpha=20.0)
     methods = compare_methods.read_methods(settings)
-    assert list(methods) == ["SC", "InfoMaxViews", "Far", "Vanilla"]
+    assert list(methods) == ["SC", "InfoMaxViews", "Far", "Vanilla", "Aligned"]
     own = {"views": "turns", "beta": 3.0}
     data_set = compare_methods.DataSet(dataclasses.replace(settings, **own), own, None)
     found = {name: method.settings_on(data_set) for name, method in methods.items()}
@@ -79,6 +79,10 @@ def test_specs_of_methods():
     assert (found["Far"].views, found["Far"].critic, found["Far"].alpha) == ("free", "code", 9)
     assert found["Far"].freeze_norm_after == 2 and found["Far"].augment is False
     assert (found["Vanilla"].architecture, found["Vanilla"].critic) == ("vanilla", "pixels")
+    aligned = found["Aligned"]
+    assert (aligned.target_view, aligned.likelihood) == ("aligned", "heteroscedastic")
+    assert (aligned.views, aligned.beta) == ("none", 3)
+    assert (found["Vanilla"].target_view, found["Vanilla"].likelihood) == ("none", "bernoulli")
     for asked, words in (
         (("GAN",), "known are Vanilla, SC"),
         (("A:alpha=3",), "known are Vanilla, SC"),
