@@ -63,6 +63,7 @@ RETRIES = 3  # of a cell whose worker died; a cell that kills every worker must 
 GRACE = timedelta(seconds=20)  # between taking a cell and holding its lock
 MISSED_BEATS = 4  # after so many a worker is taken for dead
 OPENINGS = 10  # of a database whose tables others are making
+LOCK_GRACE = 30  # s after which the journal's lock is taken from a worker that was killed with it
 POLL_SECONDS = 1.0
 READY_SECONDS = 60.0
 REPEATS_OF_TPE = 10  # in a row, before a cell is drawn at random
@@ -599,7 +600,11 @@ def open_storage(options: GridOptions, folder: Path) -> optuna.storages.BaseStor
         path = Path(options.storage) if options.storage else folder / JOURNAL
         _refuse_other_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        backend = optuna.storages.journal.JournalFileBackend(str(path))
+        # Absolute, since the lock is a link that Optuna looks through to see how old it is: a
+        # relative one leads nowhere from its own folder, and Optuna would look again for ever.
+        journal = str(path.absolute())
+        lock = optuna.storages.journal.JournalFileSymlinkLock(journal, LOCK_GRACE)
+        backend = optuna.storages.journal.JournalFileBackend(journal, lock)
         return optuna.storages.JournalStorage(backend)
     return _open_database(options)
 

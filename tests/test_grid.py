@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -331,3 +332,19 @@ def test_options_do_not_change_which_grid_is_meant():
     names = {name for name, value in vars(changed).items() if value != vars(Options())[name]}
     assert names <= grid_module.OPTION_NAMES
     assert not {"sampler", "trials", "goal"} & grid_module.OPTION_NAMES
+
+
+def test_a_worker_killed_with_the_lock_of_the_journal_holds_up_nobody(tmp_path, monkeypatch):
+    """In a relative folder, as scripts name it: there Optuna would wait for ever."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(grid_module, "LOCK_GRACE", 3)
+    folder = opened(Path("results")).folder
+    assert not folder.is_absolute()
+    killed = open_storage(Options(), folder)
+    killed._backend._lock.acquire()
+    assert (folder / "journal.log.lock").is_symlink()
+    grid = opened(Path("results"))
+    follower = threading.Thread(target=grid.work, args=(record,), daemon=True)
+    follower.start()
+    follower.join(60)
+    assert times_trained(grid) == [1] * 6
