@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ViewName = Literal["none", "turns", "free", "strong"]
-TargetName = Literal["none", "turns", "free", "strong", "aligned"]
+TargetName = Literal[ViewName, "aligned"]
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,10 @@ def align(images: Tensor, fill: Tensor | None) -> Tensor:
     Returns:
         (B, C, S, S). An image without anything stays as it is.
     """
-    size = images.shape[-1]
-    mass = images.abs() if fill is None else (images - fill.to(images)[:, None, None]).abs()
+    mass = images if fill is None else (images - fill.to(images)[:, None, None]).abs()
     mass = mass.sum(1)  # (B, S, S)
     mass = mass / mass.sum((1, 2), keepdim=True).clamp_min(1e-12)
-    at = (2 * torch.arange(size, device=images.device) + 1) / size - 1  # of pixels, in -1..1
+    at = _pixel_centres(images)
     x_centre, y_centre = (mass.sum(1) * at).sum(1), (mass.sum(2) * at).sum(1)  # (B,)
     x = at - x_centre[:, None, None]  # (B, 1, S)
     y = at[:, None] - y_centre[:, None, None]  # (B, S, 1)
@@ -152,8 +151,7 @@ def _resample(
         shift: x and y (B,) of its middle, in units of half an image.
     """
     cos, sin = radians.cos()[:, None, None], radians.sin()[:, None, None]
-    size = images.shape[-1]
-    centres = (2 * torch.arange(size, device=images.device) + 1) / size - 1  # of pixels, in -1..1
+    centres = _pixel_centres(images)
     if part is not None:
         flips = flips * part
     x = flips[0, :, None, None] * centres  # (B, 1, S)
@@ -168,3 +166,9 @@ def _resample(
         turned = F.grid_sample(images - fill, grid, padding_mode="zeros", align_corners=False)
         turned += fill
     return turned.clamp_(0, 1)
+
+
+def _pixel_centres(images: Tensor) -> Tensor:
+    """Where the pixels of a row lie, (S,), of an image that reaches from -1 to 1."""
+    size = images.shape[-1]
+    return (2 * torch.arange(size, device=images.device) + 1) / size - 1
