@@ -10,10 +10,13 @@
 
 A data set is one of DATA_SETS below, or NAME:setting=value,...; a method is one of METHODS, or
 NAME:method=METHOD,setting=value,..., with any setting of InfoMAX_VAE_framework.py. What they do not
-name is as given on the command line. The same command again goes on where it was stopped. Results
-go to results/NNNN-comparison/: scores.csv holds everything, a row per data set, method, seed, score
-and k, of all cells and of the validation cells alone; report.html ranks the methods; a folder per
-data set has the figures, latent_space.html and backbones.html.
+name is as given on the command line; but a model keeps what it has in MODELS, unless its spec, or
+for InfoMaxViews the data set, names it. What each keeps is printed. The same command again goes on
+where it was stopped.
+
+Results go to results/NNNN-comparison/: scores.csv holds everything, a row per data set, method,
+seed, score and k, of all cells and of the validation cells alone; report.html ranks the methods; a
+folder per data set has the figures, latent_space.html and backbones.html.
 
 No model learns from its validation cells. UMAP and PCA are fitted once more, to the training cells,
 and place the validation cells in that map; t-SNE cannot, and keeps its map of all cells.
@@ -179,12 +182,19 @@ class Method:
     kind: str
     own: dict[str, Any]
 
-    def settings_on(self, data_set: DataSet) -> CompareSettings:
-        """What a spec names wins over the data set, and that over what the method does usually."""
+    def kept_on(self, data_set: DataSet) -> dict[str, Any]:
+        """What the method sets whatever the command line says: its own, and what it does usually.
+
+        A spec of the method wins over the data set, and that over what the method does usually.
+        """
         usual = MODELS.get(self.kind, {})
         if self.kind == "InfoMaxViews":  # which views keep the phenotype is known of the data
-            usual = {k: v for k, v in usual.items() if k not in data_set.own}
-        return replace(data_set.settings, **usual | self.own)
+            usual = {k: data_set.own.get(k, v) for k, v in usual.items()}
+        return usual | self.own
+
+    def settings_on(self, data_set: DataSet) -> CompareSettings:
+        """The settings of the data set with those that the method keeps."""
+        return replace(data_set.settings, **self.kept_on(data_set))
 
 
 def main(settings: CompareSettings) -> Path:
@@ -207,6 +217,7 @@ def main(settings: CompareSettings) -> Path:
         settings.resume,
     )
     describe_grid(grid, settings, {name: one.loaded for name, one in sets.items()})
+    _print_kept(sets, methods)
     train_all(grid, Trainer(sets, methods), partial(load_trainer, settings))
     judge_once(grid, lambda: judge(grid, settings, sets))
     return grid.folder
@@ -243,6 +254,16 @@ def _refuse_projections_of_nothing(
                     f"method out, or give --methods {method.name}:method={method.kind},"
                     "project=pixels"
                 )
+
+
+def _print_kept(sets: Mapping[str, DataSet], methods: Mapping[str, Method]) -> None:
+    """Print a line for what each method keeps on each data set, as its spec would name it."""
+    for name, data_set in sets.items():
+        for method in methods.values():
+            kept = method.kept_on(data_set)
+            if kept:
+                spec = ",".join(f"{key.replace('_', '-')}={value}" for key, value in kept.items())
+                print(f"{method.name} on {name} keeps {spec}")
 
 
 def read_set(spec: str, settings: CompareSettings) -> tuple[str, dict[str, Any]]:

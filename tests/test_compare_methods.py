@@ -94,10 +94,15 @@ def test_specs_of_methods():
             compare_methods.read_methods(settings_of(methods=asked))
 
 
-def test_a_comparison_from_cells_to_page(tmp_path, monkeypatch):
+def test_a_comparison_from_cells_to_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = settings_of(methods=("Vanilla", "SC", "TSNE", "PCA"), seeds=(0, 1))
     folder = compare_methods.main(settings)
+    plain = "views=none,target-view=none,critic=pixels"
+    assert [line for line in capsys.readouterr().out.splitlines() if " keeps " in line] == [
+        f"Vanilla on simulated keeps {plain}",
+        f"SC on simulated keeps {plain},architecture=sc",
+    ]
     table = pd.read_csv(folder / "scores.csv")
     assert list(table.columns[:3]) == ["data_set", "method", "seed"]
     assert set(table["method"]) == set(settings.methods) and set(table["seed"]) == {0, 1}
