@@ -26,7 +26,6 @@ from faults import FEEDBACK, GRID, INFOMAX, SIMULATE, SIZE, make_sound
 from starting import Started, environment, ready
 
 BBBC031 = "util/Process_DataSet_1.py"
-PUBLISHED = "DataSets/Synthetic_Data_1"
 RESULTS = ("latents.csv", "scores.csv")
 TINY = f"--simulated-cells 80 --image-size {SIZE} --base 2 --features none --device cpu"
 
@@ -70,6 +69,14 @@ def _files(folder: Path, *patterns: str) -> dict[str, Path]:
     }
 
 
+def _published(folder: Path) -> bool:
+    """Everything has its final name: the hidden folder of the conversion is gone."""
+    sets = folder / "DataSets"
+    return (sets / "Synthetic_Data_1").is_dir() and not (
+        sets / ".Synthetic_Data_1.partial"
+    ).exists()
+
+
 def _of_grid(folder: Path) -> dict[str, Path]:
     """Codes and scores of every cell; of the newest grid, since one that had ended begins anew."""
     grids = sorted(folder.glob("results/*-alpha-beta"))
@@ -107,8 +114,11 @@ def jobs(workers: int, metrics: str) -> list[Job]:
             BBBC031,
             processing,
             _raw_cells,
-            lambda folder: None if (folder / PUBLISHED).is_dir() else processing,
-            lambda folder: _files(folder, "DataSets/**/*"),
+            lambda folder: None if _published(folder) else processing,
+            # What it was removing when it was killed, .Synthetic_Data_1.over, is no part of it.
+            lambda folder: _files(
+                folder, "DataSets/[!.]*", "DataSets/[!.]*/**/*", "DataSets/.*.partial/**/*"
+            ),
         ),
         Job("grid", GRID, grid, _nothing, lambda folder: grid, _of_grid),
         Job("guidance", FEEDBACK, guidance, make_sound, lambda folder: guidance, _of_guided),

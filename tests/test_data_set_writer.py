@@ -1,4 +1,5 @@
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def test_goes_on_where_it_stopped(tmp_path, expected, capsys):
     assert contents(tmp_path / "out") == expected
 
 
-@pytest.mark.parametrize("renamed", range(4))
+@pytest.mark.parametrize("renamed", range(5))
 def test_killed_while_it_is_published(tmp_path, expected, monkeypatch, renamed):
     """The metadata come last: what looks finished is."""
     names = []
@@ -142,9 +143,30 @@ def test_killed_while_it_is_published(tmp_path, expected, monkeypatch, renamed):
         patch.setattr(data_set_writer.os, "rename", rename)
         with pytest.raises(Stop):
             convert(tmp_path / "out")
-    assert names == ["Set", "Few", "lost.csv"][:renamed]
+    assert names == ["Set", "Few", "lost.csv", "meta.csv"][:renamed]
     outcome = convert(tmp_path / "out")
     assert len(outcome.cells) == 25
+    assert contents(tmp_path / "out") == expected
+
+
+def test_killed_while_it_removes_its_hidden_folder(tmp_path, expected, monkeypatch):
+    """It had ended: the set is whole, and the next conversion of that name removes what is left."""
+
+    whole_removal = shutil.rmtree
+
+    def remove(folder, **options):
+        if (folder / "done").is_dir():
+            (folder / "done" / "well_0.csv").unlink()
+            raise Stop
+        whole_removal(folder, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data_set_writer.shutil, "rmtree", remove)
+        with pytest.raises(Stop):
+            convert(tmp_path / "out")
+    assert contents(tmp_path / "out") != expected
+    with pytest.raises(UserError, match="Set is there already"):
+        convert(tmp_path / "out")
     assert contents(tmp_path / "out") == expected
 
 

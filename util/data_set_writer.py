@@ -5,6 +5,7 @@
     out/.<name>.partial/done/...      a table per finished group of cells (a well, a field)
     out/.<name>.partial/tables/...    the CSV files, once all groups are done
       --rename--> out/<name>/, the tables, and last of all the metadata
+      --rename--> out/.<name>.over/, which is removed
 
 A conversion that was killed goes on with the groups that are not done. A data set that is finished
 is never touched again. Nothing is ever written beside the raw data.
@@ -61,6 +62,11 @@ class Target:
     def partial(self) -> Path:
         """The hidden folder of an unfinished conversion."""
         return self.out / f".{self.name}.partial"
+
+    @property
+    def over(self) -> Path:
+        """What becomes of that folder at its end: nothing in it counts, it is being removed."""
+        return self.out / f".{self.name}.over"
 
     @property
     def finals(self) -> list[Path]:
@@ -138,9 +144,12 @@ def write_data_set(
 def refuse_finished(target: Target) -> None:
     """Stop if the data set, or a part of it, is there already.
 
+    If the conversion that made it was killed while it removed its hidden folder, that is removed.
+
     Raises:
         UserError: it says how to mend that. Not raised while its own publication is unfinished.
     """
+    shutil.rmtree(target.over, ignore_errors=True)
     there = [path for path in target.finals if path.exists()]
     if there and not (target.partial / "publish.json").is_file():
         raise UserError(
@@ -283,7 +292,7 @@ def _collect(target: Target, names: list[str]) -> Outcome:
     rows["reason"] = rows["reason"].fillna("")
     missed = rows["reason"] != ""
     if missed.all():
-        shutil.rmtree(target.partial)
+        _remove_partial(target)
         why = rows["reason"].value_counts()
         raise UserError(
             "no cell could be cut: "
@@ -351,7 +360,13 @@ def _publish(target: Target) -> None:
         if final.exists():
             raise UserError(f"{final} has come to be there meanwhile: rename or remove it")
         os.rename(source, final)
-    shutil.rmtree(target.partial)
+    _remove_partial(target)
+
+
+def _remove_partial(target: Target) -> None:
+    """Remove the hidden folder; who is killed meanwhile leaves none that looks unfinished."""
+    os.rename(target.partial, target.over)
+    shutil.rmtree(target.over)
 
 
 def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
