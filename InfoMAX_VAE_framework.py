@@ -28,7 +28,7 @@ from util.runs import (
     parse_settings,
     run_script,
 )
-from VAE_framework import CHANGEABLE, Settings, main
+from VAE_framework import CHANGEABLE, Settings, input_shape, main
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class InfoMaxSettings(Settings):
     encoder, which learns faster and needs --views."""
     critic_learning_rate: float = 5e-4
     """Adam's step size for the critic that estimates the information."""
-    preset: Literal["default", "thesis", "laptop", "aligned", "views"] = "default"
+    preset: Literal["default", "thesis", "laptop", "aligned", "even", "views"] = "default"
     """Named set of values; an explicit option wins over it."""
 
     RANGES: ClassVar = Settings.RANGES | {
@@ -86,7 +86,7 @@ def infomax_objective(settings: InfoMaxSettings, cells: Cells) -> nn.Module:
     """What the InfoMax VAE minimises."""
     if settings.critic == "code" and settings.views == "none":
         raise UserError("--critic code: a code tells all of itself; give --views turns or strong")
-    seen = (settings.latent_dim,) if settings.critic == "code" else cells.images.shape[1:]
+    seen = (settings.latent_dim,) if settings.critic == "code" else input_shape(settings, cells)
     estimator = InformationEstimator(
         seen, settings.latent_dim, settings.bound, settings.bound_alpha
     )

@@ -6,6 +6,7 @@ Edit the numbers of SETTINGS below, or give them on the command line, and run
     python VAE_framework.py                   # the thesis's numbers on simulated BBBC031 cells
     python VAE_framework.py --preset laptop   # the same in minutes on a laptop
     python VAE_framework.py --preset aligned  # decodes each cell aligned: discrete classes
+    python VAE_framework.py --preset even     # rare states count as much as common ones
     python VAE_framework.py --dataset DataSets/MyCells --metadata my_cells.csv --label treatment
     python VAE_framework.py --resume          # go on with the newest run
 
@@ -25,7 +26,7 @@ from torch import nn
 
 from models.baselines import cached_projection
 from models.losses import ELBOObjective, LikelihoodName, build_likelihood
-from models.networks import VAE, build_vae
+from models.networks import IMAGE_SIZES, VAE, build_vae
 from models.train_net import Schedule, best_epoch, embed, refuse_unusable_checkpoint, train
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
 from quantitative_metrics.classifier_metric import ClassifierTask
@@ -35,6 +36,7 @@ from util import processes
 from util.augmentation import TARGETS, TargetName, align
 from util.cell_features import designed_features
 from util.data_processing import Batches, Cells, load_cells, split_cells
+from util.even_sampling import even_chances, image_components
 from util.export import (
     ExportFormat,
     refuse_missing_packages,
@@ -103,6 +105,9 @@ class Settings:
     image_size: int = 64
     """Side of the network's input in pixels: 32, 64, 128 or 256. Larger cells are rescaled, smaller
     ones padded."""
+    shrink: int = 1
+    """The network sees all cells smaller by this factor, by the mean over squares of pixels; what
+    they are compared with stays as it is. 2 is about four times faster."""
     valid_fraction: float = 0.15
     """Share of the cells kept for validation, drawn per class."""
     augment: bool = True
@@ -151,6 +156,10 @@ class Settings:
     """Epochs after which batch norm goes by its running statistics while training too, so that a
     cell's code no longer depends on the batch it is in; None never does."""
 
+    evenness: float = 0.0
+    """0 shows each training cell once an epoch; up to 1 draws cells evenly over the space of the
+    images, those that are like many others less often, so that a rare state counts."""
+
     features: str = "measure"
     """Human-designed features: `measure` them on the images, `none`, or a CSV (e.g. CellProfiler's)
     with Unique_ID."""
@@ -187,7 +196,7 @@ class Settings:
     tables), encoder (torch.export: raw pixels to the code)."""
     tensorboard: bool = False
     """Also write the terms of the loss for TensorBoard (`tensorboard --logdir results`)."""
-    preset: Literal["default", "thesis", "laptop", "aligned"] = "default"
+    preset: Literal["default", "thesis", "laptop", "aligned", "even"] = "default"
     """Named set of values; an explicit option wins over it."""
     original: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """Start a new run with all settings of another: its folder or number, or `last`; options given
@@ -196,6 +205,8 @@ class Settings:
     """Go on with a run: its folder or number, alone the newest one; --epochs may lengthen it."""
 
     RANGES: ClassVar = {
+        "shrink": AT_LEAST_1,
+        "evenness": Range(0, 1),
         "epochs": AT_LEAST_1,
         "batch_size": Range(2),  # batch norm
         "learning_rate": ABOVE_0,
@@ -222,6 +233,8 @@ SETTINGS = Settings()
 
 # The decoder makes the cell as it would lie along the rows, with a variance that the code tells.
 ALIGNED = {"target_view": "aligned", "likelihood": "heteroscedastic"}
+# Every state counts, however few its cells, and the decoder makes the cell turned at random.
+EVEN = {"evenness": 1.0, "target_view": "turns", "likelihood": "gaussian"}
 # Fewer cells, a narrow network and larger steps: every stage, in minutes on two cores.
 LAPTOP = {"simulated_cells": 2500, "base": 8, "epochs": 20, "learning_rate": 1e-3}
 PRESETS = {
@@ -229,6 +242,7 @@ PRESETS = {
     "thesis": {},  # the defaults are the thesis's numbers
     "laptop": LAPTOP,
     "aligned": LAPTOP | ALIGNED | {"epochs": 40, "freeze_norm_after": 10},
+    "even": LAPTOP | EVEN | {"base": 16, "batch_size": 32},
 }
 
 # A resumed run may run longer, or elsewhere; anything else would make it another run.
@@ -386,7 +400,9 @@ def prepare(
     # Decided once: streamed, an epoch has another order. Processes on the CPU share its memory.
     sharing = processes.world_size() if device.type == "cpu" else 1
     budget = processes.from_main(memory_budget(device)) // sharing
-    batches = make_batches(cells, device, settings.batch_size, settings.augment, budget)
+    batches = make_batches(
+        cells, device, settings.batch_size, settings.augment, budget, settings.shrink
+    )
     return Run(
         settings,
         cells,
@@ -426,6 +442,9 @@ def learn(
         settings.freeze_norm_after,
     )
     remember = {"settings": asdict(settings), "data": run.cells.describe()}
+    chances = None
+    if settings.evenness > 0:
+        chances = even_chances(image_components(run.cells)[run.split[0]], settings.evenness)
     return train(
         run.model,
         run.objective,
@@ -435,6 +454,7 @@ def learn(
         run.folder,
         remember,
         on_epoch=on_epoch,
+        chances=chances,
     )
 
 
@@ -448,12 +468,28 @@ def design_features(settings: Settings, cells: Cells) -> tuple[pd.DataFrame | No
     return features, notes
 
 
+def input_shape(settings: Settings, cells: Cells) -> tuple[int, int, int]:
+    """(C, S', S') of a cell as the network sees it.
+
+    Raises:
+        UserError: the image cannot be reduced so, or is too small then.
+    """
+    size, odd = divmod(settings.image_size, settings.shrink)
+    if settings.shrink > 1 and (odd or size not in IMAGE_SIZES):
+        raise UserError(
+            f"--shrink {settings.shrink} of --image-size {settings.image_size}: what is left must "
+            f"be one of {', '.join(map(str, IMAGE_SIZES))} pixels"
+        )
+    return cells.images.shape[1], size, size
+
+
 def network_arguments(settings: Settings, cells: Cells) -> dict[str, Any]:
     """Arguments of `build_vae`."""
+    channels, size, _ = input_shape(settings, cells)
     return {
         "architecture": settings.architecture,
-        "image_size": settings.image_size,
-        "channels": cells.images.shape[1],
+        "image_size": size,
+        "channels": channels,
         "base": settings.base,
         "latent_dim": settings.latent_dim,
         "decoder_base": settings.decoder_base,
@@ -510,7 +546,7 @@ def print_summary(settings: Settings, cells: Cells) -> None:
     from torchsummary import summary
 
     plain = build_vae(**network_arguments(settings, cells), fast=False)
-    summary(plain, cells.images.shape[1:], device="cpu")
+    summary(plain, input_shape(settings, cells), device="cpu")
 
 
 def project(
@@ -719,7 +755,10 @@ def export(
         model = build_vae(**network_arguments(run.settings, run.cells), fast=False)
         model.load_state_dict(run.model.state_dict())
         cells, path = run.cells, run.folder / "encoder.pt2"
-        written.append(write_encoder(path, model, cells.images.shape[1:], cells.low, cells.high))
+        shrink = run.settings.shrink
+        written.append(
+            write_encoder(path, model, cells.images.shape[1:], cells.low, cells.high, shrink)
+        )
     return written
 
 

@@ -56,6 +56,7 @@ from human_guidance.interpretation_measures import (
 )
 from models.networks import VAE
 from util.cell_features import features_of, find_masks, read_cellprofiler_table
+from util.data_processing import scale_pixels
 from util.helpers import compose_rgb, mix_channels
 from util.metadata import choose_labels, gradations
 from util.report import write_report
@@ -217,9 +218,11 @@ class LatentSpace:
         """Points (n, d) -> (n, S, S, 3) uint8, what the model sees there."""
         pictures = []
         for part in torch.from_numpy(np.asarray(points, np.float32)).split(AT_A_TIME):
-            images = self.model.decode(part.to(self.device)).sigmoid()  # (b, C, S, S)
+            images = self.model.decode(part.to(self.device)).sigmoid()  # (b, C, S', S')
             pictures.append(mix_channels(images.float().cpu().numpy()))
-        return np.concatenate(pictures)
+        # as large as the cells beside them
+        shrink = self.run.settings.shrink
+        return np.concatenate(pictures).repeat(shrink, axis=1).repeat(shrink, axis=2)
 
     def pictures(self, rows: np.ndarray) -> np.ndarray:
         """(n, S, S, 3) uint8 of some cells."""
@@ -229,11 +232,13 @@ class LatentSpace:
         return pictures[np.argsort(order, kind="stable")]
 
     def scaled(self, rows: np.ndarray) -> torch.Tensor:
-        """(n, C, S, S) float32 in 0..1 of some cells, as the encoder sees them."""
+        """(n, C, S', S') float32 in 0..1 of some cells, as the encoder sees them."""
         cells = self.loaded.cells
-        low, high = (np.asarray(v, np.float32)[:, None, None] for v in (cells.low, cells.high))
-        images = (np.asarray(cells.images[rows], np.float32) - low) / (high - low)
-        return torch.from_numpy(images.clip(0, 1)).to(self.device)
+        low, high = (
+            torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (cells.low, cells.high)
+        )
+        raw = torch.from_numpy(np.array(cells.images[rows]))
+        return scale_pixels(raw, low, high - low, self.run.settings.shrink).to(self.device)
 
     def place(self, asked: str, option: str) -> np.ndarray:
         """(d,) the code of a cell, the mean code of a class, or coordinates that are written out.

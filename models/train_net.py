@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from util import processes
 from util.data_processing import Batches
+from util.even_sampling import draw_cells
 from util.runs import UserError, load_checkpoint, save_checkpoint, seed_everything, write_atomically
 
 SMALLEST_BATCH = 16  # below it, batch norm sees too little
@@ -66,6 +67,7 @@ def train(
     remember: dict[str, Any],
     progress: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    chances: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """Train until the last epoch or a stalled validation loss; the best weights end in `model`.
 
@@ -89,6 +91,8 @@ def train(
         remember: plain data stored in both checkpoints, enough to use the model elsewhere.
         progress: show a bar with the time left.
         on_epoch: called in the main process with the log's line of each epoch.
+        chances: (training cells,) that add up to 1: every epoch draws as many cells by them; None
+            shows each cell once. Validation cells count once each all the same.
 
     Returns:
         the history, one dict per epoch: epoch, train and valid terms, learning_rate, batch_size,
@@ -98,7 +102,7 @@ def train(
         UserError: the loss is not finite, memory is too small for the smallest batch, a checkpoint
             does not fit the model, or a batch is too small for so many processes.
     """
-    training = _Training(model, objective, batches, split, schedule, folder, remember)
+    training = _Training(model, objective, batches, split, schedule, folder, remember, chances)
     history = training.restore()
     best = folder / "best.pt"
     with tqdm(
@@ -158,10 +162,11 @@ class _Training:
         schedule: Schedule,
         folder: Path,
         remember: dict[str, Any],
+        chances: np.ndarray | None,
     ):
         self.model, self.objective, self.batches = model, objective, batches
         self.split, self.schedule = split, schedule
-        self.folder, self.remember = folder, remember
+        self.folder, self.remember, self.chances = folder, remember, chances
         if processes.world_size() > 1:
             _refuse_small_parts(min(batches.batch_size, len(split[0])))
             if batches.device.type == "cuda":  # replaces the layers, keeps their parameters
@@ -207,6 +212,8 @@ class _Training:
         rate = self.optimizer.param_groups[0]["lr"]
         seed_everything(self.schedule.seed, number)
         train_cells, valid_cells = self.split
+        if self.chances is not None:
+            train_cells = draw_cells(train_cells, self.chances)
         with torch.autocast(
             self.batches.device.type, torch.bfloat16, enabled=self.schedule.bfloat16
         ):

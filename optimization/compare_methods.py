@@ -75,7 +75,7 @@ from util.runs import (
     slug,
     write_table,
 )
-from VAE_framework import ALIGNED, Loaded
+from VAE_framework import ALIGNED, EVEN, Loaded
 
 DATA_SETS: dict[str, dict[str, Any]] = {
     "simulated": {"dataset": "simulated"},
@@ -99,18 +99,20 @@ DATA_SETS: dict[str, dict[str, Any]] = {
         "metadata": "DataSets/MetaData3_Chaffer_GT_link_CP.csv",
         "label": "GT_label",
         "image_size": 128,
+        "shrink": 2,  # of levels and sizes nothing is lost
         "views": "turns",  # its conditions differ in size and in how much of a protein there is
     },
 }
 
 PLAIN = {"views": "none", "target_view": "none", "critic": "pixels"}
-# Models of the thesis, the one that decodes each cell aligned, and the InfoMax VAE whose critic and
-# decoder meet another view of the cell.
+# Models of the thesis, the one that decodes each cell aligned, the one that draws cells evenly, and
+# the InfoMax VAE whose critic and decoder meet another view of the cell.
 MODELS: dict[str, dict[str, Any]] = {
     "Vanilla": PLAIN,
     "SC": PLAIN | {"architecture": "sc"},
     "InfoMax": PLAIN,
     "Aligned": PLAIN | ALIGNED,
+    "Even": PLAIN | EVEN,
     "InfoMaxViews": OTHER_VIEWS,
 }
 PROJECTIONS = ("UMAP", "TSNE", "PCA")

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from util.augmentation import augment
@@ -440,6 +441,23 @@ def split_cells(
     return np.setdiff1d(np.arange(n_cells), valid), valid
 
 
+def scale_pixels(
+    raw: torch.Tensor, low: torch.Tensor, span: torch.Tensor, shrink: int = 1
+) -> torch.Tensor:
+    """Images as the network sees them.
+
+    Args:
+        raw: (B, C, S, S) integers.
+        low, span: (C, 1, 1) the value that becomes 0, and how far above it 1 lies.
+        shrink: side of the squares of pixels that are averaged to one; divides S.
+
+    Returns:
+        (B, C, S / shrink, S / shrink) float32 in 0..1.
+    """
+    scaled = (raw.float() - low).div_(span).clamp_(0, 1)
+    return scaled if shrink == 1 else F.avg_pool2d(scaled, shrink)
+
+
 class Batches(ABC):
     """Batches of cells on a device: scaled to 0..1 and augmented there, from the raw integers.
 
@@ -451,9 +469,17 @@ class Batches(ABC):
         device: where batches come out.
         batch_size: cells per batch; may be changed between epochs.
         augmentation: turn and flip the training images.
+        shrink: side of the squares of pixels that are averaged to one.
     """
 
-    def __init__(self, cells: Cells, device: torch.device, batch_size: int, augmentation: bool):
+    def __init__(
+        self,
+        cells: Cells,
+        device: torch.device,
+        batch_size: int,
+        augmentation: bool,
+        shrink: int = 1,
+    ):
         self.device = device
         self.low = self._per_channel(cells.low)
         self.span = self._per_channel(cells.high - cells.low)
@@ -461,12 +487,13 @@ class Batches(ABC):
         self.fill = None if fill is None else fill.to(device)
         self.batch_size = batch_size
         self.augmentation = augmentation
+        self.shrink = shrink
 
     def _per_channel(self, values: np.ndarray) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)[:, None, None]
 
     def _scale(self, raw: torch.Tensor) -> torch.Tensor:
-        return (raw.float() - self.low).div_(self.span).clamp_(0, 1)
+        return scale_pixels(raw, self.low, self.span, self.shrink)
 
     @abstractmethod
     def _load(self, index: torch.Tensor) -> torch.Tensor:
@@ -481,7 +508,7 @@ class Batches(ABC):
         return indices[torch.randperm(len(indices))]
 
     def take(self, index: torch.Tensor) -> torch.Tensor:
-        """Cells (B,) -> (B, C, S, S) float32 in 0..1."""
+        """Cells (B,) -> (B, C, S', S') float32 in 0..1, S' = S / shrink."""
         return self._scale(self._load(index))
 
     def in_order(self, indices: np.ndarray) -> Iterator[torch.Tensor]:
@@ -507,8 +534,15 @@ class CellBatches(Batches):
     Args as for `Batches`.
     """
 
-    def __init__(self, cells: Cells, device: torch.device, batch_size: int, augmentation: bool):
-        super().__init__(cells, device, batch_size, augmentation)
+    def __init__(
+        self,
+        cells: Cells,
+        device: torch.device,
+        batch_size: int,
+        augmentation: bool,
+        shrink: int = 1,
+    ):
+        super().__init__(cells, device, batch_size, augmentation, shrink)
         self.images = torch.from_numpy(np.array(cells.images)).to(device)  # (N, C, S, S)
 
     def _load(self, index: torch.Tensor) -> torch.Tensor:

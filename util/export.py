@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from util.data_processing import scale_pixels
 from util.runs import UserError, write_atomically
 
 ExportFormat = Literal["h5ad", "parquet", "encoder"]
@@ -105,21 +106,27 @@ class RawPixelEncoder(nn.Module):
     Args:
         model: with `encode`.
         low, high: (C,) raw values that become 0 and 1.
+        shrink: side of the squares of pixels that are averaged to one.
     """
 
-    def __init__(self, model: nn.Module, low: np.ndarray, high: np.ndarray):
+    def __init__(self, model: nn.Module, low: np.ndarray, high: np.ndarray, shrink: int = 1):
         super().__init__()
-        self.model = model
+        self.model, self.shrink = model, shrink
         for name, value in (("low", low), ("span", np.asarray(high) - low)):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32)[:, None, None])
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels (B, C, S, S) -> mean and log-variance of the code, (B, d) each."""
-        return self.model.encode(((pixels.float() - self.low) / self.span).clamp(0, 1))
+        return self.model.encode(scale_pixels(pixels, self.low, self.span, self.shrink))
 
 
 def write_encoder(
-    path: Path, model: nn.Module, shape: Sequence[int], low: np.ndarray, high: np.ndarray
+    path: Path,
+    model: nn.Module,
+    shape: Sequence[int],
+    low: np.ndarray,
+    high: np.ndarray,
+    shrink: int = 1,
 ) -> Path:
     """Write encoder.pt2 for batches of any size, atomically; `torch.export.load` opens it.
 
@@ -127,9 +134,9 @@ def write_encoder(
         path: to write.
         model: a VAE.
         shape: (C, S, S) of an image.
-        low, high: as for `RawPixelEncoder`.
+        low, high, shrink: as for `RawPixelEncoder`.
     """
-    encoder = RawPixelEncoder(model, low, high).eval().cpu()
+    encoder = RawPixelEncoder(model, low, high, shrink).eval().cpu()
     example = torch.zeros(2, *shape)
     program = torch.export.export(
         encoder, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
