@@ -30,6 +30,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 import tyro
 
 from human_guidance.interpretation_figures import (
@@ -232,13 +233,13 @@ class LatentSpace:
         return pictures[np.argsort(order, kind="stable")]
 
     def scaled(self, rows: np.ndarray) -> torch.Tensor:
-        """(n, C, S', S') float32 in 0..1 of some cells, as the encoder sees them."""
+        """(n, C, S, S) float32 in 0..1 of some cells, as `OnAllPixels` takes them."""
         cells = self.loaded.cells
         low, high = (
             torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (cells.low, cells.high)
         )
         raw = torch.from_numpy(np.array(cells.images[rows]))
-        return scale_pixels(raw, low, high - low, self.run.settings.shrink).to(self.device)
+        return scale_pixels(raw, low, high - low).to(self.device)
 
     def place(self, asked: str, option: str) -> np.ndarray:
         """(d,) the code of a cell, the mean code of a class, or coordinates that are written out.
@@ -531,6 +532,17 @@ def follow(
     ]
 
 
+class OnAllPixels:
+    """A model asked about images as they are, also where it sees them smaller."""
+
+    def __init__(self, model: VAE, shrink: int):
+        self.model, self.shrink = model, shrink
+
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (B, C, S, S) in 0..1 -> mean and log-variance of the code, (B, d) each."""
+        return self.model.encode(F.avg_pool2d(x, self.shrink))
+
+
 def look(
     space: LatentSpace, settings: InterpretationSettings, folder: Path
 ) -> tuple[tuple[str, Path], pd.DataFrame]:
@@ -541,7 +553,7 @@ def look(
     cells, axes = space.loaded.cells, space.shown
     masks, _ = find_masks(np.asarray(cells.images[rows]), cells.masked)
     saliency = smooth_gradients(
-        space.model,
+        OnAllPixels(space.model, space.run.settings.shrink),
         space.scaled(rows),
         masks,
         axes,

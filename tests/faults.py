@@ -346,6 +346,11 @@ def main() -> int:
 # -------------------------------------------------------------------------------------------- table
 
 SETTINGS = [
+    Fault("more than even", VAE, f"{FOLDER} --evenness 2", r"--evenness 2\.0: must be"),
+    Fault("shrunk too far", VAE, f"{FOLDER} --shrink 4",
+          r"--shrink 4 of --image-size \d+: what is left must be one of 32, 64"),
+    Fault("no whole squares", VAE, f"{FOLDER} --shrink 3",
+          r"--shrink 3 of --image-size \d+: what is left must be one of 32, 64"),
     Fault("no epochs", VAE, f"{FOLDER} --epochs 0", "--epochs 0: must be at least 1"),
     Fault("batch of no cells", VAE, f"{FOLDER} --batch-size 0",
           "--batch-size 0: must be at least 2"),
@@ -759,7 +764,7 @@ MANY_RUNS = [
     Fault("data set with an unknown setting", COMPARE, f"{FOLDER} --sets a:colour=red",
           "--sets a:colour=red: 'colour=red' is not setting=value of"),
     Fault("unknown method", COMPARE, f"{FOLDER} --methods GAN",
-          "--methods GAN: known are Vanilla, SC, InfoMax, Aligned, InfoMaxViews,"),
+          "--methods GAN: known are Vanilla, SC, InfoMax, Aligned, Even, InfoMaxViews,"),
     Fault("method named twice", COMPARE, f"{FOLDER} --methods PCA PCA",
           "--methods PCA: PCA is named twice"),
     Fault("comparison without features", COMPARE, f"{FOLDER} --sets a:dataset=cells --methods PCA",

@@ -66,10 +66,10 @@ def test_specs_of_data_sets():
 
 def test_specs_of_methods():
     far = "Far:method=InfoMaxViews,alpha=9,views=free,freeze-norm-after=2,augment=False"
-    asked = ("SC", "InfoMaxViews", far, "Vanilla", "Aligned")
+    asked = ("SC", "InfoMaxViews", far, "Vanilla", "Aligned", "Even")
     settings = settings_of(methods=asked, alpha=20.0)
     methods = compare_methods.read_methods(settings)
-    assert list(methods) == ["SC", "InfoMaxViews", "Far", "Vanilla", "Aligned"]
+    assert list(methods) == ["SC", "InfoMaxViews", "Far", "Vanilla", "Aligned", "Even"]
     own = {"views": "turns", "beta": 3.0}
     data_set = compare_methods.DataSet(dataclasses.replace(settings, **own), own, None)
     found = {name: method.settings_on(data_set) for name, method in methods.items()}
@@ -82,6 +82,9 @@ def test_specs_of_methods():
     aligned = found["Aligned"]
     assert (aligned.target_view, aligned.likelihood) == ("aligned", "heteroscedastic")
     assert (aligned.views, aligned.beta) == ("none", 3)
+    even = found["Even"]
+    assert (even.evenness, even.target_view, even.likelihood) == (1, "turns", "gaussian")
+    assert found["Aligned"].evenness == found["InfoMaxViews"].evenness == 0
     assert (found["Vanilla"].target_view, found["Vanilla"].likelihood) == ("none", "bernoulli")
     for asked, words in (
         (("GAN",), "known are Vanilla, SC"),

@@ -304,3 +304,20 @@ def test_batches_scale_and_cover_every_cell():
     epoch = list(batches.shuffled(np.arange(70)))
     assert [len(x) for x in epoch] == [32, 32]
     assert [len(x) for x in batches.shuffled(np.arange(20))] == [20]
+
+
+@pytest.mark.parametrize("shrink", [2, 4])
+def test_cells_shrink_by_the_mean_of_squares(shrink):
+    images = RNG.integers(0, 65535, (9, 2, 32, 32), dtype=np.uint16)
+    batches = CellBatches(cells_of(images, high=40000.0), torch.device("cpu"), 4, False, shrink)
+    scaled = np.clip(images / 40000, 0, 1)
+    side = 32 // shrink
+    expected = np.empty((9, 2, side, side))
+    for row in range(side):
+        for column in range(side):
+            square = np.s_[:, :, row * shrink : (row + 1) * shrink,
+                           column * shrink : (column + 1) * shrink]  # fmt: skip
+            expected[:, :, row, column] = scaled[square].mean((2, 3))
+    ordered = torch.cat(list(batches.in_order(np.arange(9))))
+    np.testing.assert_allclose(ordered.numpy(), expected, atol=1e-6)
+    assert next(batches.shuffled(np.arange(9))).shape == (4, 2, side, side)

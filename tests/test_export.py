@@ -32,6 +32,25 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """Folder of a run whose network saw the cells at half their size, drawn evenly."""
+    settings = dataclasses.replace(
+        VAE_framework.SETTINGS,
+        simulated_cells=60,
+        shrink=2,
+        evenness=1.0,
+        base=2,
+        epochs=1,
+        device="cpu",
+        features="none",
+        metrics=("classifier",),
+        export=("encoder",),
+        results=str(tmp_path_factory.mktemp("small")),
+    )
+    return VAE_framework.main(settings)
+
+
+@pytest.fixture(scope="module")
 def latents(run):
     return pd.read_csv(run / "latents.csv")
 
@@ -63,9 +82,13 @@ def test_parquet_holds_what_the_csv_holds(run):
         pd.testing.assert_frame_equal(pd.read_parquet(run / f"{name}.parquet"), expected)
 
 
-def test_the_encoder_alone_gives_the_same_codes(run, latents):
-    cells = load_cells("simulated", image_size=32, simulated_cells=60)
-    encoder = torch.export.load(run / "encoder.pt2").module()
+@pytest.mark.parametrize("name, image_size", [("run", 32), ("small_run", 64)])
+def test_the_encoder_alone_gives_the_same_codes(request, name, image_size):
+    """It takes the pixels as they are, also where the network sees them smaller."""
+    folder = request.getfixturevalue(name)
+    latents = pd.read_csv(folder / "latents.csv")
+    cells = load_cells("simulated", image_size=image_size, simulated_cells=60)
+    encoder = torch.export.load(folder / "encoder.pt2").module()
     for part in (slice(0, 60), slice(3, 4)):
         with torch.no_grad():
             mean, logvar = encoder(torch.from_numpy(cells.images[part]).float())

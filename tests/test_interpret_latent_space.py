@@ -17,7 +17,13 @@ from torch.distributions import Normal, kl_divergence
 import InfoMAX_VAE_framework
 import VAE_framework
 from human_guidance import interpret_latent_space, interpretation_figures
-from human_guidance.interpret_latent_space import SETTINGS, LatentSpace, decoded_plane, main
+from human_guidance.interpret_latent_space import (
+    SETTINGS,
+    LatentSpace,
+    OnAllPixels,
+    decoded_plane,
+    main,
+)
 from human_guidance.interpretation_figures import plot_correlations
 from human_guidance.interpretation_measures import (
     concept_of,
@@ -288,7 +294,9 @@ def write_discs(folder):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Two finished runs: one with classes and features, and an InfoMax SC-VAE without anything."""
+    """Two finished runs: one with classes and features, and an InfoMax SC-VAE without anything,
+    which sees its cells at half their size.
+    """
     folder = tmp_path_factory.mktemp("trained")
     write_discs(folder)
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
@@ -297,9 +305,10 @@ def trained(tmp_path_factory):
         patch.setattr(VAE_framework, "project_features", lambda *more: {})
         own = {"dataset": "discs.npz", "metadata": "discs.csv", "label": "kind", "latent_dim": 2}
         VAE_framework.main(dataclasses.replace(VAE_framework.SETTINGS, **TINY, **own))
-        other = {"dataset": "four.npz", "latent_dim": 5, "features": "none", "architecture": "sc"}
+        other = {"dataset": "four.npz", "latent_dim": 5, "features": "none", "architecture": "sc",
+                 "image_size": 64, "shrink": 2}  # fmt: skip
         VAE_framework.main(
-            dataclasses.replace(InfoMAX_VAE_framework.SETTINGS, **TINY, **other),
+            dataclasses.replace(InfoMAX_VAE_framework.SETTINGS, **(TINY | other)),
             InfoMAX_VAE_framework.infomax_objective,
         )
     return folder
@@ -397,8 +406,11 @@ def test_the_model_that_was_scored_is_the_one_looked_at(here):
     for name in ("0001-discs-VAE", "0002-four-InfoMAX-SC-VAE"):
         space = space_of(here / name)
         with torch.no_grad():
-            codes = space.model.encode(space.scaled(np.arange(N)))[0].numpy()
+            model = OnAllPixels(space.model, space.run.settings.shrink)
+            codes = model.encode(space.scaled(np.arange(N)))[0].numpy()
+            pictures = space.decode(codes[:2])
         np.testing.assert_allclose(codes, space.codes, atol=1e-4)
+        assert pictures.shape == space.pictures(np.arange(2)).shape
 
 
 def test_rows_of_the_plane_are_the_second_axis(here, monkeypatch):

@@ -46,6 +46,7 @@ def run(
     learning_rate=1e-3,
     freeze_norm=None,
     batch_size=16,
+    chances=None,
 ):
     folder.mkdir(exist_ok=True)
     seed_everything(seed)
@@ -63,7 +64,9 @@ def run(
         seed=seed,
         freeze_norm_after=freeze_norm,
     )
-    history = train(model, objective, batches, split, schedule, folder, {}, progress=False)
+    history = train(
+        model, objective, batches, split, schedule, folder, {}, progress=False, chances=chances
+    )
     return model, objective, batches, split, history
 
 
@@ -86,15 +89,38 @@ def test_the_best_model_is_returned_not_the_last(cells, tmp_path):
     assert now == pytest.approx(best, rel=1e-5)
 
 
-@pytest.mark.parametrize("infomax", [False, True])
-def test_resumed_equals_undisturbed(cells, tmp_path, infomax):
-    whole, *_, history = run(cells, tmp_path / "whole", 5, infomax)
-    run(cells, tmp_path / "parts", 2, infomax)
+@pytest.mark.parametrize("infomax, drawn", [(False, False), (True, False), (False, True)])
+def test_resumed_equals_undisturbed(cells, tmp_path, infomax, drawn):
+    train_cells = split_cells(None, len(cells.table), 0.2, 0)[0]
+    weights = np.linspace(1, 3, len(train_cells))
+    asked = {"infomax": infomax, "chances": weights / weights.sum() if drawn else None}
+    whole, *_, history = run(cells, tmp_path / "whole", 5, **asked)
+    run(cells, tmp_path / "parts", 2, **asked)
     torch.rand(7)  # what happens between does not matter
-    parts, *_, resumed = run(cells, tmp_path / "parts", 5, infomax)
+    parts, *_, resumed = run(cells, tmp_path / "parts", 5, **asked)
     for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert [h["valid"] for h in history] == [h["valid"] for h in resumed]
+
+
+def test_cells_are_drawn_by_their_chances(cells, tmp_path, monkeypatch):
+    """Of the training cells only: every epoch anew, and validation sees each cell once."""
+    learnt, judged = [], []
+    shuffled, in_order = CellBatches.shuffled, CellBatches.in_order
+    monkeypatch.setattr(
+        CellBatches, "shuffled", lambda self, rows: learnt.append(rows) or shuffled(self, rows)
+    )
+    monkeypatch.setattr(
+        CellBatches, "in_order", lambda self, rows: judged.append(rows) or in_order(self, rows)
+    )
+    train_cells, valid_cells = split_cells(None, len(cells.table), 0.2, 0)
+    chances = np.where(np.arange(len(train_cells)) % 2, 3.0, 1.0)
+    run(cells, tmp_path / "r", 3, chances=chances / chances.sum())
+    odd = [np.isin(rows, train_cells[1::2]).mean() for rows in learnt]
+    assert odd == pytest.approx([0.75] * 3, abs=0.1)  # 48 cells
+    assert all(len(rows) == len(train_cells) for rows in learnt)
+    assert not np.array_equal(learnt[0], learnt[1])
+    assert all(np.array_equal(rows, valid_cells) for rows in judged) and len(judged) == 3
 
 
 def test_batch_norm_keeps_its_statistics_when_asked(cells, tmp_path):

@@ -75,16 +75,19 @@ def image_components(cells: Cells) -> np.ndarray:
 def draw_cells(cells: np.ndarray, chances: np.ndarray) -> np.ndarray:
     """As many cells as there are, each as often as its chance says, up to a single one.
 
-    Systematic sampling: N marks at equal distances on the line of all chances, shifted at random by
-    torch's global generator, which the training loop seeds for each epoch.
+    Systematic sampling: N marks at equal distances on the line of all chances, on which the cells
+    lie in a random order. Randomness follows torch's global generator, which the training loop
+    seeds for each epoch.
 
     Args:
         cells: (N,) indices.
         chances: (N,) that add up to 1.
 
     Returns:
-        (N,) indices, in the order of `cells`, some of them several times and some not at all.
+        (N,) indices in random order, some of them several times and some not at all.
     """
+    order = torch.randperm(len(cells)).numpy()
     marks = (np.arange(len(cells)) + float(torch.rand((), dtype=torch.float64))) / len(cells)
-    ends = np.cumsum(chances)
-    return cells[np.searchsorted(ends / ends[-1], marks, side="right").clip(max=len(cells) - 1)]
+    ends = np.cumsum(chances[order])
+    places = np.searchsorted(ends / ends[-1], marks, side="right").clip(max=len(cells) - 1)
+    return cells[order[places]]
