@@ -57,7 +57,6 @@ from human_guidance.interpretation_measures import (
 )
 from models.networks import VAE
 from util.cell_features import features_of, find_masks, read_cellprofiler_table
-from util.data_processing import scale_pixels
 from util.helpers import compose_rgb, mix_channels
 from util.metadata import choose_labels, gradations
 from util.report import write_report
@@ -234,12 +233,7 @@ class LatentSpace:
 
     def scaled(self, rows: np.ndarray) -> torch.Tensor:
         """(n, C, S, S) float32 in 0..1 of some cells, as `OnAllPixels` takes them."""
-        cells = self.loaded.cells
-        low, high = (
-            torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (cells.low, cells.high)
-        )
-        raw = torch.from_numpy(np.array(cells.images[rows]))
-        return scale_pixels(raw, low, high - low).to(self.device)
+        return self.loaded.cells.scaled(rows).to(self.device)
 
     def place(self, asked: str, option: str) -> np.ndarray:
         """(d,) the code of a cell, the mean code of a class, or coordinates that are written out.

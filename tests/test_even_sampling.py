@@ -37,6 +37,7 @@ def test_copies_of_a_cell_can_still_be_drawn():
     assert chances.sum() == pytest.approx(1)
     assert even_chances(np.zeros((30, 3))) == pytest.approx(np.full(30, 1 / 30))
     assert even_chances(np.zeros((1, 3))) == pytest.approx([1])
+    assert even_chances(np.zeros((4, 0))) == pytest.approx(np.full(4, 0.25))  # images all alike
 
 
 def test_each_cell_is_drawn_as_often_as_its_chance_says():

@@ -96,6 +96,13 @@ class Cells:
         low, high = (v.astype(np.float32)[:, None, None] for v in (self.low, self.high))
         return np.clip((self.images - low) / (high - low), 0, 1)
 
+    def scaled(self, rows: np.ndarray | slice) -> torch.Tensor:
+        """(n, C, S, S) float32 in 0..1 of some cells, in memory."""
+        low, high = (
+            torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (self.low, self.high)
+        )
+        return scale_pixels(torch.from_numpy(np.array(self.images[rows])), low, high - low)
+
     def scaled_padding(self) -> torch.Tensor | None:
         """(C,) padding as the network sees it, 0..1; None if it is 0 throughout."""
         scaled = ((self.padding - self.low) / (self.high - self.low)).clip(0, 1)

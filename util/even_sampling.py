@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from util.data_processing import Cells, scale_pixels
+from util.data_processing import Cells
 
 COMPONENTS = 3
 NEIGHBOURS = 15
@@ -31,13 +31,13 @@ def even_chances(points: np.ndarray, evenness: float = 1.0) -> np.ndarray:
         evenness: 0 to draw cells as they come, up to 1 to draw evenly over the space they fill.
 
     Returns:
-        (N,) chances above 0 that add up to 1.
+        (N,) chances above 0 that add up to 1; all the same where the cells lie in one place.
     """
     from sklearn.neighbors import NearestNeighbors
 
     n_cells, dim = points.shape
     neighbours = min(NEIGHBOURS, n_cells - 1)
-    if evenness == 0 or neighbours < 1:
+    if evenness == 0 or neighbours < 1 or dim == 0:
         return np.full(n_cells, 1 / n_cells)
     tree = NearestNeighbors(n_neighbors=neighbours).fit(points)
     radius = tree.kneighbors()[0][:, -1]  # without the point itself
@@ -51,21 +51,16 @@ def even_chances(points: np.ndarray, evenness: float = 1.0) -> np.ndarray:
 def image_components(cells: Cells) -> np.ndarray:
     """First principal components of the reduced images, each of standard deviation 1.
 
+    Takes N x C x 256 numbers of memory, float32.
+
     Returns:
         (N, d) float32, d at most 3; a component without spread is left out.
     """
     from sklearn.decomposition import PCA
 
-    size = cells.images.shape[-1]
-    low, high = (
-        torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (cells.low, cells.high)
-    )
-    reduced = []
-    for start in range(0, len(cells.images), AT_A_TIME):
-        raw = torch.from_numpy(np.array(cells.images[start : start + AT_A_TIME]))
-        images = scale_pixels(raw, low, high - low)
-        reduced.append(F.adaptive_avg_pool2d(images, min(SIDE, size)).flatten(1).numpy())
-    flat = np.concatenate(reduced)
+    starts = range(0, len(cells.images), AT_A_TIME)
+    parts = (cells.scaled(slice(start, start + AT_A_TIME)) for start in starts)
+    flat = np.concatenate([F.adaptive_avg_pool2d(x, SIDE).flatten(1).numpy() for x in parts])
     solver = PCA(min(COMPONENTS, *flat.shape), svd_solver="randomized", random_state=0)
     points = solver.fit_transform(flat)
     spread = points.std(0)

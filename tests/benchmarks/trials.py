@@ -60,6 +60,8 @@ TRIALS = {
     "likelihood heteroscedastic": {"likelihood": "heteroscedastic"},
     "free bits 2": {"free_bits": 2},
     # network and training
+    "evenness 0.5": {"evenness": 0.5},
+    "evenness 1": {"evenness": 1},
     "batch 64": {"batch_size": 64},
     "batch 512": {"batch_size": 512},
     "base 16": {"base": 16},
@@ -74,6 +76,7 @@ TRIALS = {
     "Vanilla": {"method": "Vanilla"},
     "SC": {"method": "SC"},
     "Aligned": {"method": "Aligned"},
+    "Even": {"method": "Even"},
     "InfoMax alpha 20": {"method": "InfoMax"},
 }
 
