@@ -1,7 +1,9 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from util.data_processing import Cells
 from util.even_sampling import draw_cells, even_chances, image_components
 
 
@@ -73,10 +75,6 @@ def test_components_are_those_of_the_images(cells_of_two_levels):
 
 @pytest.fixture
 def cells_of_two_levels():
-    import pandas as pd
-
-    from util.data_processing import Cells
-
     bright = np.arange(40) % 4 == 0
     images = np.where(bright, 30_000, 5_000).astype(np.uint16)
     images = np.broadcast_to(images[:, None, None, None], (40, 2, 32, 32)).copy()

@@ -468,8 +468,9 @@ def scale_pixels(
 class Batches(ABC):
     """Batches of cells on a device: scaled to 0..1 and augmented there, from the raw integers.
 
-    A subclass says where the integers are: `_load` brings those of one batch to the device; `_read`
-    and `_epoch_order` may be replaced where many batches are best read in another way or order.
+    A subclass says where the integers are: `_hold` puts them there, once, and `_load` brings those
+    of one batch to the device; `_read` and `_epoch_order` may be replaced where many batches are
+    best read in another way or order.
 
     Args:
         cells: images and scaling.
@@ -495,12 +496,17 @@ class Batches(ABC):
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.shrink = shrink
+        self.images = self._hold(cells.images)  # (N, C, S, S)
 
     def _per_channel(self, values: np.ndarray) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)[:, None, None]
 
     def _scale(self, raw: torch.Tensor) -> torch.Tensor:
         return scale_pixels(raw, self.low, self.span, self.shrink)
+
+    @abstractmethod
+    def _hold(self, images: np.ndarray) -> torch.Tensor | np.ndarray:
+        """All integers (N, C, S, S), where they stay."""
 
     @abstractmethod
     def _load(self, index: torch.Tensor) -> torch.Tensor:
@@ -541,16 +547,8 @@ class CellBatches(Batches):
     Args as for `Batches`.
     """
 
-    def __init__(
-        self,
-        cells: Cells,
-        device: torch.device,
-        batch_size: int,
-        augmentation: bool,
-        shrink: int = 1,
-    ):
-        super().__init__(cells, device, batch_size, augmentation, shrink)
-        self.images = torch.from_numpy(np.array(cells.images)).to(device)  # (N, C, S, S)
+    def _hold(self, images: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.array(images)).to(self.device)
 
     def _load(self, index: torch.Tensor) -> torch.Tensor:
         return self.images[index.to(self.images.device)]

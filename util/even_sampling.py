@@ -37,7 +37,7 @@ def even_chances(points: np.ndarray, evenness: float = 1.0) -> np.ndarray:
 
     n_cells, dim = points.shape
     neighbours = min(NEIGHBOURS, n_cells - 1)
-    if evenness == 0 or neighbours < 1 or dim == 0:
+    if neighbours < 1 or dim == 0:
         return np.full(n_cells, 1 / n_cells)
     tree = NearestNeighbors(n_neighbors=neighbours).fit(points)
     radius = tree.kneighbors()[0][:, -1]  # without the point itself

@@ -58,8 +58,10 @@ class StreamedBatches(Batches):
         shrink: int = 1,
     ):
         super().__init__(cells, device, batch_size, augmentation, shrink)
-        self.images = np.asarray(cells.images)  # (N, C, S, S), a view of the map
         self.window_bytes = window_bytes
+
+    def _hold(self, images: np.ndarray) -> np.ndarray:
+        return np.asarray(images)  # a view of the map
 
     @property
     def window(self) -> int:
