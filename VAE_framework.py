@@ -107,7 +107,7 @@ class Settings:
     ones padded."""
     shrink: int = 1
     """The network sees all cells smaller by this factor, by the mean over squares of pixels; what
-    they are compared with stays as it is. 2 is about four times faster."""
+    they are compared with stays as it is. 2 is two to three times faster."""
     valid_fraction: float = 0.15
     """Share of the cells kept for validation, drawn per class."""
     augment: bool = True
