@@ -27,7 +27,14 @@ from torch import nn
 from models.baselines import cached_projection
 from models.losses import ELBOObjective, LikelihoodName, build_likelihood
 from models.networks import IMAGE_SIZES, VAE, build_vae
-from models.train_net import Schedule, best_epoch, embed, refuse_unusable_checkpoint, train
+from models.train_net import (
+    Schedule,
+    best_epoch,
+    discard_large_checkpoint,
+    embed,
+    refuse_unusable_checkpoint,
+    train,
+)
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
 from quantitative_metrics.classifier_metric import ClassifierTask
 from quantitative_metrics.performance_metrics import detail_tables, draw_scores, write_scores
@@ -36,6 +43,13 @@ from util import processes
 from util.augmentation import TARGETS, TargetName, align
 from util.cell_features import designed_features
 from util.data_processing import Batches, Cells, load_cells, split_cells
+from util.devices import (
+    Precision,
+    describe_device,
+    pick_device,
+    resolve_precision,
+    scoring_device,
+)
 from util.even_sampling import even_chances, image_components
 from util.export import (
     ExportFormat,
@@ -70,7 +84,7 @@ from util.runs import (
     load_checkpoint,
     numbered_runs,
     parse_settings,
-    pick_device,
+    read_description,
     read_json,
     refuse_out_of_range,
     run_script,
@@ -190,10 +204,14 @@ class Settings:
     results: str = "results"
     """Folder of the numbered run folders."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the network; auto is bfloat16 on CUDA and float32 elsewhere."""
+    """Arithmetic of the network; auto is bfloat16 on CUDA and float32 elsewhere. A run that is
+    resumed on another device keeps its own."""
     export: tuple[ExportFormat, ...] = ()
     """Also write the run for other programs: h5ad (AnnData, for scanpy), parquet (the large
     tables), encoder (torch.export: raw pixels to the code)."""
+    keep_checkpoint: bool = False
+    """Keep checkpoint.pt of a finished run however large it is, so that --resume can lengthen the
+    training; else one of more than 32 MB goes."""
     tensorboard: bool = False
     """Also write the terms of the loss for TensorBoard (`tensorboard --logdir results`)."""
     preset: Literal["default", "thesis", "laptop", "aligned", "even"] = "default"
@@ -246,7 +264,7 @@ PRESETS = {
 }
 
 # A resumed run may run longer, or elsewhere; anything else would make it another run.
-CHANGEABLE = ("epochs", "patience", "device", "tensorboard", "export")
+CHANGEABLE = ("epochs", "patience", "device", "keep_checkpoint", "tensorboard", "export")
 
 AXES = "xyz"
 EXAMPLES = 12  # cells in the figures of reconstructions and samples
@@ -297,6 +315,7 @@ class Run:
         features: (N, F) human-designed features, cleaned; None if the run does without.
         batches: the cells on the device, or streamed to it.
         model, objective: the VAE and what it minimises.
+        precision: of the network while it learns.
         folder: the run folder.
         notes: what was left out or decided, a line each.
     """
@@ -309,6 +328,7 @@ class Run:
     batches: Batches
     model: VAE
     objective: nn.Module
+    precision: Precision
     folder: Path
     notes: list[str]
 
@@ -334,6 +354,8 @@ def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> 
     report = draw(run, history, latents, projections, scores)
     for path in export(run, latents, projections, scores):
         print(f"exported: {path}")
+    if not settings.keep_checkpoint:
+        discard_large_checkpoint(run.folder)
     print(format_table(scores_table(scores.table)))
     print(f"report: {report}")
     return run.folder
@@ -391,11 +413,15 @@ def prepare(
     seed_everything(settings.seed)  # of the initial weights
     model = build_vae(**network_arguments(settings, cells)).to(device)
     objective = make_objective(settings, cells).to(device)
-    notes = loaded.notes + unlike_original(settings, cells)
+    notes = loaded.notes + unlike_original(settings, cells, device)
+    precision = resolve_precision(settings.precision, device)
     if settings.resume:
-        refuse_unusable_checkpoint(Path(settings.resume), model)
+        precision = precision_of(Path(settings.resume), precision)
+        schedule = schedule_of(settings, precision)
+        refuse_unusable_checkpoint(Path(settings.resume), model, schedule)
     if processes.is_main():
-        folder = open_run(settings, cells, notes, guidance, folder)
+        machine = describe_device(device) | {"precision": precision}
+        folder = open_run(settings, cells, notes, machine, guidance, folder)
     folder = processes.from_main(folder)
     # Decided once: streamed, an epoch has another order. Processes on the CPU share its memory.
     sharing = processes.world_size() if device.type == "cpu" else 1
@@ -404,16 +430,17 @@ def prepare(
         cells, device, settings.batch_size, settings.augment, budget, settings.shrink
     )
     return Run(
-        settings,
-        cells,
-        loaded.label,
-        loaded.split,
-        loaded.features,
-        batches,
-        model,
-        objective,
-        folder,
-        notes,
+        settings=settings,
+        cells=cells,
+        label=loaded.label,
+        split=loaded.split,
+        features=loaded.features,
+        batches=batches,
+        model=model,
+        objective=objective,
+        precision=precision,
+        folder=folder,
+        notes=notes,
     )
 
 
@@ -430,17 +457,6 @@ def learn(
     settings = run.settings
     if on_epoch is None and settings.tensorboard:
         on_epoch = TensorBoardLog(run.folder)
-    schedule = Schedule(
-        settings.epochs,
-        settings.learning_rate,
-        settings.decay_every,
-        settings.decay,
-        settings.patience,
-        settings.seed,
-        settings.precision == "bfloat16"
-        or (settings.precision == "auto" and run.batches.device.type == "cuda"),
-        settings.freeze_norm_after,
-    )
     remember = {"settings": asdict(settings), "data": run.cells.describe()}
     chances = None
     if settings.evenness > 0:
@@ -450,12 +466,31 @@ def learn(
         run.objective,
         run.batches,
         run.split,
-        schedule,
+        schedule_of(settings, run.precision),
         run.folder,
         remember,
         on_epoch=on_epoch,
         chances=chances,
     )
+
+
+def schedule_of(settings: Settings, precision: Precision) -> Schedule:
+    """How long and how fast to learn, from the settings."""
+    return Schedule(
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        decay_every=settings.decay_every,
+        decay=settings.decay,
+        patience=settings.patience,
+        seed=settings.seed,
+        bfloat16=precision == "bfloat16",
+        freeze_norm_after=settings.freeze_norm_after,
+    )
+
+
+def precision_of(folder: Path, otherwise: Precision) -> Precision:
+    """The arithmetic that a run began with, whatever device it goes on with."""
+    return read_description(folder).get("machine", {}).get("precision", otherwise)
 
 
 def design_features(settings: Settings, cells: Cells) -> tuple[pd.DataFrame | None, list[str]]:
@@ -501,6 +536,7 @@ def open_run(
     settings: Settings,
     cells: Cells,
     notes: list[str],
+    machine: Mapping[str, str],
     guidance: Mapping[str, Any] | None = None,
     folder: Path | None = None,
 ) -> Path:
@@ -508,7 +544,7 @@ def open_run(
     for note in notes:
         print(f"note: {note}")
     more = {"guidance": guidance} if guidance else {}
-    described = describe_run(settings, data=cells.describe(), notes=notes, **more)
+    described = describe_run(settings, machine, data=cells.describe(), notes=notes, **more)
     if not settings.resume:
         name = f"{cells.name}-{settings.model_name}{'-guided' if guidance else ''}"
         folder = folder or create_run_folder(Path(settings.results), name)
@@ -531,13 +567,14 @@ def open_run(
     return folder
 
 
-def unlike_original(settings: Settings, cells: Cells) -> list[str]:
+def unlike_original(settings: Settings, cells: Cells, device: torch.device) -> list[str]:
     """Why this run may not come out as the one whose settings it has, a line each."""
     path = Path(settings.original or "") / "settings.json"
     if not settings.original or not path.is_file():  # gone since this run began
         return []
     before = read_json(path)
-    now = describe_run(settings, data=cells.describe())
+    machine = describe_device(device) | {"precision": resolve_precision(settings.precision, device)}
+    now = describe_run(settings, machine, data=cells.describe())
     return [f"not as in {settings.original}: {line}" for line in differences(before, now)]
 
 
@@ -639,7 +676,7 @@ def scoring_plan(settings: Settings, label: str | None, device: torch.device) ->
         continuum=Continuum(settings.progress, settings.branch) if settings.progress else None,
         rank_all_up_to=settings.rank_all_up_to,
         seed=settings.seed,
-        device="cuda" if device.type == "cuda" else "cpu",
+        device=scoring_device(device),
     )
 
 
@@ -814,7 +851,7 @@ class FinishedRun:
         path = self.folder / "best.pt"
         model = build_vae(**network_arguments(self.settings, cells)).to(device)
         try:
-            model.load_state_dict(load_checkpoint(path, device)["model"])
+            model.load_state_dict(load_checkpoint(path)["model"])
         except (KeyError, RuntimeError) as error:
             raise UserError(
                 f"{path} holds another model than {self.folder / 'settings.json'} says: "

@@ -507,7 +507,7 @@ def _look(run: VAE_framework.Run, parent: Parent, settings: Settings) -> dict[st
     weights["after"] = run.folder / "best.pt"
     states = {}
     for name, path in weights.items():
-        run.model.load_state_dict(load_checkpoint(path, run.batches.device)["model"])
+        run.model.load_state_dict(load_checkpoint(path)["model"])
         terms = evaluate(run.model, run.objective, run.batches.in_order(run.split[1]))
         states[name] = State(*embed(run.model, run.batches, len(run.cells.table)), terms)
     return states

@@ -57,6 +57,7 @@ from human_guidance.interpretation_measures import (
 )
 from models.networks import VAE
 from util.cell_features import features_of, find_masks, read_cellprofiler_table
+from util.devices import pick_device
 from util.helpers import compose_rgb, mix_channels
 from util.metadata import choose_labels, gradations
 from util.report import write_report
@@ -68,7 +69,6 @@ from util.runs import (
     create_run_folder,
     describe_run,
     parse_options,
-    pick_device,
     refuse_out_of_range,
     run_script,
     write_json,

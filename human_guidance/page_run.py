@@ -13,6 +13,7 @@ from PIL import Image
 from human_guidance.feedback_helpers import axis_names
 from models.networks import VAE
 from util.data_processing import Cells
+from util.devices import pick_device
 from util.helpers import (
     ClassColours,
     NumberColours,
@@ -22,7 +23,7 @@ from util.helpers import (
     thinning_stride,
 )
 from util.metadata import choose_labels, gradations, read_table
-from util.runs import UserError, pick_device
+from util.runs import UserError
 from VAE_framework import open_finished_run
 
 LOOSE_VALUES = 0.5  # text with more distinct values than this share of the cells is no class

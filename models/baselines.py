@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from util.devices import pick_device, scoring_device
 from util.runs import UserError, write_atomically
 
 Engine = Literal["cpu", "torchdr"]
@@ -38,6 +39,7 @@ def umap_projection(
     seed: int = 0,
     engine: Engine = "cpu",
     fitted_to: np.ndarray | None = None,
+    device: str = "auto",
 ) -> np.ndarray:
     """UMAP of the features with Euclidean distances, on one thread so that the seed decides.
 
@@ -47,9 +49,10 @@ def umap_projection(
         n_neighbors: size of the neighbourhood, at least 2; N - 1 is taken where it is larger.
         min_dist: least distance of neighbours in the projection, 0..1.
         seed: of the random state; the same seed gives the same bytes on one machine's CPU.
-        engine: `cpu` for umap-learn, `torchdr` for TorchDR on a GPU where there is one.
+        engine: `cpu` for umap-learn, `torchdr` for TorchDR on `device`.
         fitted_to: (N,) bool, cells that make the map; the others are placed in it as new ones.
             None takes all.
+        device: of TorchDR; `auto` takes the GPU where there is one.
 
     Returns:
         (N, dim) float32.
@@ -65,7 +68,8 @@ def umap_projection(
     if engine == "torchdr":
         if fitted_to is not None:
             raise UserError("engine torchdr places no new cells in a map: take the engine cpu")
-        reducer = _torchdr("UMAP", dim, seed, n_neighbors=n_neighbors, min_dist=min_dist)
+        settings = {"n_neighbors": n_neighbors, "min_dist": min_dist}
+        reducer = _torchdr("UMAP", dim, seed, device, **settings)
         return _as_float32(reducer.fit_transform(values.astype(np.float32)))
     few = len(fitted) <= dim + 2  # the spectral start needs more eigenvectors than there are
     reducer = _umap_class()(
@@ -101,6 +105,7 @@ def tsne_projection(
     perplexity: float = 30,
     seed: int = 0,
     engine: Engine = "cpu",
+    device: str = "auto",
 ) -> np.ndarray:
     """Barnes-Hut t-SNE of the features, started from their principal components.
 
@@ -117,8 +122,9 @@ def tsne_projection(
             larger, since the search covers three times as many neighbours.
         seed: of TorchDR. scikit-learn's t-SNE has nothing to draw, so that one computation serves
             all seeds.
-        engine: `cpu` for scikit-learn, `torchdr` for TorchDR on a GPU where there is one; that one
-            computes all repulsive forces exactly, in time N x N.
+        engine: `cpu` for scikit-learn, `torchdr` for TorchDR on `device`; that one computes all
+            repulsive forces exactly, in time N x N.
+        device: of TorchDR; `auto` takes the GPU where there is one.
 
     Returns:
         (N, dim) float32.
@@ -133,7 +139,7 @@ def tsne_projection(
     _check_range("perplexity", perplexity, 1, np.inf)
     perplexity = min(perplexity, (len(values) - 1) / 3)
     if engine == "torchdr":
-        reducer = _torchdr("TSNE", dim, seed, perplexity=perplexity)
+        reducer = _torchdr("TSNE", dim, seed, device, perplexity=perplexity)
         return _as_float32(reducer.fit_transform(values.astype(np.float32)))
     reducer = TSNE(
         n_components=dim,
@@ -323,11 +329,11 @@ def _check_features(features: np.ndarray | pd.DataFrame, dim: int) -> np.ndarray
     return values
 
 
-def _torchdr(name: str, dim: int, seed: int, **settings: float):
-    """TorchDR's reducer; it takes the GPU where there is one.
+def _torchdr(name: str, dim: int, seed: int, device: str, **settings: float):
+    """TorchDR's reducer, which would compute where its input is: for arrays, on the CPU.
 
     Raises:
-        UserError: TorchDR is not installed.
+        UserError: TorchDR is not installed, or the device is not there.
     """
     try:
         import torchdr
@@ -337,7 +343,8 @@ def _torchdr(name: str, dim: int, seed: int, **settings: float):
             "cpu"
         ) from error
     # Without faiss or KeOps, which are not on PyPI for every machine.
-    return getattr(torchdr, name)(n_components=dim, random_state=seed, backend=None, **settings)
+    settings |= {"backend": None, "device": scoring_device(pick_device(device))}
+    return getattr(torchdr, name)(n_components=dim, random_state=seed, **settings)
 
 
 def _as_float32(codes) -> np.ndarray:

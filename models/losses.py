@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from util.augmentation import Target
+from util.devices import in_float32
 from util.mutual_information import perceptron
 
 LikelihoodName = Literal["bernoulli", "gaussian", "heteroscedastic"]
@@ -82,7 +83,7 @@ class HeteroscedasticLoss(nn.Module):
 
     def forward(self, logits: Tensor, x: Tensor, z: Tensor) -> Tensor:
         """Logits and images x (B, C, S, S) in 0..1, codes z (B, d) -> nats per image, ()."""
-        logvar = self.logvar(z).to(x.dtype).clamp(math.log(LEAST_VARIANCE), 0.0)  # (B, C)
+        logvar = in_float32(self.logvar, z).clamp(math.log(LEAST_VARIANCE), 0.0)  # (B, C)
         error = (logits.to(x.dtype).sigmoid() - x).square().mean((2, 3))  # (B, C)
         nats = 0.5 * (math.log(2 * math.pi) + logvar + error * (-logvar).exp())
         return nats.sum() / len(x) * x[0, 0].numel()
@@ -290,7 +291,7 @@ class AnchorTerm(GuidanceTerm):
     def forward(self, means: Tensor, rows: Tensor, share: Tensor) -> Tensor:
         """Mean of the anchor losses, ()."""
         anchors, weights = (part[rows].to(means) for part in (self.anchors, self.weights))
-        return share.to(means) @ anchor_loss(means, anchors, weights)
+        return (share.to(means) * anchor_loss(means, anchors, weights)).sum()
 
 
 class PairTerm(GuidanceTerm):
@@ -313,7 +314,8 @@ class PairTerm(GuidanceTerm):
         """Mean of the pair losses, ()."""
         first, second = means.unflatten(0, (-1, 2)).unbind(1)  # (k, d) each
         together, weights = self.together[rows].to(means.device), self.weights[rows].to(means)
-        return share.to(means) @ pair_loss(first, second, together, weights, self.margin)
+        losses = pair_loss(first, second, together, weights, self.margin)
+        return (share.to(means) * losses).sum()  # autocast would take a product to bfloat16
 
 
 class AxisTerm(GuidanceTerm):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.nn_modules import ConvDown, ConvUp, SkipDown, SkipIn, SkipUp, initialise
+from util.devices import in_float32
 from util.runs import UserError
 
 IMAGE_SIZES = (32, 64, 128, 256)
@@ -42,8 +43,7 @@ class VAE(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Posterior of a batch: x (B, C, S, S) in 0..1 -> mean (B, d), logvar (B, d), clamped."""
         mean, logvar = self.encoder(x)
-        # Under autocast the encoder ends in low precision, in which no divergence is computed.
-        return mean.to(x.dtype), logvar.to(x.dtype).clamp(*self.logvar_range)
+        return mean, logvar.clamp(*self.logvar_range)
 
     def reparameterize(self, mean: Tensor, logvar: Tensor) -> Tensor:
         """A code (B, d): sampled from the posterior while training, its mean in evaluation."""
@@ -89,7 +89,7 @@ class ConvEncoder(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, C, S, S) -> mean (B, d), logvar (B, d)."""
         h = self.linear(torch.flatten(self.down(x), 1))  # (B, hidden[1])
-        return self.mean(h), self.logvar(h)
+        return in_float32(self.mean, h), in_float32(self.logvar, h)
 
 
 class ConvDecoder(nn.Module):
@@ -120,9 +120,8 @@ class ConvDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """z (B, d) -> logits (B, C, S, S)."""
-        return self.up(
-            self.linear(z).unflatten(1, (-1, 2, 2))
-        )  # (B, widths[0], 2, 2) -> (B, C, S, S)
+        h = self.linear[1:](in_float32(self.linear[0], z))  # (B, 4 widths[0])
+        return self.up(h.unflatten(1, (-1, 2, 2)))  # (B, widths[0], 2, 2) -> (B, C, S, S)
 
 
 class SkipEncoder(nn.Module):
@@ -144,7 +143,8 @@ class SkipEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, C, S, S) -> mean (B, d), logvar (B, d)."""
-        logvar, mean = torch.flatten(self.down(x), 1).chunk(2, dim=1)
+        heads = in_float32(self.down[-1], self.down[:-1](x))  # (B, 2 d, 1, 1)
+        logvar, mean = torch.flatten(heads, 1).chunk(2, dim=1)
         return mean, logvar
 
 
@@ -171,7 +171,8 @@ class SkipDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """z (B, d) -> logits (B, C, S, S)."""
-        return self.up(self.first(z[:, :, None, None]))  # (B, widths[0], 1, 1) -> (B, C, S, S)
+        h = in_float32(self.first, z[:, :, None, None])  # (B, widths[0], 1, 1)
+        return self.up(h)  # -> (B, C, S, S)
 
 
 def _linear(n_in: int, n_out: int) -> list[nn.Module]:

@@ -27,10 +27,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from util.devices import in_float32
+
 LEAKY_SLOPE = 0.01
 XAVIER_GAIN = math.sqrt(2 / 1.01)
 CONV_BIAS = 0.01
-MATRIX_BLOCK = 2**21  # numbers of a matrix that is made and used at once: 8 MB in float32
+# Numbers of a matrix that is made and used at once: on a CPU what its cache holds (8 MB of
+# float32), elsewhere as many as memory has room for, since every block costs launches.
+MATRIX_BLOCK = {"cpu": 2**21, "other": 2**26}
 
 
 class ConvDown(nn.Module):
@@ -197,12 +201,13 @@ class UpsampleConv2d(nn.Conv2d):
     def _as_matrix_product(self, x: Tensor) -> Tensor:
         """(B, n, n, C) -> (B, C', 2 n, 2 n) for n = 1, 2.
 
-        In blocks of output channels: a block of the matrix is used while it is still in the cache.
+        In blocks of output channels (`MATRIX_BLOCK`).
         """
         size = x.shape[1]
         maps = getattr(self, f"dense_{size}")  # (4 n n outputs x n n inputs, 16)
         x = x.flatten(1)
-        block = max(1, MATRIX_BLOCK // (4 * size**2 * x.shape[1]))
+        at_once = MATRIX_BLOCK["cpu" if x.device.type == "cpu" else "other"]
+        block = max(1, at_once // (4 * size**2 * x.shape[1]))
         y = []
         for weight, bias in zip(self.weight.split(block), self.bias.split(block), strict=True):
             matrix = _map_kernels(weight, maps).reshape(-1, x.shape[1])
@@ -229,8 +234,7 @@ class UpsampleConv2d(nn.Conv2d):
 
 def _map_kernels(weight: Tensor, maps: Tensor) -> Tensor:
     """Linear maps (K, 16) of every kernel of (C', C, 4, 4): (C', K, C), never in low precision."""
-    with torch.autocast(weight.device.type, enabled=False):
-        return torch.matmul(maps, weight.permute(0, 2, 3, 1).flatten(1, 2))
+    return in_float32(torch.matmul, maps, weight.permute(0, 2, 3, 1).flatten(1, 2))
 
 
 def _interleave_phases(y: Tensor) -> Tensor:
@@ -269,7 +273,8 @@ class _ReplicatePad(Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         height, width = x.shape[1:3]
-        padded = F.pad(x.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1)
+        # As a volume (H, W, C): padded as an image, CUDA would hand it back channels-first.
+        padded = F.pad(x.unsqueeze(1), (0, 0, 1, 1, 1, 1), mode="replicate").squeeze(1)
         rows = padded[:, :: height + 1].transpose(0, 1)
         columns = padded[:, :, :: width + 1].permute(2, 0, 1, 3)
         corners = rows[:, :, :: width + 1].transpose(1, 2)

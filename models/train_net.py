@@ -1,19 +1,23 @@
 """The only training loop, and `embed`, which reads the codes of a trained model.
 
 Adam with a stepwise falling learning rate and early stopping on the validation loss, as in the
-thesis. After every epoch `checkpoint.pt` holds all that is needed to go on, `best.pt` the model of
-the lowest validation loss, `log.jsonl` a line per epoch. An epoch draws its random numbers from the
-seed of the run and its own number, so a run that was killed and resumed ends in the same weights as
-one left alone.
+thesis. `log.jsonl` has a line per epoch. `checkpoint.pt` holds all that is needed to go on and
+`best.pt` the model of the lowest validation loss; both are written at most every 30 s, more rarely
+where they are large, and whenever training ends, also by an error or Ctrl-C. An epoch draws its
+random numbers from the seed of the run and its own number, so a run that was killed and resumed
+repeats the epochs since the last checkpoint and, on the CPU, ends in the same weights as one left
+alone.
 
 Many processes (torchrun) share every batch: each computes the gradient of its part, and the update
 follows the mean over the whole batch, so that the batch size means the same in any number of them.
 """
 
+import gc
 import json
 import math
 import time
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +29,21 @@ from tqdm import tqdm
 
 from util import processes
 from util.data_processing import Batches
+from util.devices import autocast
 from util.even_sampling import draw_cells
-from util.runs import UserError, load_checkpoint, save_checkpoint, seed_everything, write_atomically
+from util.runs import (
+    UserError,
+    is_out_of_memory,
+    load_checkpoint,
+    save_checkpoint,
+    seed_everything,
+    write_atomically,
+)
 
 SMALLEST_BATCH = 16  # below it, batch norm sees too little
+SAVE_EVERY = 30.0  # seconds at least from one checkpoint to the next
+WRITTEN_PER_EPOCH = 48e6  # bytes at most on average, so that 100 epochs write less than 5 GB
+LARGEST_KEPT = 32 * 2**20  # bytes of a finished run's checkpoint, which only lengthening needs
 
 
 @dataclass(frozen=True)
@@ -104,7 +119,6 @@ def train(
     """
     training = _Training(model, objective, batches, split, schedule, folder, remember, chances)
     history = training.restore()
-    best = folder / "best.pt"
     with tqdm(
         total=schedule.epochs,
         initial=len(history),
@@ -112,42 +126,67 @@ def train(
         unit="epoch",
         disable=not progress,
     ) as bar:
-        while len(history) < schedule.epochs and not _stalled(history, schedule.patience):
-            try:
-                entry = training.epoch(len(history) + 1)
-            except torch.OutOfMemoryError:
-                training.halve_batches(len(history) + 1)
-                continue
-            history.append(entry)
-            if best_epoch(history) == entry["epoch"]:
-                state = {"model": model.state_dict(), "epoch": entry["epoch"], **remember}
-                if processes.is_main():
-                    save_checkpoint(best, state)
-            training.save(history)
-            if on_epoch and processes.is_main():
-                on_epoch(entry)
-            bar.set_postfix({side: f"{entry[side]['loss']:.1f}" for side in ("train", "valid")})
-            bar.update()
-    if processes.is_main():
-        _write_log(folder / "log.jsonl", history)
+        try:
+            while not _finished(history, schedule):
+                entry = training.try_epoch(len(history) + 1)
+                if entry is None:
+                    training.halve_batches(len(history) + 1)
+                    continue
+                history.append(entry)
+                training.note(history)
+                if on_epoch and processes.is_main():
+                    on_epoch(entry)
+                bar.set_postfix({side: f"{entry[side]['loss']:.1f}" for side in ("train", "valid")})
+                bar.update()
+        finally:
+            training.save_what_is_new()
     processes.wait_for_all()  # until the files are written
-    _load_state(model, load_checkpoint(best, batches.device)["model"], best)
+    best = folder / "best.pt"
+    _load_state(model, load_checkpoint(best)["model"], best)
     return history
 
 
-def refuse_unusable_checkpoint(folder: Path, model: nn.Module) -> None:
-    """Make sure that a run can be gone on with, before anything in its folder changes.
-
-    Args:
-        folder: the run folder; one without checkpoint.pt was stopped before it began.
-        model: of the same architecture; it takes the weights.
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """What `train` returned for the run of this folder, from its log.
 
     Raises:
-        UserError: the checkpoint is damaged, or of something else.
+        UserError: the log is missing or damaged.
+    """
+    path = folder / "log.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is missing or damaged ({error}): restore it") from error
+
+
+def discard_large_checkpoint(folder: Path) -> None:
+    """Remove the checkpoint of a finished run where it is large (`LARGEST_KEPT`).
+
+    The optimizer's state makes it seven times as large as the model; nothing needs it any more but
+    a longer training.
+    """
+    path = folder / "checkpoint.pt"
+    if path.is_file() and path.stat().st_size > LARGEST_KEPT:
+        path.unlink()
+
+
+def refuse_unusable_checkpoint(folder: Path, model: nn.Module, schedule: Schedule) -> None:
+    """Make sure that a run can be resumed, before anything in its folder changes.
+
+    Args:
+        folder: the run folder; one without checkpoint.pt was stopped before it began, or finished.
+        model: of the same architecture; it takes the weights.
+        schedule: of the resumed run.
+
+    Raises:
+        UserError: the checkpoint is damaged, or of something else; or the run finished without
+            keeping one, and the schedule is longer than what it learnt.
     """
     path = folder / "checkpoint.pt"
     if path.is_file():
         _load_state(model, _read_checkpoint(path)["model"], path)
+    elif (folder / "best.pt").is_file():
+        _refuse_longer(folder, read_history(folder), schedule)
 
 
 class _Training:
@@ -178,6 +217,9 @@ class _Training:
         self.scheduler = torch.optim.lr_scheduler.StepLR(
             self.optimizer, schedule.decay_every, schedule.decay
         )
+        self.best: dict[str, Any] | None = None  # what best.pt is to hold, where that is new
+        self.last: dict[str, Any] = {}  # what checkpoint.pt is to hold
+        self.saved_epochs, self.saved_bytes, self.saved_at = 0, 0, time.monotonic()
         self.parts = {
             "model": model,
             "objective": objective,
@@ -188,23 +230,72 @@ class _Training:
     def restore(self) -> list[dict[str, Any]]:
         """Take up the checkpoint, or write the first one; returns the history so far."""
         path = self.folder / "checkpoint.pt"
-        if not processes.from_main(path.is_file()):
-            self.save([])
-            return []
-        state = _read_checkpoint(path, self.batches.device)
+        if processes.from_main(path.is_file()):
+            self._take_up(_read_checkpoint(path), path)
+            self.saved_epochs, self.saved_bytes = len(self.last["history"]), path.stat().st_size
+        elif processes.from_main((self.folder / "best.pt").is_file()):
+            history = processes.from_main(read_history(self.folder))
+            _refuse_longer(self.folder, history, self.schedule)
+            return history
+        else:
+            self.last = self._state([])
+            self._save()
+        return list(self.last["history"])
+
+    def _take_up(self, state: dict[str, Any], path: Path) -> None:
+        """Go on from the state of a finished epoch, which `path` holds or is to hold."""
         for name, part in self.parts.items():
             _load_state(part, state[name], path)
         self.batches.batch_size = state["batch_size"]
-        return state["history"]
+        self.last = self._state(state["history"])  # the optimizer goes on with the tensors it got
 
-    def save(self, history: list[dict[str, Any]]) -> None:
-        """Write checkpoint.pt and log.jsonl, in the main process."""
-        if not processes.is_main():
-            return
-        states = {name: part.state_dict() for name, part in self.parts.items()}
-        more = {"history": history, "batch_size": self.batches.batch_size, **self.remember}
-        save_checkpoint(self.folder / "checkpoint.pt", {**states, **more})
-        _write_log(self.folder / "log.jsonl", history)
+    def _state(self, history: list[dict[str, Any]]) -> dict[str, Any]:
+        """A copy, on the device, of all that is needed to go on."""
+        states = {name: deepcopy(part.state_dict()) for name, part in self.parts.items()}
+        more = {"history": list(history), "batch_size": self.batches.batch_size}
+        return {**states, **more, **self.remember}
+
+    def note(self, history: list[dict[str, Any]]) -> None:
+        """After an epoch: keep the state, and the weights if they are the best; save when due."""
+        epoch = len(history)
+        self.last = self._state(history)
+        if best_epoch(history) == epoch:
+            self.best = {"model": self.last["model"], "epoch": epoch, **self.remember}
+        waited = time.monotonic() - self.saved_at
+        affordable = WRITTEN_PER_EPOCH * (epoch - self.saved_epochs)
+        if waited >= SAVE_EVERY and self.saved_bytes <= affordable:
+            self._save()
+        elif processes.is_main():
+            _write_log(self.folder / "log.jsonl", history)
+
+    def save_what_is_new(self) -> None:
+        """Save, unless that was done after the last epoch."""
+        if self.last and len(self.last["history"]) > self.saved_epochs:
+            self._save()
+
+    def _save(self) -> None:
+        """Write best.pt if it is new, checkpoint.pt and log.jsonl, in the main process."""
+        if processes.is_main():
+            states = {"best.pt": self.best, "checkpoint.pt": self.last}
+            written = [self.folder / name for name, state in states.items() if state]
+            for path in written:
+                save_checkpoint(path, states[path.name])
+            _write_log(self.folder / "log.jsonl", self.last["history"])
+            self.saved_bytes = sum(path.stat().st_size for path in written)
+        self.best = None
+        self.saved_epochs, self.saved_at = len(self.last["history"]), time.monotonic()
+
+    def try_epoch(self, number: int) -> dict[str, Any] | None:
+        """`epoch`, or None where the memory ran out.
+
+        On return the failed step's tensors are gone, which the traceback of the error held.
+        """
+        try:
+            return self.epoch(number)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
 
     def epoch(self, number: int) -> dict[str, Any]:
         """Train one epoch and validate; returns its line of the log."""
@@ -214,11 +305,8 @@ class _Training:
         train_cells, valid_cells = self.split
         if self.chances is not None:
             train_cells = draw_cells(train_cells, self.chances)
-        with torch.autocast(
-            self.batches.device.type, torch.bfloat16, enabled=self.schedule.bfloat16
-        ):
-            learnt = self._learn(self.batches.shuffled(train_cells), number)
-            valid = self._validate(valid_cells)
+        learnt = self._learn(self.batches.shuffled(train_cells), number)
+        valid = self._validate(valid_cells)
         _refuse_non_finite(valid, f"epoch {number}, validation")
         self.scheduler.step()
         return {
@@ -243,7 +331,10 @@ class _Training:
             self.optimizer.zero_grad(set_to_none=True)
             own = x[part]
             shares.append(len(own) / len(x))
-            with processes.own_randomness(x.device, self.schedule.seed, epoch, len(steps)):
+            with (
+                processes.own_randomness(x.device, self.schedule.seed, epoch, len(steps)),
+                autocast(x.device, self.schedule.bfloat16),
+            ):
                 terms = self.objective(self.model, own)
             terms["loss"].backward()
             self._sum_gradients(shares[-1])
@@ -290,11 +381,12 @@ class _Training:
         if not own:
             return processes.weighted_mean({}, 0)
         own = np.concatenate(own)
-        terms = evaluate(self.model, self.objective, self.batches.in_order(own))
+        batches = self.batches.in_order(own)
+        terms = evaluate(self.model, self.objective, batches, self.schedule.bfloat16)
         return processes.weighted_mean(terms, len(own))
 
     def halve_batches(self, epoch: int) -> None:
-        """After the memory ran out: back to the last checkpoint with half the batch size."""
+        """After the memory ran out: back to the last finished epoch with half the batch size."""
         half = self.batches.batch_size // 2
         if processes.world_size() > 1:  # the others are in the middle of their step
             raise UserError(
@@ -306,9 +398,13 @@ class _Training:
                 f"the memory of {self.batches.device} is too small for batches of "
                 f"{self.batches.batch_size} cells: lower --base or --image-size"
             )
+        # What the failed step left is given back before the state is copied.
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()
+        gc.collect()
         if self.batches.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.restore()
+        self._take_up(self.last, self.folder / "checkpoint.pt")
         self.batches.batch_size = half
         print(f"epoch {epoch}: out of memory, starting it again with batches of {half} cells")
 
@@ -326,8 +422,19 @@ def _refuse_small_parts(batch: int) -> None:
         )
 
 
-def _stalled(history: list[dict[str, Any]], patience: int) -> bool:
-    return bool(history) and len(history) - best_epoch(history) >= patience
+def _finished(history: list[dict[str, Any]], schedule: Schedule) -> bool:
+    """Whether the last epoch is reached, or the validation loss has stalled."""
+    stalled = bool(history) and len(history) - best_epoch(history) >= schedule.patience
+    return stalled or len(history) >= schedule.epochs
+
+
+def _refuse_longer(folder: Path, history: list[dict[str, Any]], schedule: Schedule) -> None:
+    if not _finished(history, schedule):
+        raise UserError(
+            f"{folder} finished after {len(history)} epochs and kept no checkpoint.pt, which a "
+            f"longer training needs: start a new run with --from {folder} --epochs "
+            f"{schedule.epochs}, and with --keep-checkpoint if it may grow again"
+        )
 
 
 def _freeze_norms(model: nn.Module) -> None:
@@ -353,15 +460,22 @@ def _refuse_non_finite(terms: dict[str, float], where: str) -> None:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, objective: nn.Module, batches: Iterable[Tensor]) -> dict[str, float]:
-    """Terms of the objective in evaluation mode (codes are posterior means), mean over all
-    cells.
+def evaluate(
+    model: nn.Module, objective: nn.Module, batches: Iterable[Tensor], bfloat16: bool = False
+) -> dict[str, float]:
+    """Terms of the objective in evaluation mode (codes are posterior means), mean over all cells.
+
+    Args:
+        model, objective: as for `train`.
+        batches: images (B, C, S, S) in 0..1.
+        bfloat16: as in `Schedule`.
     """
     model.eval()
     objective.eval()
     steps, sizes = [], []
     for x in batches:
-        steps.append(objective(model, x))
+        with autocast(x.device, bfloat16):
+            steps.append(objective(model, x))
         sizes.append(len(x))
     weights = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
     return {name: float(weights @ value) for name, value in _read_back(steps).items()}
@@ -376,9 +490,9 @@ def embed(model: nn.Module, batches: Batches, n_cells: int) -> tuple[np.ndarray,
     return mean, logvar
 
 
-def _read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def _read_checkpoint(path: Path) -> dict[str, Any]:
     """checkpoint.pt, which holds all that `_Training.save` wrote."""
-    state = load_checkpoint(path, device)
+    state = load_checkpoint(path)
     for name in ("model", "objective", "optimizer", "scheduler", "history", "batch_size"):
         if name not in state:
             raise UserError(f"{path} holds no {name}: no checkpoint of this training loop")
@@ -389,6 +503,8 @@ def _load_state(part: Any, state: dict[str, Any], path: Path) -> None:
     try:
         part.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).strip().splitlines()
         detail = reason[1].strip() if len(reason) > 1 else reason[0]
         raise UserError(f"{path} was saved from another model ({detail[:160]})") from error

@@ -28,6 +28,7 @@ from optimization.grid_runs import plan_of, references_of, refuse_unknown_score
 from optimization.grid_scores import goodness, headline, score_each, subset
 from quantitative_metrics.performance_metrics import coordinate_columns, draw_scores
 from quantitative_metrics.scores import METRICS, Metric
+from util.devices import pick_device
 from util.helpers import compose_rgb, format_table, scores_table, thinning_stride
 from util.metadata import count_and_name, match_ids, read_table, refuse_duplicates
 from util.report import write_latent_page, write_report
@@ -109,7 +110,7 @@ class Settings:
     seed: int = 0
     """Of the projections and the scores."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1; of the scores."""
+    """auto, cpu, cuda, cuda:1; of the scores and of the engine torchdr."""
     results: str = "results"
     """Folder of the numbered result folders."""
 
@@ -216,7 +217,9 @@ def make_projections(
 def _project_each(
     settings: Settings, requests: Sequence[Request], source: np.ndarray, cache: Path | None
 ) -> Iterator[np.ndarray]:
-    engine = {} if settings.engine == "cpu" else {"engine": settings.engine}
+    engine = {}
+    if settings.engine != "cpu":
+        engine = {"engine": settings.engine, "device": str(pick_device(settings.device))}
     return Parallel(n_jobs=settings.workers, return_as="generator")(
         delayed(cached_projection)(
             request.method,

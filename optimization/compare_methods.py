@@ -36,6 +36,7 @@ import InfoMAX_VAE_framework
 import VAE_framework
 from InfoMAX_VAE_framework import OTHER_VIEWS, InfoMaxSettings, infomax_objective
 from models.baselines import PLACES_NEW_CELLS, cached_projection, principal_components
+from models.train_net import read_history
 from optimization.compare_figures import intervals, plot_score, plot_standing, ranks
 from optimization.grid import (
     Cell,
@@ -62,14 +63,13 @@ from optimization.grid_scores import headline, score_each, score_names, subset
 from quantitative_metrics.performance_metrics import draw_scores
 from quantitative_metrics.scores import Plan, Scores
 from util.data_processing import split_cells
+from util.devices import pick_device
 from util.helpers import compose_rgb, plot_losses, thinning_stride
 from util.metadata import choose_labels
 from util.report import write_latent_page, write_report
 from util.runs import (
     UserError,
-    load_checkpoint,
     parse_settings,
-    pick_device,
     read_json,
     run_script,
     slug,
@@ -401,7 +401,7 @@ def codes_of(cell: Cell, held_out: bool = False) -> tuple[np.ndarray, np.ndarray
         cell: of the grid.
         held_out: take the map that the validation cells had no part in, where there is another.
     """
-    if (cell.folder / "checkpoint.pt").is_file():
+    if (cell.folder / "best.pt").is_file():
         return read_codes(cell.folder)
     name = HELD_OUT if held_out and (cell.folder / HELD_OUT).is_file() else "latents.csv"
     table = pd.read_csv(cell.folder / name)
@@ -531,10 +531,9 @@ def _draw_set(
         subset([found[key] for key in names], names), latents, columns, folder, label
     )
     for cell in first:
-        if (cell.folder / "checkpoint.pt").is_file():
+        if (cell.folder / "best.pt").is_file():
             method = names[cell.name]
-            history = load_checkpoint(cell.folder / "checkpoint.pt")["history"]
-            path = plot_losses(history, folder / f"losses_{method}.png")
+            path = plot_losses(read_history(cell.folder), folder / f"losses_{method}.png")
             figures.append((f"Loss and its terms, {method}", path))
     shown = data_set.loaded.cells.images[:: thinning_stride(len(table))]
     thumbnails = compose_rgb(shown, data_set.loaded.cells)

@@ -50,6 +50,7 @@ from util.runs import (
     UserError,
     create_run_folder,
     explain_os_error,
+    is_out_of_memory,
     numbered_runs,
     read_json,
     slug,
@@ -795,7 +796,7 @@ def digest_of(identity: Mapping[str, Any]) -> str:
 def one_line_of(error: Exception) -> str:
     """What went wrong; of an error that is no user's mistake, also where."""
     text = " ".join(str(error).split())[:300]
-    if isinstance(error, (UserError, torch.OutOfMemoryError)):
+    if isinstance(error, UserError) or is_out_of_memory(error):
         return text
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {text} ({Path(place.filename).name}:{place.lineno})"

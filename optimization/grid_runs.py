@@ -20,7 +20,7 @@ import pandas as pd
 from filelock import Timeout
 
 import VAE_framework
-from models.train_net import best_epoch
+from models.train_net import best_epoch, discard_large_checkpoint
 from optimization.grid import (
     CELL_FILE,
     OPTION_NAMES,
@@ -40,12 +40,12 @@ from optimization.grid_figures import draw_runs
 from optimization.grid_scores import headline, score_each, subset
 from quantitative_metrics.performance_metrics import coordinate_columns, write_scores
 from quantitative_metrics.scores import Plan, Scores
+from util.devices import pick_device
 from util.metadata import read_table
 from util.runs import (
     PROVENANCE,
     UserError,
     describe_run,
-    pick_device,
     read_json,
     write_json,
     write_table,
@@ -55,8 +55,11 @@ from VAE_framework import Loaded, MakeObjective, Run, Settings
 CODE = re.compile(r"VAE_\w+_coord$")
 VAE = "VAE"  # name of the run's own projection in its folder
 # What a command may change of a grid that it goes on with.
-RESUMABLE = (*sorted(OPTION_NAMES), "device", "metrics", "tensorboard")
-LEFT_OUT_OF_IDENTITY = {*PROVENANCE, "device", "tensorboard", "export", "metrics"}
+RESUMABLE = (*sorted(OPTION_NAMES), "device", "keep_checkpoint", "metrics", "tensorboard")
+LEFT_OUT_OF_IDENTITY = {
+    *PROVENANCE,
+    *("device", "keep_checkpoint", "tensorboard", "export", "metrics"),
+}
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,8 @@ class Trainer:
             history = VAE_framework.learn(run)
             VAE_framework.project(run, self.shared.baselines)
             value = self._value(run, history)
+            if not settings.keep_checkpoint:
+                discard_large_checkpoint(run.folder)
         return facts_of(history) | {"value": value}
 
     def _value(self, run: Run, history: list[dict[str, Any]]) -> float:

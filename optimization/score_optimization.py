@@ -21,9 +21,11 @@ import tyro
 
 import InfoMAX_VAE_framework
 import VAE_framework
+from models.train_net import read_history
 from optimization.grid import CELL_FILE, GRID_FILE, read_grid
 from optimization.grid_figures import draw_runs
 from optimization.grid_runs import (
+    LEFT_OUT_OF_IDENTITY,
     facts_of,
     plan_of,
     read_codes,
@@ -32,11 +34,9 @@ from optimization.grid_runs import (
 from optimization.grid_scores import headline, score_each
 from quantitative_metrics.scores import METRICS, Metric
 from util.runs import (
-    PROVENANCE,
     UserError,
     create_run_folder,
     describe_run,
-    load_checkpoint,
     parse_options,
     read_json,
     run_script,
@@ -48,7 +48,6 @@ KINDS = {
     "Settings": VAE_framework.Settings,
     "InfoMaxSettings": InfoMAX_VAE_framework.InfoMaxSettings,
 }
-NO_SETTINGS_OF_A_RUN = {*PROVENANCE, "device", "tensorboard", "export", "metrics"}
 
 
 @dataclass(frozen=True)
@@ -176,13 +175,13 @@ def _write(
 
 def _facts(run: Path) -> dict[str, Any]:
     """Of the training of a run."""
-    return facts_of(load_checkpoint(run / "checkpoint.pt")["history"])
+    return facts_of(read_history(run))
 
 
 def varying(described: dict[str, dict[str, Any]]) -> list[str]:
     """Settings in which the runs differ, in the order in which they are declared."""
     settings = [entry["settings"] for entry in described.values()]
-    shared = set.intersection(*(set(values) for values in settings)) - NO_SETTINGS_OF_A_RUN
+    shared = set.intersection(*(set(values) for values in settings)) - LEFT_OUT_OF_IDENTITY
     return [
         field.name
         for field in dataclasses.fields(InfoMAX_VAE_framework.InfoMaxSettings)

@@ -27,6 +27,7 @@ from quantitative_metrics.classifier_metric import ClassifierTask
 from quantitative_metrics.scores import METRICS, Metric, Plan, Scores, score_projections
 from util.cell_features import designed_features
 from util.data_processing import Cells, load_cells
+from util.devices import pick_device, scoring_device
 from util.helpers import (
     compose_rgb,
     format_table,
@@ -59,7 +60,6 @@ from util.runs import (
     create_run_folder,
     describe_run,
     parse_options,
-    pick_device,
     run_script,
     slug,
     write_json,
@@ -196,12 +196,11 @@ def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Score
     references = {} if cells is None else {"pixels": cells.reference_space()}
     if features is not None:
         references["features"] = features.to_numpy()
-    device = pick_device(settings.device)
     scores = score_projections(
         {name: table[columns].to_numpy(float) for name, columns in projections.items()},
         references,
         known_of(table, projections),
-        _plan(settings, label, "cuda" if device.type == "cuda" else "cpu"),
+        _plan(settings, label, scoring_device(pick_device(settings.device))),
         _logvars(table, projections),
     )
     notes += label_notes if label else []

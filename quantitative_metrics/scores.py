@@ -17,6 +17,7 @@ once for all projections.
 | seed | of sampling, classifiers, critics and bootstrap |
 """
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import scipy
+import torch
 
 from quantitative_metrics.backbone_metric import (
     BBBC031_CONTINUUM,
@@ -44,7 +46,7 @@ from quantitative_metrics.MINE_metric import (
 )
 from quantitative_metrics.unsupervised_metric import CoRanking, co_ranking
 from util.metadata import count_and_name, gradations
-from util.runs import UserError
+from util.runs import UserError, is_out_of_memory
 
 COLUMNS = ["projection", "reference", "metric", "k", "value", "std", "n_cells", "seed"]
 CURVES = ("trustworthiness", "continuity", "lcmc")
@@ -150,7 +152,7 @@ def score_projections(
     scoring = _Scoring(codes, spaces, known, posteriors, plan, np.flatnonzero(complete), len(table))
     for metric in METRICS:
         if metric in plan.metrics:
-            getattr(scoring, f"score_{metric}")()
+            scoring.score(metric)
     columns = [column for column in COLUMNS if column != "seed"]
     return Scores(
         pd.DataFrame(scoring.rows, columns=columns).assign(seed=plan.seed),
@@ -222,6 +224,26 @@ class _Scoring:
             self.continuum = BBBC031_CONTINUUM
         self.confusion: dict[str, pd.DataFrame] = {}
         self.notes: list[str] = []
+
+    def score(self, metric: str) -> None:
+        """A group of scores; on the CPU where the device has no memory for it."""
+        known = len(self.rows)
+        try:
+            getattr(self, f"score_{metric}")()
+            return
+        except Exception as error:
+            if not is_out_of_memory(error) or self.plan.device == "cpu":
+                raise
+        # Behind the `except`, or the error would keep what filled the memory.
+        del self.rows[known:]
+        device, self.plan = self.plan.device, replace(self.plan, device="cpu")
+        note = f"{metric}: out of memory on {device}, scored on the CPU"
+        print(note, flush=True)
+        self.notes.append(note)
+        gc.collect()
+        torch.cuda.empty_cache()
+        getattr(self, f"score_{metric}")()
+        self.plan = replace(self.plan, device=device)
 
     def score_neighbours(self) -> None:
         """Trustworthiness, continuity and LCMC at every k, local quality, per reference space."""

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from quantitative_metrics.local_quality import LocalQuality, LocalQualityCounter, neighbourhood
+from util.devices import select_rows
 from util.runs import UserError
 
 MEASURES = ("trustworthiness", "continuity", "lcmc", "mean")
@@ -356,7 +357,8 @@ class _FloatSpace(_MatmulSpace):
         super().__init__(data, device)
 
     def operand(self, cells: slice | torch.Tensor, columns: slice) -> torch.Tensor:
-        return self.data[cells, columns].to(torch.float64, copy=True).sub_(self.centre[columns])
+        part = select_rows(self.data[:, columns], cells)
+        return part.to(torch.float64, copy=True).sub_(self.centre[columns])
 
     def mend(self, distances: torch.Tensor) -> torch.Tensor:
         # A matmul sums in an order that depends on the place in the matrix, so equal cells could

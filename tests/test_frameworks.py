@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 
 import InfoMAX_VAE_framework
 import VAE_framework
 from util.data_processing import load_cells
-from util.runs import UserError, load_checkpoint
+from util.devices import describe_device
+from util.runs import UserError, describe_run, load_checkpoint
 
 # Small enough for seconds, large enough for every stage.
 SMALL = ["--simulated-cells", 80, "--image-size", 32, "--base", 4, "--learning-rate", 1e-3]
@@ -87,6 +89,49 @@ def test_a_finished_run_can_be_lengthened(tmp_path, monkeypatch, own):
     assert lengthened == (whole / "latents.csv").read_bytes()
     remembered = load_checkpoint(folder / "checkpoint.pt")["data"]["scaling"]
     assert remembered["high"] == [255.0] * 3
+
+
+def test_a_run_keeps_its_arithmetic_on_another_device(tmp_path, monkeypatch):
+    """Begun on a GPU, where `auto` is bfloat16, and resumed here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(VAE_framework, "resolve_precision", lambda asked, device: "bfloat16")
+    folder = VAE_framework.main(small(metrics=()))
+    machine = json.loads((folder / "settings.json").read_text())["machine"]
+    assert machine["precision"] == "bfloat16" and machine["device"] == "cpu"
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    resumed = small(metrics=(), epochs=2, resume=str(folder))
+    run = VAE_framework.prepare(resumed, VAE_framework.elbo_objective)
+    assert VAE_framework.schedule_of(run.settings, run.precision).bfloat16
+    machine = json.loads((folder / "settings.json").read_text())["machine"]
+    assert machine["precision"] == "bfloat16"
+    fresh = VAE_framework.prepare(small(metrics=()), VAE_framework.elbo_objective)
+    assert fresh.precision == "float32"
+
+
+def test_settings_name_the_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    known = describe_device(torch.device("cuda:1"))
+    assert known == {"device": "cuda:1", "gpu": "NVIDIA H200", "cuda": "13.0"}
+    described = describe_run(small(), known)
+    assert described["machine"].items() >= known.items()
+
+
+def test_the_large_checkpoint_of_a_finished_run_goes_unless_it_is_to_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("models.train_net.LARGEST_KEPT", 1000)
+    folder = VAE_framework.main(small(metrics=()))
+    assert not (folder / "checkpoint.pt").exists()
+    before = json.loads((folder / "settings.json").read_text())
+    with pytest.raises(UserError, match="kept no checkpoint.pt"):
+        VAE_framework.main(small(metrics=(), epochs=2, resume=str(folder)))
+    assert json.loads((folder / "settings.json").read_text()) == before
+    latents = (folder / "latents.csv").read_bytes()
+    VAE_framework.main(small(metrics=(), resume=str(folder)))  # its figures and tables anew
+    assert (folder / "latents.csv").read_bytes() == latents
+    kept = VAE_framework.main(small(metrics=(), keep_checkpoint=True))
+    assert (kept / "checkpoint.pt").is_file()
 
 
 def test_infomax_logs_the_information(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 import torch
 import tyro
 
+from util.devices import pick_device
 from util.runs import (
     UserError,
     create_run_folder,
@@ -18,7 +19,6 @@ from util.runs import (
     differences,
     load_checkpoint,
     parse_settings,
-    pick_device,
     run_script,
     save_checkpoint,
     seed_everything,

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from util.augmentation import augment
 from util.cell_cache import CellCache, cache_folder, fingerprint
+from util.devices import select_rows, tensor_type
 from util.image_files import (
     LOOK_AT,
     Fitter,
@@ -512,9 +513,9 @@ class Batches(ABC):
     def _load(self, index: torch.Tensor) -> torch.Tensor:
         """Cells (B,) -> integers (B, C, S, S) on the device."""
 
-    def _read(self, chunks: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """The integers of each chunk of cells, on the device."""
-        return map(self._load, chunks)
+    def _read(self, order: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The integers of the cells (n,) in this order, batch by batch, on the device."""
+        return map(self._load, order.split(self.batch_size))
 
     def _epoch_order(self, indices: torch.Tensor) -> torch.Tensor:
         """The cells of one epoch in a new random order."""
@@ -526,7 +527,7 @@ class Batches(ABC):
 
     def in_order(self, indices: np.ndarray) -> Iterator[torch.Tensor]:
         """Every cell of `indices` once, in order, not augmented; the last batch may be smaller."""
-        yield from map(self._scale, self._read(torch.from_numpy(indices).split(self.batch_size)))
+        yield from map(self._scale, self._read(torch.from_numpy(indices)))
 
     def shuffled(self, indices: np.ndarray) -> Iterator[torch.Tensor]:
         """One epoch: full batches of a random order, augmented if asked.
@@ -536,7 +537,7 @@ class Batches(ABC):
         """
         order = self._epoch_order(torch.from_numpy(indices))
         n_full = max(len(order) // self.batch_size, 1) * self.batch_size
-        for raw in self._read(order[:n_full].split(self.batch_size)):
+        for raw in self._read(order[:n_full]):
             images = self._scale(raw)
             yield augment(images, self.fill) if self.augmentation else images
 
@@ -548,7 +549,14 @@ class CellBatches(Batches):
     """
 
     def _hold(self, images: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.array(images)).to(self.device)
+        held = torch.empty(images.shape, dtype=tensor_type(images.dtype), device=self.device)
+        for start in range(0, len(images), CHUNK):  # a map never lies in host memory as a whole
+            rows = slice(start, start + CHUNK)
+            held[rows] = torch.from_numpy(np.array(images[rows]))
+        return held
 
     def _load(self, index: torch.Tensor) -> torch.Tensor:
-        return self.images[index.to(self.images.device)]
+        return select_rows(self.images, index.to(self.device))
+
+    def _read(self, order: torch.Tensor) -> Iterator[torch.Tensor]:
+        return super()._read(order.to(self.device))  # once: a copy a batch would stop the queue

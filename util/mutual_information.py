@@ -22,6 +22,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from util.devices import in_float32
+
 Bound = Literal["infonce", "nwj", "interpolated"]
 BOUNDS: tuple[Bound, ...] = ("infonce", "nwj", "interpolated")
 Reduction = Literal["mean", "none"]
@@ -139,7 +141,9 @@ class SeparableCritic(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x (B, C, H, W) or (B, D), z (B, d) -> scores (B, B), row i for code i."""
-        return self.h(z) @ self.g(torch.flatten(x, 1)).T
+        # Codes, and scores, of which the bound takes the exponential, keep all their digits.
+        g = self.g(torch.flatten(x, 1)) if x.ndim > 2 else in_float32(self.g, x)
+        return in_float32(torch.matmul, in_float32(self.h, z), g.T)
 
 
 class InformationEstimator(nn.Module):
@@ -166,8 +170,7 @@ class InformationEstimator(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Images (B, C, H, W) and their codes (B, d) -> the bound in nats, ()."""
-        scores = self.critic(x, z).to(z.dtype)  # autocast ends in low precision
-        return self.from_scores(scores, z)
+        return self.from_scores(self.critic(x, z), z)
 
     def from_scores(self, scores: Tensor, z: Tensor, reduction: Reduction = "mean") -> Tensor:
         """Scores (B, B) of codes (B, d) -> the bound in nats, (), or its terms, (B,)."""
@@ -175,5 +178,5 @@ class InformationEstimator(nn.Module):
             return info_nce(scores, reduction)
         if self.bound == "nwj":
             return nwj(scores, reduction)
-        log_baseline = self.baseline(z)[:, 0].to(z.dtype)  # (B,)
+        log_baseline = in_float32(self.baseline, z)[:, 0]  # (B,)
         return interpolated(scores, log_baseline, self.alpha, reduction)

@@ -54,6 +54,17 @@ class DiskFullError(UserError):
     """The disk is full, which is no fault of what was being done: with room the same works."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a device or of the machine ran out.
+
+    PyTorch has an error of its own for CUDA alone; the CPU's and MPS's tell it in words.
+    """
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)
+    )
+
+
 # ------------------------------------------------------------------------------------- command line
 
 
@@ -398,22 +409,30 @@ def _to_json(value: Any) -> Any:
     return str(value)
 
 
-def describe_run(settings: Any, **more: Any) -> dict[str, Any]:
-    """Content of settings.json: what was asked, with which versions, on which machine, when."""
+def describe_run(
+    settings: Any, machine: Mapping[str, str] | None = None, **more: Any
+) -> dict[str, Any]:
+    """Content of settings.json: what was asked, with which versions, on which machine, when.
+
+    Args:
+        settings: of the script, a dataclass.
+        machine: what is known of it besides its system, e.g. `devices.describe_device`.
+        more: further entries.
+    """
     versions = {"python": platform.python_version()}
     for package in RECORDED_PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    machine = {"system": platform.platform(), "threads": torch.get_num_threads()}
+    about = {"system": platform.platform(), "threads": torch.get_num_threads()}
     if processes.world_size() > 1:
-        machine["processes"] = processes.world_size()
+        about["processes"] = processes.world_size()
     return {
         "kind": type(settings).__name__,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "settings": dataclasses.asdict(settings),
         **more,
         "versions": versions,
-        "machine": machine,
+        "machine": about | dict(machine or {}),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
 
@@ -479,7 +498,7 @@ class TensorBoardLog:
         self.writer.flush()
 
 
-# ----------------------------------------------------------------------- seeds, device, checkpoint
+# ------------------------------------------------------------------------------ seeds, checkpoints
 
 
 def seed_everything(seed: int, epoch: int = 0) -> None:
@@ -494,45 +513,6 @@ def seed_everything(seed: int, epoch: int = 0) -> None:
     torch.manual_seed(mixed)
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` takes cuda, then mps, then cpu; of many processes, each gets a GPU of its own.
-
-    Raises:
-        UserError: the device is not there.
-    """
-    if processes.world_size() > 1:
-        name = _device_of_this_process(name)
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cpu" and torch.backends.mps.is_available():
-            name = "mps"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"--device {name}: not usable here ({reason}); try --device auto"
-        ) from error
-    return device
-
-
-def _device_of_this_process(name: str) -> str:
-    """The GPU of this process's number on its machine, or the CPU."""
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return "cpu"
-    if name not in ("auto", "cuda"):
-        raise UserError(
-            f"--device {name} with {processes.world_size()} processes: give cuda, so that each "
-            "takes a GPU of its own, or cpu"
-        )
-    number, gpus = processes.local_rank(), torch.cuda.device_count()
-    if number >= gpus:
-        raise UserError(f"--nproc_per_node: more processes than the {gpus} GPUs of this machine")
-    torch.cuda.set_device(number)
-    return f"cuda:{number}"
-
-
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write one plain dict of tensors and numbers, atomically."""
     content = io.BytesIO()  # torch's own writer reports a full disk as an error inside itself
@@ -541,8 +521,11 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         temporary.write_bytes(content.getbuffer())
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint without executing anything in it (`weights_only=True`).
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU, without executing anything in it (`weights_only=True`).
+
+    `load_state_dict` copies it to where the weights are, which may be a device without room for
+    both.
 
     Raises:
         UserError: the file is missing, damaged, or holds more than plain data.
@@ -550,10 +533,12 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     if not path.is_file():
         raise UserError(f"{path} is missing: there is nothing to go on from")
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} is damaged, or holds more than numbers, which is never loaded: restore it"
         ) from error
     except Exception as error:  # torch raises zip, EOF and runtime errors here
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"{path} is damaged, perhaps cut off: restore it") from error

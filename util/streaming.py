@@ -12,7 +12,7 @@ them back when it needs the memory.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from util.data_processing import Batches, CellBatches, Cells
+from util.devices import tensor_type
 
 WINDOW_BYTES = 128 * 2**20  # integers mixed with each other, and read at a time
 BLOCKS = 32  # to a window; a batch of 64 then meets about 28 of them
@@ -83,19 +84,13 @@ class StreamedBatches(Batches):
     def _load(self, index: torch.Tensor) -> torch.Tensor:
         return self._to_device(self._load_to_host(index))
 
-    def _read(self, chunks: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
-        per_window = self.window // self.batch_size
-        windows = [chunks[i : i + per_window] for i in range(0, len(chunks), per_window)]
-        for batches in read_ahead(self._load_window, windows):
-            yield from map(self._to_device, batches)
-
-    def _load_window(self, chunks: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-        return self._load_to_host(torch.cat(list(chunks))).split([len(chunk) for chunk in chunks])
+    def _read(self, order: torch.Tensor) -> Iterator[torch.Tensor]:
+        for window in read_ahead(self._load_to_host, order.split(self.window)):
+            yield from map(self._to_device, window.split(self.batch_size))
 
     def _load_to_host(self, index: torch.Tensor) -> torch.Tensor:
         """Cells (B,), read in the order of the file -> integers (B, C, S, S) in host memory."""
-        dtype = torch.from_numpy(np.empty(0, self.images.dtype)).dtype
-        shape = (len(index), *self.images.shape[1:])
+        shape, dtype = (len(index), *self.images.shape[1:]), tensor_type(self.images.dtype)
         host = torch.empty(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
         filled, cells = host.numpy(), index.cpu().numpy()
         in_file_order = np.argsort(cells, kind="stable")
