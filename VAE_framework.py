@@ -14,7 +14,7 @@ A run writes results/NNNN-<data set>-<model>/; open its report.html.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 import tyro
 from torch import nn
+from tqdm import tqdm
 
 from models.baselines import cached_projection
 from models.losses import ELBOObjective, LikelihoodName, build_likelihood
@@ -346,10 +347,14 @@ def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> 
     Raises:
         UserError: a mistake in the settings or the data, in one line.
     """
-    run = prepare(settings, make_objective)
-    history = learn(run)
-    processes.leave()  # of many processes, the main one goes on alone
-    latents, projections = project(run)
+    loaded = load(settings, measure=False)
+    run = prepare(settings, make_objective, loaded=loaded)
+    with processes.Beside(lambda: gold_standard(settings, loaded)) as beside:
+        history = learn(run, beside.check)
+        processes.leave()  # of many processes, the main one goes on alone
+        features, notes, baselines = beside.result()
+    run = with_features(run, features, notes)
+    latents, projections = project(run, baselines)
     scores = score(run, latents, projections)
     report = draw(run, history, latents, projections, scores)
     for path in export(run, latents, projections, scores):
@@ -361,8 +366,12 @@ def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> 
     return run.folder
 
 
-def load(settings: Settings) -> Loaded:
+def load(settings: Settings, measure: bool = True) -> Loaded:
     """Cells, classes, split and features, as the settings ask for them.
+
+    Args:
+        settings: of a run.
+        measure: features that have to be measured, too; else those are None.
 
     Raises:
         UserError: a mistake in the settings or the data.
@@ -382,9 +391,8 @@ def load(settings: Settings) -> Loaded:
         refuse_unknown_continuum(cells.table, settings.progress, settings.branch)
         split = split_cells(labels, len(cells.table), settings.valid_fraction, settings.seed)
         # Only the main process projects and scores, so the others need no features.
-        features, feature_notes = (
-            design_features(settings, cells) if processes.is_main() else (None, [])
-        )
+        wanted = processes.is_main() and (measure or settings.features != "measure")
+        features, feature_notes = design_features(settings, cells) if wanted else (None, [])
     return Loaded(cells, label, split, features, cells.notes + label_notes + feature_notes)
 
 
@@ -451,12 +459,11 @@ def learn(
 
     Args:
         run: what learns.
-        on_epoch: called in the main process with the log's line of each epoch; None writes it for
-            TensorBoard where that is asked for.
+        on_epoch: called in the main process with the log's line of each epoch.
     """
     settings = run.settings
-    if on_epoch is None and settings.tensorboard:
-        on_epoch = TensorBoardLog(run.folder)
+    listeners = [on_epoch] if on_epoch else []
+    listeners += [TensorBoardLog(run.folder)] if settings.tensorboard else []
     remember = {"settings": asdict(settings), "data": run.cells.describe()}
     chances = None
     if settings.evenness > 0:
@@ -469,7 +476,7 @@ def learn(
         schedule_of(settings, run.precision),
         run.folder,
         remember,
-        on_epoch=on_epoch,
+        on_epoch=lambda entry: [listen(entry) for listen in listeners],
         chances=chances,
     )
 
@@ -501,6 +508,31 @@ def design_features(settings: Settings, cells: Cells) -> tuple[pd.DataFrame | No
     if features is None:
         notes = ["no human-designed features: no UMAP, no t-SNE, pixels are the only reference"]
     return features, notes
+
+
+def gold_standard(
+    settings: Settings, loaded: Loaded
+) -> tuple[pd.DataFrame | None, list[str], dict[str, np.ndarray]]:
+    """What the VAE is compared with: features, notes on them, and their projections by name.
+
+    Measured and projected in other processes, so that a training goes on beside it.
+    """
+    if not processes.is_main():
+        return None, [], {}
+    features, notes = loaded.features, []
+    if settings.features == "measure":
+        features, notes = design_features(settings, loaded.cells)
+    return features, notes, project_features(settings, features, loaded.cells.cache, apart=True)
+
+
+def with_features(run: Run, features: pd.DataFrame | None, notes: list[str]) -> Run:
+    """The run with its features; the notes on them are printed and kept in settings.json."""
+    for note in notes:
+        print(f"note: {note}")
+    path = run.folder / "settings.json"
+    run = replace(run, features=features, notes=run.notes + notes)
+    write_json(path, read_json(path) | {"notes": run.notes})
+    return run
 
 
 def input_shape(settings: Settings, cells: Cells) -> tuple[int, int, int]:
@@ -630,16 +662,25 @@ def logvar_columns(coordinates: Sequence[str]) -> list[str]:
 
 
 def project_features(
-    settings: Settings, features: pd.DataFrame | None, cache: Path | None
+    settings: Settings, features: pd.DataFrame | None, cache: Path | None, apart: bool = False
 ) -> dict[str, np.ndarray]:
-    """Name -> (N, 1 to 3) coordinates of the projections that the VAE is compared with."""
+    """Name -> (N, 1 to 3) coordinates of the projections that the VAE is compared with.
+
+    Args:
+        settings: of the projections.
+        features: (N, F), or None for no projection.
+        cache: folder of those already made.
+        apart: compute in a process of its own.
+    """
     if features is None:
         return {}
     dim = min(settings.latent_dim, len(AXES))
     baselines = {}
     for name, arguments in baselines_of(settings).items():
-        print(f"{name} of {features.shape[1]} features in {dim}-D ...")
-        baselines[name] = cached_projection(name, features, dim, settings.seed, cache, **arguments)
+        tqdm.write(f"{name} of {features.shape[1]} features in {dim}-D ...")
+        baselines[name] = cached_projection(
+            name, features, dim, settings.seed, cache, apart=apart, **arguments
+        )
     return baselines
 
 

@@ -11,9 +11,13 @@ engines follow the same papers but are not the same algorithm to the last digit.
 """
 
 import atexit
+import contextlib
 import hashlib
+import sys
 import tempfile
+import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +26,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
+from util import processes
 from util.devices import pick_device, scoring_device
 from util.runs import UserError, write_atomically
 
@@ -84,7 +89,10 @@ def umap_projection(
 
 
 def _umap_class() -> type:
-    """umap-learn's; where no folder can keep what numba compiles for it, one that goes with us."""
+    """umap-learn's, all of whose functions numba compiles once for this environment.
+
+    Where no folder can keep what is compiled, one is made that goes with this process.
+    """
     import numba
 
     try:
@@ -96,7 +104,24 @@ def _umap_class() -> type:
         atexit.register(folder.cleanup)
         numba.config.CACHE_DIR = folder.name
         from umap import UMAP
+    _keep_what_is_compiled("umap", "pynndescent")
     return UMAP
+
+
+def _keep_what_is_compiled(*packages: str) -> None:
+    """Let numba keep the machine code of every function of these packages, as of most it does.
+
+    Those that the packages leave out take 9 s in every process, and more above 4,096 cells, where
+    neighbours are searched approximately. Two of them numba cannot keep, and would warn of it.
+    """
+    from numba.core.dispatcher import Dispatcher
+
+    warnings.filterwarnings("ignore", "Cannot cache compiled function")
+
+    modules = [m for name, m in list(sys.modules.items()) if name.split(".")[0] in packages]
+    for function in {f for m in modules for f in vars(m).values() if isinstance(f, Dispatcher)}:
+        with contextlib.suppress(RuntimeError):  # made from a string: there is no file beside it
+            function.enable_caching()
 
 
 def tsne_projection(
@@ -237,6 +262,7 @@ def cached_projection(
     seed: int = 0,
     cache_dir: Path | None = None,
     fitted_to: np.ndarray | None = None,
+    apart: bool = False,
     **settings: float | str,
 ) -> np.ndarray:
     """A projection of `BASELINES`, kept in a file of `cache_dir` so that no run computes it twice.
@@ -252,6 +278,7 @@ def cached_projection(
         cache_dir: folder of the files; None keeps nothing.
         fitted_to: (N,) bool, cells that make the map, of a projection in `PLACES_NEW_CELLS`; the
             others are placed in it. None takes all.
+        apart: compute in a process of its own, so that other threads of this one go on.
         settings: further arguments of the projection.
 
     Returns:
@@ -278,7 +305,8 @@ def cached_projection(
         except (ValueError, OSError, EOFError):  # damaged: computed again below
             path.unlink()
     codes = np.full((len(values), dim), np.nan, np.float32)
-    codes[known] = BASELINES[name](values[known], dim=dim, seed=seed, **settings)
+    project = partial(processes.apart, BASELINES[name]) if apart else BASELINES[name]
+    codes[known] = project(values[known], dim=dim, seed=seed, **settings)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as temporary:

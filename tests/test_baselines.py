@@ -204,3 +204,18 @@ def test_outlying_is_far_along_any_axis():
     assert not outlying(np.ones((5, 2))).any()  # no spread, no outlier
     with pytest.raises(UserError, match="-1"):
         outlying(codes, -1)
+
+
+def test_what_numba_compiles_for_umap_is_kept(blobs):
+    umap_projection(blobs, n_neighbors=5)
+    import umap
+
+    for function in (umap.umap_.smooth_knn_dist, umap.umap_.compute_membership_strengths):
+        assert function.stats.cache_path  # umap-learn itself keeps neither
+        assert function.stats.cache_hits or function.stats.cache_misses
+
+
+def test_a_projection_made_apart_is_the_same(blobs):
+    for name in ("UMAP", "PCA"):
+        here, apart = (cached_projection(name, blobs, apart=apart) for apart in (False, True))
+        assert np.array_equal(here, apart)

@@ -119,7 +119,7 @@ def test_runs_on_other_cells_are_not_scored_together(grid, tmp_path, monkeypatch
     other = tmp_path / "other"
     other.mkdir()
     cell = grid / "0001-alpha-0-beta-1"
-    for name in ("latents.csv", "checkpoint.pt"):
+    for name in ("latents.csv", "log.jsonl"):
         (other / name).write_bytes((cell / name).read_bytes())
     described = json.loads((cell / "settings.json").read_text())
     described["data"]["fingerprint"] = "of other cells"

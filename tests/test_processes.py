@@ -22,6 +22,7 @@ from torch import nn
 from models.train_net import Schedule, train
 from util import processes
 from util.data_processing import CellBatches, Cells
+from util.processes import Beside, apart
 from util.runs import UserError, run_script, seed_everything
 
 ROOT = Path(__file__).parents[1]
@@ -220,6 +221,35 @@ def test_ctrl_c_says_how_to_resume_and_loses_nothing(start):
         torch.load(folder / "checkpoint.pt", weights_only=True)["model"] for folder in (RUN, whole)
     )
     assert all(torch.equal(resumed[name], undisturbed[name]) for name in undisturbed)
+
+
+def test_work_beside_gives_its_result_or_its_error():
+    with Beside(lambda: apart(os.getpid)) as beside:
+        beside.check({"epoch": 1})
+        assert beside.result() not in (os.getpid(), None)
+    beside.check()
+
+    def fail():
+        raise UserError("no feature is left")
+
+    failed = Beside(fail)
+    with pytest.raises(UserError, match="no feature"):
+        failed.result()
+    with pytest.raises(UserError, match="no feature"):
+        failed.check({"epoch": 2})
+
+
+def test_nobody_waits_for_work_beside_what_failed():
+    with Beside(lambda: apart(time.sleep, 0.01)) as first:  # the process has begun
+        first.result()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Beside(lambda: apart(time.sleep, 60)) as beside:
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+    with pytest.raises(Exception, match="terminated|shut|not runnable"):
+        beside.result()
+    assert time.monotonic() - started < 30
+    assert Beside(lambda: apart(abs, -3)).result() == 3  # and work goes on for others
 
 
 if __name__ == "__main__":
