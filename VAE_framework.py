@@ -39,7 +39,14 @@ from models.train_net import (
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
 from quantitative_metrics.classifier_metric import ClassifierTask
 from quantitative_metrics.performance_metrics import detail_tables, draw_scores, write_scores
-from quantitative_metrics.scores import METRICS, Metric, Plan, Scores, score_projections
+from quantitative_metrics.scores import (
+    METRICS,
+    RANK_ALL_UP_TO,
+    Metric,
+    Plan,
+    Scores,
+    score_projections,
+)
 from util import processes
 from util.augmentation import TARGETS, TargetName, align
 from util.cell_features import designed_features
@@ -194,7 +201,7 @@ class Settings:
     BBBC031's."""
     branch: str | None = None
     """Column of the branches of that continuum."""
-    rank_all_up_to: int = 20000
+    rank_all_up_to: int = RANK_ALL_UP_TO
     """Cells up to which neighbourhood ranks are exact; above, a sample of 2,000 cells is ranked
     against all."""
 

@@ -27,7 +27,7 @@ from optimization.grid_figures import best_runs, plot_heat_maps, plot_sweep, sco
 from optimization.grid_runs import plan_of, references_of, refuse_unknown_score
 from optimization.grid_scores import goodness, headline, score_each, subset
 from quantitative_metrics.performance_metrics import coordinate_columns, draw_scores
-from quantitative_metrics.scores import METRICS, Metric
+from quantitative_metrics.scores import METRICS, RANK_ALL_UP_TO, Metric
 from util.devices import pick_device
 from util.helpers import compose_rgb, format_table, scores_table, thinning_stride
 from util.metadata import count_and_name, match_ids, read_table, refuse_duplicates
@@ -105,7 +105,7 @@ class Settings:
     """Column of a known continuum for the backbone; None takes BBBC031's."""
     branch: str | None = None
     """Column of the branches of that continuum."""
-    rank_all_up_to: int = 20_000
+    rank_all_up_to: int = RANK_ALL_UP_TO
     """Cells up to which neighbourhood ranks are exact; above, a sample is ranked against all."""
     seed: int = 0
     """Of the projections and the scores."""

@@ -24,7 +24,15 @@ import tyro
 
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
 from quantitative_metrics.classifier_metric import ClassifierTask
-from quantitative_metrics.scores import METRICS, Metric, Plan, Scores, score_projections
+from quantitative_metrics.scores import (
+    METRICS,
+    RANK_ALL_UP_TO,
+    RANKED_SAMPLE,
+    Metric,
+    Plan,
+    Scores,
+    score_projections,
+)
 from util.cell_features import designed_features
 from util.data_processing import Cells, load_cells
 from util.devices import pick_device, scoring_device
@@ -126,9 +134,9 @@ class Settings:
 
     information_mode: str = "held_out"
     """`held_out` (on pairs the critic has not seen) or `thesis` (on those it was trained on)."""
-    rank_all_up_to: int = 20_000
+    rank_all_up_to: int = RANK_ALL_UP_TO
     """Cells up to which neighbourhood ranks are exact; above, a sample is ranked against all."""
-    ranked_sample: int = 2_000
+    ranked_sample: int = RANKED_SAMPLE
     """Cells of that sample."""
     seed: int = 0
     """Of samples, classifiers, critics and bootstrap."""

@@ -51,6 +51,7 @@ from util.runs import UserError, is_out_of_memory
 COLUMNS = ["projection", "reference", "metric", "k", "value", "std", "n_cells", "seed"]
 CURVES = ("trustworthiness", "continuity", "lcmc")
 EVERY_K_UP_TO = 5000  # neighbourhood sizes; of more, scores.csv holds a thousand
+RANK_ALL_UP_TO = 15_000  # cells: about a minute for three projections and two spaces on 2 cores
 RANKED_SAMPLE = 2000  # cells ranked against all where there are too many for exact ranks
 
 Metric = Literal["neighbours", "information", "classifier", "backbone", "axes"]
@@ -78,7 +79,7 @@ class Plan:
     class_weights: bool = False
     continuum: Continuum | None = None
     information_mode: str = "held_out"
-    rank_all_up_to: int = 20_000
+    rank_all_up_to: int = RANK_ALL_UP_TO
     ranked_sample: int = RANKED_SAMPLE
     seed: int = 0
     device: str = "cpu"
@@ -252,11 +253,18 @@ class _Scoring:
                 "neighbours skipped: no images (--dataset) and no features (--features) to compare "
                 "with"
             )
+        sample = self.plan.sample_of(len(self.table))
+        if sample is not None and self.references:
+            self.notes.append(
+                f"neighbours: {sample:,} of {len(self.table):,} cells were ranked against all, for "
+                f"above {self.plan.rank_all_up_to:,} exact ranks take minutes; std is the standard "
+                "error of each score"
+            )
         for reference, data in self.references.items():
             found = co_ranking(
                 data,
                 self.codes,
-                sample=self.plan.sample_of(len(self.table)),
+                sample=sample,
                 seed=self.plan.seed,
                 device=self.plan.device,
             )

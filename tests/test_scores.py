@@ -87,6 +87,15 @@ def test_what_cannot_be_scored_is_named(line):
     assert set(scores.table["metric"]) == {"spearman[dose]"}
 
 
+def test_a_sample_of_ranked_cells_is_said(line):
+    codes, space, table = line
+    for limit, said in ((120, False), (119, True)):
+        plan = Plan(("neighbours",), rank_all_up_to=limit, ranked_sample=40)
+        scores = score_projections(codes, {"features": space}, table, plan)
+        assert any("40 of 120 cells were ranked" in note for note in scores.notes) == said
+        assert scores.table["std"].notna().all() == said
+
+
 def test_one_class_only_skips_the_classifier(line):
     codes, _, table = line
     table["class"] = "all"
