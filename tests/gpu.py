@@ -28,6 +28,7 @@ which `echo /wheels/ >> .git/info/exclude` ignores; there, leave the versions of
 import argparse
 import contextlib
 import gc
+import importlib.metadata
 import importlib.util
 import json
 import multiprocessing
@@ -61,6 +62,7 @@ START = 60  # s for a process to import PyTorch
 LAST_WORDS = 3  # s for a process to end by itself
 ROUNDING = 1e-3  # relative, of a gradient; float32 stays far below it, TF32 far above
 LOSS_ROUNDING = 1e-4  # relative, of a loss
+PACKAGES = ("numpy", "scipy", "pandas", "scikit-learn", "scikit-image", "matplotlib")
 THESIS_CELLS = 7387
 THESIS_MODELS, THESIS_EPOCHS = 36, 150
 LARGEST_SET = 310_194  # cells of the Horvath set
@@ -106,17 +108,22 @@ class Step:
     Attributes:
         run: raises `Skipped` where it cannot be done here.
         seconds: after which it is stopped on a GPU.
+        small: whether it is done on little data too.
     """
 
     run: Callable[[Context], dict[str, Any]]
     seconds: float
+    small: bool = True
 
 
 STEPS: dict[str, Step] = {}
 
 
 def step(seconds: float, **each: Sequence[Any]) -> Callable[[Callable], Callable]:
-    """Enter a function into `STEPS`; with a list of values of an argument, one step for each."""
+    """Enter a function into `STEPS`; with a list of values of an argument, one step for each.
+
+    On little data the first of them is enough.
+    """
 
     def enter(function: Callable) -> Callable:
         if not each:
@@ -124,7 +131,7 @@ def step(seconds: float, **each: Sequence[Any]) -> Callable[[Callable], Callable
         for name, values in each.items():
             for value in values:
                 run = partial(function, **{name: value})
-                STEPS[f"{function.__name__}_{value}"] = Step(run, seconds)
+                STEPS[f"{function.__name__}_{value}"] = Step(run, seconds, value == values[0])
         return function
 
     return enter
@@ -171,7 +178,7 @@ def fit(context: Context, name: str, epochs: int, **changes: Any) -> SimpleNames
     from util.runs import seed_everything
 
     asked = SimpleNamespace(
-        cells=context.size(2000, 80),
+        cells=context.size(2000, 48),
         size=context.size(64, 32),
         base=context.size(16, 4),
         batch=context.size(64, 16),
@@ -259,7 +266,6 @@ def machine(context: Context) -> dict[str, Any]:
         except (OSError, subprocess.CalledProcessError):
             return "unknown"
 
-    packages = ("numpy", "pandas", "sklearn", "skimage")
     found = {
         "commit": said_by("git", "describe", "--always", "--dirty"),
         "python": platform.python_version(),
@@ -268,7 +274,11 @@ def machine(context: Context) -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version() if context.on_cuda else None,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "packages": {name: importlib.import_module(name).__version__ for name in packages},
+        "packages": {
+            name: importlib.metadata.version(name)
+            for name in PACKAGES
+            if importlib.util.find_spec(name.replace("scikit-", "sk"))
+        },
     }
     if context.on_cuda:
         free, total = torch.cuda.mem_get_info(context.device)
@@ -437,9 +447,16 @@ def precision(context: Context) -> dict[str, Any]:
     """
     rate = 3e-4 if context.small else 1e-4  # few steps have to be long to show anything
     runs = {
-        "float32": fit(context, "float32", 6, learning_rate=rate),
-        "bfloat16": fit(context, "bfloat16", 6, learning_rate=rate, bfloat16=True),
-        "rounded": fit(context, "rounded", 6, learning_rate=rate, rounded=True),
+        name: fit(
+            context,
+            name,
+            6,
+            cells=context.size(2000, 80),
+            learning_rate=rate,
+            bfloat16=name == "bfloat16",
+            rounded=name == "rounded",
+        )
+        for name in ("float32", "bfloat16", "rounded")
     }
     losses = {name: valid_losses(run.history) for name, run in runs.items()}
     difference = apart(losses["bfloat16"], losses["float32"])
@@ -582,20 +599,20 @@ def scores(context: Context) -> dict[str, Any]:
     cells.table["GT_label"] = 1 + (cells.table["radius"] > 0.3)
     rng = np.random.default_rng(0)
     true = cells.table[["radius", "x", "y"]].to_numpy()
-    codes = {"true": true, "noisy": true + rng.normal(0, 0.1, true.shape)}
+    codes = true + rng.normal(0, 0.1, true.shape)
     references = {"pixels": cells.images, "features": true @ rng.normal(size=(3, 20))}
     task, values, seconds = ClassifierTask("accuracy", "GT_label"), {}, {}
     for device in ("cpu", str(context.device)):
         began = time.perf_counter()
         plan = Plan(("neighbours", "classifier"), task, device=device)
-        table = score_projections(codes, references, cells.table, plan).table
-        keys = [table[column].astype(str) for column in ("projection", "reference", "k")]
+        table = score_projections({"": codes}, references, cells.table, plan).table
+        keys = [table[column].astype(str) for column in ("reference", "k")]
         found = table.set_index([table["metric"], *keys])["value"]
         # One pair of spaces: its critics train for long.
         information = mutual_information(
-            references["features"], true, device=device, steps=context.size(1200, 40)
+            references["features"], codes, device=device, steps=context.size(1200, 40)
         )
-        found["mutual_information", "", "", ""] = information.value
+        found["mutual_information", "", ""] = information.value
         seconds[device] = time.perf_counter() - began
         values[device] = found
     difference = (values["cpu"] - values[str(context.device)]).abs()
@@ -932,8 +949,6 @@ def grid(context: Context, workers: int) -> dict[str, Any]:
     end; `epochs_share` of that time in epochs, the rest builds, embeds and writes.
     `thesis_minutes` is 36 models x 150 epochs, none stopped early.
     """
-    if context.small and workers > 2:
-        raise Skipped("two workers show that it works")
     alphas, betas = ("0 5 20 100", "1 5") if not context.small else ("0 20", "1")
     epochs = context.size(20, 2)
     options = f"--alphas {alphas} --betas {betas} --epochs {epochs} --workers {workers}"
@@ -1078,7 +1093,7 @@ def serve(connection: Any, device: str, small: bool) -> None:
 
 
 class Worker:
-    """A process that does steps; after a failed one, a new process takes its place."""
+    """A process that does steps; after an error, a new process takes its place."""
 
     def __init__(self, device: str, small: bool):
         self.device, self.small = device, small
@@ -1098,7 +1113,7 @@ class Worker:
             except (EOFError, OSError):
                 self.process.join(START)
                 found = {"ok": False, "error": f"its process died, code {self.process.exitcode}"}
-            if found["ok"] is False:
+            if "error" in found:
                 self.end()
         return {"seconds": time.perf_counter() - began, "device": self.device} | found
 
@@ -1168,12 +1183,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     worker = Worker(options.device, options.small)
     try:
         for name in dict.fromkeys(["machine", *options.steps]):
-            left = options.budget - (time.perf_counter() - began)
-            found = {"ok": None, "skipped": f"the budget of {options.budget:.0f} s is used up"}
-            if left > 0:
+            step, left = STEPS[name], options.budget - (time.perf_counter() - began)
+            if options.small and not step.small:
+                found = {"ok": None, "skipped": "on little data the first of its kind is enough"}
+            elif left <= 0:
+                found = {"ok": None, "skipped": f"the budget of {options.budget:.0f} s is used up"}
+            else:
                 # The CPU may be busy with other things: there only the budget ends a step.
-                limit = STEPS[name].seconds if options.device.startswith("cuda") else left
-                found = worker(STEPS[name].run, min(left, limit))
+                limit = step.seconds if options.device.startswith("cuda") else left
+                found = worker(step.run, min(left, limit))
             verdicts.append(found["ok"])
             say({"step": name, **found})
     finally:

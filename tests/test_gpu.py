@@ -1,4 +1,4 @@
-"""tests/gpu.py on the CPU: every step does its work, no failure stops the others, checks can fail."""
+"""tests/gpu.py on the CPU: every step works, a failure stops no other, checks can fail."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_every_step_gives_its_line_and_is_right(capsys, tmp_path):
     assert lines[0]["torch"] == torch.__version__ and lines[0]["step"] == "machine"
     assert all(line["ok"] or line.get("skipped") for line in lines), lines
     skipped = {line["step"] for line in lines if line["ok"] is None}
-    assert skipped <= {"torchdr", "grid_4", "grid_8"}
+    assert skipped - {"torchdr"} == {name for name, step in gpu.STEPS.items() if not step.small}
     assert lines[-1]["right"] == len(gpu.STEPS) - len(skipped)
     assert (tmp_path / "out.jsonl").read_text().splitlines() == [json.dumps(line) for line in lines]
 
@@ -57,7 +57,7 @@ def goes_on(context):
 
 
 def test_a_step_that_fails_says_so_and_the_others_go_on(capsys, monkeypatch):
-    asked = [goes_on, differs, raises, dies]
+    asked = [differs, raises, dies, goes_on]
     for function in asked:
         monkeypatch.setitem(gpu.STEPS, function.__name__, gpu.Step(function, 60))
     names = [function.__name__ for function in asked]
@@ -65,27 +65,20 @@ def test_a_step_that_fails_says_so_and_the_others_go_on(capsys, monkeypatch):
     lines = lines_of(capsys)
     found = {line["step"]: line for line in lines}
     assert list(found) == ["machine", *names, "total"]
-    assert found["goes_on"]["ok"] is True and found["goes_on"]["process"] != os.getpid()
     assert found["differs"]["ok"] is False and found["differs"]["apart"] == 0.1235
     assert found["raises"]["error"].startswith("IndexError: index 2 is out of bounds")
     assert "(test_gpu.py:" in found["raises"]["error"]
     assert found["dies"]["error"] == "its process died, code 7"
-    assert (found["total"]["ok"], found["total"]["right"], found["total"]["failed"]) == (
-        False,
-        2,
-        3,
-    )
+    assert found["goes_on"]["ok"] is True and found["goes_on"]["process"] != os.getpid()
+    counts = {name: found["total"][name] for name in ("ok", "right", "failed", "skipped")}
+    assert counts == {"ok": False, "right": 2, "failed": 3, "skipped": 0}
 
 
-def test_a_step_that_hangs_is_stopped_and_the_next_has_a_new_process():
+def test_a_step_that_hangs_is_stopped():
     worker = gpu.Worker("cpu", small=True)
-    try:
-        first, second = worker(goes_on, 60), worker(goes_on, 60)
-        assert first["process"] == second["process"]
-        assert worker(hangs, 0.5)["error"].startswith("stopped after")
-        assert worker(goes_on, 60)["process"] != first["process"]
-    finally:
-        worker.end()
+    found = worker(hangs, 0.5)
+    assert found["ok"] is False and found["error"].startswith("stopped after")
+    assert worker.process is None  # the next step begins a new one
 
 
 def test_what_the_budget_does_not_cover_is_skipped(capsys):
@@ -106,13 +99,11 @@ def changed(function, change):
         ("batches", data_processing.CellBatches, "_load", lambda x: x.flip(0)),
         ("batches", streaming.StreamedBatches, "_load_to_host", lambda x: x.roll(1, 2)),
         ("decoders", nn_modules, "_interleave_phases", lambda y: y * 1.01),
-        ("decoders", nn_modules, "_fold_ends", lambda edges: edges * 1.1),
-        ("resume", train_net, "best_epoch", lambda epoch: 1),
         ("repeat", train_net, "seed_everything", lambda _: torch.seed()),
-        ("out_of_memory", train_net._Training, "epoch", lambda e: e | {"batch_size": 64}),
-        ("ranks", unsupervised_metric, "_ranks", lambda ranks: ranks.flip(0)),
+        ("ranks", unsupervised_metric, "_ranks", lambda ranks: (ranks + 1).clamp(max=9)),
     ],
 )
 def test_a_check_can_fail(context, monkeypatch, step, owner, name, change):
     monkeypatch.setattr(owner, name, changed(getattr(owner, name), change))
-    assert not gpu.attempt(gpu.STEPS[step].run, context)["ok"]
+    found = gpu.attempt(gpu.STEPS[step].run, context)
+    assert found["ok"] is False and "error" not in found, found
