@@ -58,7 +58,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "benchmarks")]
 
 BUDGET = 500  # s for all steps; with what starts and stops around them 9 minutes
-START = 60  # s for a process to import PyTorch
+START = 120  # s for a process to import PyTorch
 LAST_WORDS = 3  # s for a process to end by itself
 ROUNDING = 1e-3  # relative, of a gradient; float32 stays far below it, TF32 far above
 LOSS_ROUNDING = 1e-4  # relative, of a loss
@@ -169,7 +169,7 @@ def fit(context: Context, name: str, epochs: int, **changes: Any) -> SimpleNames
         changes: other values than those below.
 
     Returns:
-        model, objective, batches, split, history and the wall time, s.
+        cells, model, objective, batches, split, history and the wall time of `train`, s.
     """
     from models.losses import ELBOObjective
     from models.networks import build_vae
@@ -183,7 +183,7 @@ def fit(context: Context, name: str, epochs: int, **changes: Any) -> SimpleNames
         base=context.size(16, 4),
         batch=context.size(64, 16),
         device=context.device,
-        learning_rate=1e-3,
+        learning_rate=3e-4,
         bfloat16=False,
         rounded=False,  # the first weights, to bfloat16
         objective=ELBOObjective,
@@ -204,7 +204,13 @@ def fit(context: Context, name: str, epochs: int, **changes: Any) -> SimpleNames
     history = train(model, objective, batches, split, schedule, folder, {}, progress=False)
     wall = time.perf_counter() - began
     return SimpleNamespace(
-        model=model, objective=objective, batches=batches, split=split, history=history, wall=wall
+        cells=cells,
+        model=model,
+        objective=objective,
+        batches=batches,
+        split=split,
+        history=history,
+        wall=wall,
     )
 
 
@@ -531,28 +537,23 @@ def resume(context: Context) -> dict[str, Any]:
     """
     from util.data_processing import CellBatches
 
-    cpu, found = torch.device("cpu"), []
+    cpu, cells, found = torch.device("cpu"), context.size(1000, 48), []
     moves = ((2, cpu, context.device), (4, context.device, cpu), (6, cpu, cpu))
     for epochs, device, other in moves:
-        run = fit(context, "moving", epochs, device=device)
-        elsewhere = CellBatches(discs(*shape_of(run)), other, 64, augmentation=False)
+        run = fit(context, "moving", epochs, cells=cells, device=device)
+        elsewhere = CellBatches(run.cells, other, 64, augmentation=False)
         run.model.to(other), run.objective.to(other)
         found.append(judged_again(run, elsewhere))
-    still = fit(context, "still", 6, device=cpu)
+    still = fit(context, "still", 6, cells=cells, device=cpu)
     difference = apart(valid_losses(run.history), valid_losses(still.history))
     numbered = [entry["epoch"] for entry in run.history] == [1, 2, 3, 4, 5, 6]
-    near = difference < 0.05 if context.on_cuda else difference == 0
+    near = difference < 0.1 if context.on_cuda else difference == 0
     return {
         "ok": numbered and near and max(found) < LOSS_ROUNDING,
         "judged_again": found,
         "apart": difference,
         "losses": valid_losses(run.history).tolist(),
     }
-
-
-def shape_of(run: SimpleNamespace) -> tuple[int, int]:
-    """Cells of a run, and pixels on a side."""
-    return len(run.batches.images), run.batches.images.shape[-1]
 
 
 @step(60)
@@ -575,7 +576,7 @@ def repeat(context: Context) -> dict[str, Any]:
         }
         for name, run in (("again", again), ("in_parts", parts))
     }
-    fine = [each["apart"] < 0.01 if context.on_cuda else each["equal"] for each in found.values()]
+    fine = [each["apart"] < 0.05 if context.on_cuda else each["equal"] for each in found.values()]
     return {"ok": all(fine), **found}
 
 
@@ -630,6 +631,20 @@ def scores(context: Context) -> dict[str, Any]:
         "largest_difference": largest,
         "seconds_on": seconds,
     }
+
+
+@step(30)
+def ranks_16_bit(context: Context) -> dict[str, Any]:
+    """Neighbourhood scores of pixels x 257 in 16 bits, whose ranks are those of the 8-bit ones."""
+    from quantitative_metrics.unsupervised_metric import co_ranking
+
+    data, codes = ranked_cells(300)
+    eight, sixteen = (
+        co_ranking(pixels, {"": codes}, device=context.device)[""].areas()
+        for pixels in (data, data.astype(np.uint16) * 257)
+    )
+    difference = max(abs(eight[name] - sixteen[name]) for name in eight)
+    return {"ok": difference < 1e-9, "largest_difference": difference, "areas": eight}
 
 
 @step(90)
@@ -756,7 +771,8 @@ def start(context: Context, name: str, script: str, *options: str) -> Running:
 
     folder, said = context.folder / name, context.folder / f"{name}.txt"
     folder.mkdir(exist_ok=True)
-    more = {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "XDG_CACHE_HOME": str(context.folder)}
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    more = {"PYTHONPATH": paths, "MPLBACKEND": "Agg", "XDG_CACHE_HOME": str(context.folder)}
     surroundings = os.environ | more
     if not context.on_cuda:
         return Running(Started(script, options, folder, surroundings, said, said), folder, said)
