@@ -140,8 +140,8 @@ def step(seconds: float, **each: Sequence[Any]) -> Callable[[Callable], Callable
 # ------------------------------------------------------------------------------- data and training
 
 
-def discs(n_cells: int, size: int, dtype: type = np.uint8):
-    """`Cells` to learn from without any file: coloured discs of random radius and place on black.
+def discs(n_cells: int, size: int) -> Any:
+    """8-bit `Cells` to learn from without a file: coloured discs of random radius and place.
 
     The table holds `radius`, and `x` and `y` of the centre, in units of half an image.
     """
@@ -150,11 +150,11 @@ def discs(n_cells: int, size: int, dtype: type = np.uint8):
     rng = np.random.default_rng(0)
     radius = rng.uniform(0.15, 0.5, n_cells).astype(np.float32)
     x, y = rng.uniform(-0.4, 0.4, (2, n_cells)).astype(np.float32)
-    colours = rng.uniform(0.3, 1, (n_cells, 3, 1, 1)) * np.iinfo(dtype).max
+    colours = rng.uniform(0.3, 1, (n_cells, 3, 1, 1)) * 255
     at = ((np.arange(size) + 0.5) / size * 2 - 1).astype(np.float32)
     across, down = np.square(at - x[:, None]), np.square(at - y[:, None])  # (N, S)
     inside = across[:, None] + down[:, :, None] < np.square(radius)[:, None, None]  # (N, S, S)
-    cells = cells_of(inside[:, None] * colours.astype(dtype))
+    cells = cells_of(inside[:, None] * colours.astype(np.uint8))
     cells.table = cells.table.assign(radius=radius, x=x, y=y)
     return cells
 
@@ -670,12 +670,7 @@ def ranks(context: Context) -> dict[str, Any]:
     cpu, device = on["cpu"], on[str(context.device)]
     curves = ("trustworthiness", "continuity", "lcmc")
     difference = max(np.abs(getattr(cpu, name) - getattr(device, name)).max() for name in curves)
-    seconds = {}
-    for sample in (500, 2000) if not context.small else (50, 200):
-        began = time.perf_counter()
-        sampled = co_ranking(data, {"": codes}, sample=sample, device=context.device)[""]
-        seconds[sample] = time.perf_counter() - began
-    (first, early), (last, late) = seconds.items()
+    seconds, sampled = rank_samples(context, data, codes)
     k = len(sampled.k) // 10
     return {
         "ok": bool(plain < 1e-6 and difference < 1e-6),
@@ -683,7 +678,7 @@ def ranks(context: Context) -> dict[str, Any]:
         "devices": float(difference),
         "n_cells": len(data),
         "seconds_of_sample": seconds,
-        "exact_minutes": (late - early) / (last - first) * len(data) / 60,
+        "exact_minutes": exact_seconds(seconds, len(data)) / 60,
         "k": k,
         "values": sampled.at(k),
         "standard_errors": sampled.errors_at(k),
@@ -694,6 +689,25 @@ def ranked_cells(n_cells: int) -> tuple[np.ndarray, np.ndarray]:
     """(N, 3, 32, 32) uint8 images, and (N, 3) codes that keep a part of them."""
     cells = discs(n_cells, 32)
     return cells.images, cells.table[["radius", "x", "y"]].to_numpy(np.float64)
+
+
+def rank_samples(context: Context, data: np.ndarray, codes: np.ndarray) -> tuple[dict, Any]:
+    """Seconds of ranking a few and more of the cells, and what ranking the more of them found."""
+    from quantitative_metrics.unsupervised_metric import co_ranking
+
+    seconds = {}
+    for sample in (50, context.size(500, 50), context.size(2000, 100)):  # the first to warm up
+        began = time.perf_counter()
+        found = co_ranking(data, {"": codes}, sample=sample, device=context.device)[""]
+        seconds[sample] = time.perf_counter() - began
+    few, more = list(seconds)[-2:]
+    return {few: seconds[few], more: seconds[more]}, found
+
+
+def exact_seconds(seconds: dict[int, float], n_cells: int) -> float:
+    """What ranking all cells would take, from two samples."""
+    (few, early), (more, late) = seconds.items()
+    return (late - early) / (more - few) * n_cells
 
 
 def by_scikit_learn(data: np.ndarray, codes: np.ndarray) -> Iterator[tuple[int, str, float]]:
@@ -1034,10 +1048,8 @@ def ranks_exact(context: Context) -> dict[str, Any]:
     from quantitative_metrics.unsupervised_metric import co_ranking
 
     data, codes = ranked_cells(context.size(LARGEST_SET, 400))
-    sample = context.size(2000, 100)
-    began = time.perf_counter()
-    sampled = co_ranking(data, {"": codes}, sample=sample, device=context.device)[""]
-    expected = (time.perf_counter() - began) * len(data) / sample
+    samples, sampled = rank_samples(context, data, codes)
+    expected = exact_seconds(samples, len(data))
     if expected > context.left:
         raise Skipped(f"would take {expected:.0f} s, and {context.left:.0f} s are left")
     began = time.perf_counter()
@@ -1199,15 +1211,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     worker = Worker(options.device, options.small)
     try:
         for name in dict.fromkeys(["machine", *options.steps]):
-            step, left = STEPS[name], options.budget - (time.perf_counter() - began)
-            if options.small and not step.small:
+            chosen, left = STEPS[name], options.budget - (time.perf_counter() - began)
+            if options.small and not chosen.small:
                 found = {"ok": None, "skipped": "on little data the first of its kind is enough"}
             elif left <= 0:
                 found = {"ok": None, "skipped": f"the budget of {options.budget:.0f} s is used up"}
             else:
                 # The CPU may be busy with other things: there only the budget ends a step.
-                limit = step.seconds if options.device.startswith("cuda") else left
-                found = worker(step.run, min(left, limit))
+                limit = chosen.seconds if options.device.startswith("cuda") else left
+                found = worker(chosen.run, min(left, limit))
             verdicts.append(found["ok"])
             say({"step": name, **found})
     finally:
