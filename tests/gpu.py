@@ -730,7 +730,7 @@ def kill_resume(context: Context) -> dict[str, Any]:
     """
     from util.runs import load_checkpoint
 
-    epochs = context.size(240, 12)
+    epochs = context.size(240, 32)
     options = [*run_options(context, 2000, 80), "--base", str(context.size(16, 2))]
     options += ["--epochs", str(epochs), "--patience", "1000"]
     alone, killed = (
