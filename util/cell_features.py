@@ -27,6 +27,8 @@ import scipy
 import skimage
 from tqdm import tqdm
 
+from util import batched_features
+from util.batched_features import Block
 from util.cell_cache import fingerprint
 from util.data_processing import Cells
 from util.runs import UserError, explain_os_error, write_atomically
@@ -34,12 +36,6 @@ from util.runs import UserError, explain_os_error, write_atomically
 Groups = Literal["fast", "full"]
 
 CELLS_PER_MOSAIC = 64  # larger mosaics fall out of the CPU cache, smaller ones cost calls
-GRANULARITY = dict(
-    subsample_size=1,  # the default of 1/4 is meant for fields and leaves a crop too few pixels
-    image_sample_size=1,
-    element_size=10,  # pixels; radius of the opening that is subtracted as background
-    granular_spectrum_length=8,  # pixels
-)
 CACHE_FORMAT = 1  # raise it when masks or measurements change, so that old caches are not read
 
 # Not features of a cell: where it lies in the mosaic (or in the field of view), and moments that
@@ -443,29 +439,27 @@ def _measure_block(
     from threadpoolctl import threadpool_limits
 
     masks, found = find_masks(images, masked)
-    labels, pixels = _mosaic(images / full_scale, masks)
+    block = _cut_out(images, masks, full_scale)
     columns = {}
     # An undefined value (a constant channel, an empty ring) is NaN in the table, no reason to warn.
     # One thread: the matrices are so small (mahotas' texture) that threads wait for each other.
     with warnings.catch_warnings(), np.errstate(all="ignore"), threadpool_limits(limits=1):
         warnings.simplefilter("ignore", RuntimeWarning)
-        for name, values in _measurements(labels, pixels, names, groups, full_scale):
+        for name, values in _measurements(block, names, groups):
             if not _POSITION.search(name):
                 columns[name] = np.asarray(values, dtype=np.float64)  # (n,)
     return pd.DataFrame(columns), found
 
 
-def _mosaic(images: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lay the cells on a square grid, one background pixel around each, all else set to 0.
+def _cut_out(images: np.ndarray, masks: np.ndarray, full_scale: int) -> Block:
+    """The cells, each in a tile, with all else set to 0.
 
     The tile is the smallest that holds the largest cell: empty margins cost time and say nothing.
 
     Args:
-        images: (n, C, S, S) in 0..1.
+        images: (n, C, S, S) uint8 or uint16.
         masks: (n, S, S) bool, none empty.
-
-    Returns:
-        Labels 1..n, (Y, X), and pixels, (C, Y, X).
+        full_scale: the grey level that becomes 1.
     """
     size = images.shape[-1]
     rows, columns = masks.any(axis=2), masks.any(axis=1)  # (n, S)
@@ -474,9 +468,9 @@ def _mosaic(images: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarr
     left = np.minimum(columns.argmax(axis=1), size - tile)[:, None] + np.arange(tile)
     cell = np.arange(len(images))
     crop = (cell[:, None, None], top[:, :, None], left[:, None, :])  # (n, tile, tile)
-    labels = masks[crop] * (cell[:, None, None] + 1)
-    pixels = images.transpose(0, 2, 3, 1)[crop] * masks[crop][..., None]  # (n, tile, tile, C)
-    return _lay_out(labels), np.stack([_lay_out(channel) for channel in np.moveaxis(pixels, -1, 0)])
+    masks = masks[crop]
+    levels = images.swapaxes(0, 1)[:, *crop] * masks  # (C, n, tile, tile)
+    return Block(masks, levels, full_scale)
 
 
 def _extent(occupied: np.ndarray) -> np.ndarray:
@@ -484,70 +478,40 @@ def _extent(occupied: np.ndarray) -> np.ndarray:
     return occupied.shape[1] - occupied.argmax(axis=1) - occupied[:, ::-1].argmax(axis=1)
 
 
-def _lay_out(tiles: np.ndarray) -> np.ndarray:
-    """(n, h, w) -> a square grid of the tiles with a rim of one 0 around each, (g(h+2), g(w+2))."""
-    grid = int(np.ceil(np.sqrt(len(tiles))))
-    missing = grid**2 - len(tiles)
-    tiles = np.pad(tiles, ((0, missing), (1, 1), (1, 1)))
-    height, width = tiles.shape[1:]
-    rows = tiles.reshape(grid, grid, height, width).swapaxes(1, 2)  # (g, h, g, w)
-    return rows.reshape(grid * height, grid * width)
-
-
 def _measurements(
-    labels: np.ndarray, pixels: np.ndarray, names: Sequence[str], groups: Groups, full_scale: int
-) -> Iterator[tuple[str, Any]]:
-    """Name and (n,) values of every measurement cp_measure offers for labels (Y, X) 1..n."""
-    from cp_measure.bulk import get_core_measurements, get_correlation_measurements
-
-    core = get_core_measurements(sanitize=False)
-    pairwise = get_correlation_measurements(sanitize=False)
-    full = groups == "full"
-
-    shape = core["sizeshape"](labels, None, calculate_advanced=full) | core["feret"](labels, None)
-    yield from ((f"AreaShape_{name}", values) for name, values in shape.items())
-    if full:
-        yield from _zernike_measurements(labels, pixels, names)
-
-    for channel, image in zip(names, pixels, strict=True):
-        measured = core["intensity"](labels, image)
-        if full:
-            texture = core["texture"](labels, image)
-            measured |= {f"Texture_{name}": values for name, values in texture.items()}
-            measured |= core["radial_distribution"](labels, image)
-            measured |= core["granularity"](labels, image, **GRANULARITY)
-        yield from ((f"{name}_{channel}", values) for name, values in measured.items())
-
-    for (first, image_1), (second, image_2) in combinations(zip(names, pixels, strict=True), 2):
-        measured = pairwise["pearson"](image_1, image_2, labels)
-        measured |= pairwise["manders_fold"](image_1, image_2, labels)
-        if full:
-            measured |= pairwise["rwc"](image_1, image_2, labels)
-            measured |= pairwise["costes"](image_1, image_2, labels, scale_max=full_scale)
-        yield from ((f"{name}_{first}_{second}", values) for name, values in measured.items())
-
-
-def _zernike_measurements(
-    labels: np.ndarray, pixels: np.ndarray, names: Sequence[str]
-) -> Iterator[tuple[str, Any]]:
-    """Zernike moments of shape and intensity, each cell in the frame of its own bounding box.
-
-    Pixels on a cell's minimum enclosing circle fall in or out of it by rounding, and rounding
-    depends on the place in the mosaic: a cell would change by up to 0.005 with its neighbours.
-    """
+    block: Block, names: Sequence[str], groups: Groups
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and (n,) values of every measurement of the cells of a block."""
     from cp_measure.bulk import get_core_measurements
 
     core = get_core_measurements(sanitize=False)
-    cells = []
-    for region in skimage.measure.regionprops(labels, np.moveaxis(pixels, 0, -1)):
-        cell = region.image.astype(int)  # (h, w), 1 in the cell
-        moments = core["zernike"](cell, None)
-        measured = {f"AreaShape_{name}": values for name, values in moments.items()}
-        for channel, image in zip(names, np.moveaxis(region.image_intensity, -1, 0), strict=True):
-            moments = core["radial_zernikes"](cell, image)
-            measured |= {f"{name}_{channel}": values for name, values in moments.items()}
-        cells.append(measured)
-    yield from ((name, np.concatenate([cell[name] for cell in cells])) for name in cells[0])
+    full = groups == "full"
+    labels = block.column_of_cells
+    shape = core["sizeshape"](labels, None, calculate_advanced=full) | core["feret"](labels, None)
+    yield from ((f"AreaShape_{name}", values) for name, values in shape.items())
+    if full:
+        shape_moments, intensity_moments = batched_features.zernike_moments(block)
+        yield from ((f"AreaShape_{name}", values) for name, values in shape_moments.items())
+        for channel, measured in zip(names, intensity_moments, strict=True):
+            yield from ((f"{name}_{channel}", values) for name, values in measured.items())
+
+    spectra = batched_features.granularity(block) if full else []
+    for index, channel in enumerate(names):
+        measured = batched_features.intensity(block, index)
+        if full:
+            measured |= batched_features.texture(block, index)
+            measured |= batched_features.radial_distribution(block, index)
+            measured |= spectra[index]
+        yield from ((f"{name}_{channel}", values) for name, values in measured.items())
+
+    for first, second in combinations(range(len(names)), 2):
+        measured = batched_features.pearson(block, first, second)
+        measured |= batched_features.manders(block, first, second)
+        if full:
+            measured |= batched_features.rank_weighted(block, first, second)
+            measured |= batched_features.costes(block, first, second)
+        pair = f"{names[first]}_{names[second]}"
+        yield from ((f"{name}_{pair}", values) for name, values in measured.items())
 
 
 def _with_ids(
