@@ -170,9 +170,9 @@ def test_columns_are_named_once_and_hold_no_position():
 
 
 @pytest.mark.parametrize("masked", [True, False])
-def test_a_mosaic_measures_what_a_single_cell_does(masked):
+def test_a_block_measures_what_a_single_cell_does(masked):
     images = masked_cells(12)[0] if masked else windows(12)[0]
-    mosaic, _ = cell_features._measure_block(images, masked, ["a", "b"], "full", 1023)
+    block, _ = cell_features._measure_block(images, masked, ["a", "b"], "full", 1023)
     single = pd.concat(
         [
             cell_features._measure_block(image[None], masked, ["a", "b"], "full", 1023)[0]
@@ -180,10 +180,10 @@ def test_a_mosaic_measures_what_a_single_cell_does(masked):
         ],
         ignore_index=True,
     )
-    assert mosaic.shape[1] > 350
-    families = {name.split("_")[0] for name in mosaic}
+    assert block.shape[1] > 350
+    families = {name.split("_")[0] for name in block}
     assert families >= {"Texture", "Granularity", "RadialDistribution", "Correlation"}
-    table_equal(mosaic, single)
+    table_equal(block, single)
 
 
 def test_position_in_the_crop_does_not_matter():
@@ -195,8 +195,8 @@ def test_position_in_the_crop_does_not_matter():
     table_equal(at_centre, elsewhere)
 
 
-def test_many_mosaics_and_processes_keep_the_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(cell_features, "CELLS_PER_MOSAIC", 5)
+def test_many_blocks_and_processes_keep_the_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(cell_features, "CELLS_PER_BLOCK", 5)
     images, outlines = masked_cells(17)
     memmap = np.lib.format.open_memmap(tmp_path / "cells.npy", "w+", np.uint8, images.shape)
     memmap[:] = images

@@ -2,8 +2,9 @@
 
 They are the classical description of a cell (size, shape, intensity, texture, ...) that a learned
 representation is compared with. The measurements are CellProfiler's (Stirling et al. 2021, BMC
-Bioinformatics 22:433), taken with cp_measure (Muñoz et al. 2025, arXiv:2507.01163); the clean-up
-follows image-based profiling practice (Caicedo et al. 2017, Nature Methods 14:849).
+Bioinformatics 22:433): those of outlines are taken with cp_measure (Muñoz et al. 2025,
+arXiv:2507.01163), those of pixels by `batched_features`. The clean-up follows image-based profiling
+practice (Caicedo et al. 2017, Nature Methods 14:849).
 
 Every function that builds a table returns `(table, report)`: `report` is a list of lines for the
 user, empty where there is nothing to say.
@@ -35,10 +36,10 @@ from util.runs import UserError, explain_os_error, write_atomically
 
 Groups = Literal["fast", "full"]
 
-CELLS_PER_MOSAIC = 64  # larger mosaics fall out of the CPU cache, smaller ones cost calls
-CACHE_FORMAT = 1  # raise it when masks or measurements change, so that old caches are not read
+CELLS_PER_BLOCK = 64  # larger blocks fall out of the CPU cache, smaller ones cost calls
+CACHE_FORMAT = 2  # raise it when masks or measurements change, so that old caches are not read
 
-# Not features of a cell: where it lies in the mosaic (or in the field of view), and moments that
+# Not features of a cell: where it lies among the others (or in the field of view), and moments that
 # are zero by definition and hold nothing but rounding, or undefined.
 _POSITION = re.compile(
     r"(^|_)(Location_|AreaShape_(Center|BoundingBoxM(in|ax)imum)_[XYZ]$|"
@@ -104,12 +105,12 @@ def measure_features(
 
     `fast`: size and shape, Feret diameters, intensity, correlation between channels (Pearson,
     Manders). `full` adds spatial moments, Zernike moments of shape and intensity, texture, radial
-    distribution, granularity, rank-weighted and Costes colocalisation, at about 30 times the cost.
+    distribution, granularity, rank-weighted and Costes colocalisation, at about 5 times the cost.
 
     Only the pixels of the mask (`find_masks`) are seen: all others are set to 0 first, so that a
     value depends on nothing but the cell. Intensities are fractions of full scale: 255 for uint8,
     for uint16 the smallest 2^b - 1 (b >= 8) that no pixel of the set exceeds, since cameras of 10
-    or 12 bits write uint16 as well. Granularity is measured at full resolution (`GRANULARITY`).
+    or 12 bits write uint16 as well.
 
     Args:
         images: (N, C, S, S) uint8 or uint16, a numpy memmap if wished.
@@ -405,10 +406,10 @@ def _measure(
     from joblib import Parallel, cpu_count, delayed
 
     full_scale = _full_scale(images)
-    starts = range(0, len(images), CELLS_PER_MOSAIC)
+    starts = range(0, len(images), CELLS_PER_BLOCK)
     jobs = (
         delayed(_measure_block)(
-            np.asarray(images[i : i + CELLS_PER_MOSAIC]), masked, names, groups, full_scale
+            np.asarray(images[i : i + CELLS_PER_BLOCK]), masked, names, groups, full_scale
         )
         for i in starts
     )
@@ -435,14 +436,14 @@ def _full_scale(images: np.ndarray) -> int:
 def _measure_block(
     images: np.ndarray, masked: bool, names: Sequence[str], groups: Groups, full_scale: int
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Measure one mosaic's worth of cells, (n, C, S, S)."""
+    """Measure the cells of one block, (n, C, S, S)."""
     from threadpoolctl import threadpool_limits
 
     masks, found = find_masks(images, masked)
     block = _cut_out(images, masks, full_scale)
     columns = {}
     # An undefined value (a constant channel, an empty ring) is NaN in the table, no reason to warn.
-    # One thread: the matrices are so small (mahotas' texture) that threads wait for each other.
+    # One thread: the matrices are so small that threads wait for each other.
     with warnings.catch_warnings(), np.errstate(all="ignore"), threadpool_limits(limits=1):
         warnings.simplefilter("ignore", RuntimeWarning)
         for name, values in _measurements(block, names, groups):
