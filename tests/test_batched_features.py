@@ -8,7 +8,7 @@ from plain_features import measure_plainly
 from scipy.ndimage import gaussian_filter
 from skimage.morphology import disk, erosion, opening, reconstruction
 
-from util.batched_features import Block, granularity
+from util.batched_features import Block, _mean_and_variance, granularity
 from util.cell_features import measure_features
 from util.data_processing import load_cells
 
@@ -212,3 +212,14 @@ def test_grey_levels_beyond_the_largest_sum_of_32_bits():
     np.testing.assert_allclose(table["Correlation_Pearson_a_b"], 1, rtol=1e-12)
     expected = images[:, 0].reshape(2, -1).astype(np.longdouble).std(axis=1) / 65535
     np.testing.assert_allclose(table["Intensity_StdIntensity_a"], expected.astype(float), rtol=1e-9)
+
+
+def test_the_line_of_costes_is_numpys_to_the_last_bit():
+    """A threshold may fall on a grey level: then the last bit says which pixels are below it."""
+    rng = np.random.default_rng(0)
+    count = rng.integers(2, 3000, 40)
+    values = rng.integers(0, 65536, count.sum()) / 65535
+    mean, variance = _mean_and_variance(values, np.repeat(np.arange(40), count), count)
+    stretches = np.split(values, np.cumsum(count)[:-1])
+    np.testing.assert_array_equal(mean, [np.mean(stretch) for stretch in stretches])
+    np.testing.assert_array_equal(variance, [np.var(stretch, ddof=1) for stretch in stretches])

@@ -13,10 +13,11 @@ What dominates the cost of `cell_features` when it is taken cell by cell, each f
                            86:3993
 
 The settings are CellProfiler's defaults but for granularity. The tests compare every feature with
-cp_measure's (Muñoz et al. 2025, arXiv:2507.01163), which calls mahotas for the texture.
+cp_measure's (Muñoz et al. 2025, arXiv:2507.01163), which calls mahotas for the texture. Enclosing
+circles and distances inside a cell come from centrosome, CellProfiler's own library, in one call.
 
-Grey levels are integers until the last step: sums are exact, so that a value depends neither on
-the other cells of the block nor on the order of summation.
+Grey levels are summed as integers wherever the definition allows it. Such sums are exact, and where
+cp_measure divides one rounding by another (the correlation of a flat channel), there is NaN here.
 """
 
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Block:
     Pixels are listed cell by cell, each cell in the order of reading: P of them.
 
     Attributes:
-        masks: (n, h, w) bool, none empty.
+        masks: (n, h, w) bool, one 8-connected component each.
         levels: (C, n, h, w) uint8 or uint16, 0 outside the masks.
         full_scale: the grey level that counts as 1.
     """
@@ -137,7 +138,7 @@ def _dense_ranks(block: Block, grey: np.ndarray) -> np.ndarray:
 
 
 def _order_in_cells(cell: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Order by cell and, within it, by level 0..65535: (P,) and (P,) -> (P,).
+    """Order by cell and, within it, by level, both 0..65535: (P,) and (P,) -> (P,).
 
     Two stable sorts of 16-bit numbers, radix sorts, take a tenth of one sort of joint keys.
     """
@@ -312,7 +313,7 @@ class _PairCounts:
         single = self.single / (2 * pairs[:, None])  # (n, 256)
         total = self.sum / pairs[:, None]  # (n, 512)
         difference = self.difference / pairs[:, None]  # (n, 256)
-        # Twice the sums of levels and of squares: integers, so that a flat cell varies by 0.
+        # Sums over both pixels of all pairs, integers, so that a flat cell varies by exactly 0.
         mean = self.single @ level[:256]
         square, contrast = self.single @ level[:256] ** 2, self.difference @ level[:256] ** 2
         variance = _codeviation(2 * pairs, mean, mean, square) / (2 * pairs)
@@ -657,7 +658,7 @@ def costes(block: Block, first: int, second: int) -> Features:
 
 
 def _regression_line(block: Block, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
-    """Slope and intercept of the orthogonal regression of the pixels not 0 in both channels, (n,).
+    """Slope and intercept, (n,), of the orthogonal regression of pixels above 0 in a channel.
 
     NaN with fewer than three of them, a flat channel or no covariance.
     """
@@ -756,14 +757,16 @@ class _Background:
         return cell * (self.block.full_scale + 1) + level
 
     def correlation(self, level: np.ndarray) -> np.ndarray:
-        """At one level for each cell, (n,); NaN with fewer than three pixels or a flat channel."""
+        """At one level for each cell, (n,).
+
+        NaN with fewer than three pixels, a flat channel or no regression line.
+        """
         above = self._until(self.enter, level) - self._until(self.leave, level)
         count, a, b, aa, bb, ab = self.total - above
         spread_a, spread_b = _codeviation(count, a, a, aa), _codeviation(count, b, b, bb)
         spread = np.sqrt(spread_a * spread_b)
-        found = np.where(
-            (count < 3) | (spread == 0), np.nan, _codeviation(count, a, b, ab) / spread
-        )
+        undefined = (count < 3) | (spread == 0) | np.isnan(self.slope)
+        found = np.where(undefined, np.nan, _codeviation(count, a, b, ab) / spread)
         for cell in np.flatnonzero(np.abs(found) < _ROUNDING):
             found[cell] = self._rounded_correlation(cell, level[cell])
         return found
