@@ -186,8 +186,8 @@ class Settings:
     """Human-designed features: `measure` them on the images, `none`, or a CSV (e.g. CellProfiler's)
     with Unique_ID."""
     feature_groups: Literal["fast", "full"] = "fast"
-    """What to measure: shape and intensity (milliseconds a cell), or all of cp_measure (0.1 s a
-    cell)."""
+    """What to measure: shape and intensity (a few milliseconds a cell), or also texture,
+    granularity, Zernike moments and radial distribution (10 ms and more)."""
     umap_neighbors: int = 15
     """n_neighbors of UMAP on those features."""
     umap_min_dist: float = 0.1

@@ -56,7 +56,8 @@ from human_guidance.interpretation_measures import (
     without_repeats,
 )
 from models.networks import VAE
-from util.cell_features import features_of, find_masks, read_cellprofiler_table
+from util.cell_features import features_of, read_cellprofiler_table
+from util.cell_masks import find_masks
 from util.devices import pick_device
 from util.helpers import compose_rgb, mix_channels
 from util.metadata import choose_labels, gradations

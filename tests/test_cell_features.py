@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +9,15 @@ from scipy.stats import median_abs_deviation
 from skimage.measure import label
 
 from util import cell_features
+from util.cell_blocks import measure_block
 from util.cell_features import (
     clean_features,
     features_of,
-    find_masks,
     is_metadata,
     measure_features,
     read_cellprofiler_table,
 )
+from util.cell_masks import find_masks
 from util.runs import UserError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -169,34 +172,38 @@ def test_columns_are_named_once_and_hold_no_position():
     assert {name.split("_")[0] for name in table} == {"AreaShape", "Intensity", "Correlation"}
 
 
-@pytest.mark.parametrize("masked", [True, False])
-def test_a_mosaic_measures_what_a_single_cell_does(masked):
-    images = masked_cells(12)[0] if masked else windows(12)[0]
-    mosaic, _ = cell_features._measure_block(images, masked, ["a", "b"], "full", 1023)
-    single = pd.concat(
-        [
-            cell_features._measure_block(image[None], masked, ["a", "b"], "full", 1023)[0]
-            for image in images
-        ],
-        ignore_index=True,
+def measured(images, masked, full_scale):
+    """The full table of two channels, taken in one block."""
+    return pd.DataFrame(measure_block(images, masked, ["a", "b"], "full", full_scale)[0])
+
+
+def test_worker_processes_start_without_pytorch():
+    code = "import sys, util.cell_blocks; sys.exit('torch' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
     )
-    assert mosaic.shape[1] > 350
-    families = {name.split("_")[0] for name in mosaic}
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_block_measures_what_a_single_cell_does(masked):
+    images = masked_cells(12)[0] if masked else windows(12)[0]
+    block = measured(images, masked, 1023)
+    single = pd.concat([measured(image[None], masked, 1023) for image in images], ignore_index=True)
+    assert block.shape[1] > 350
+    families = {name.split("_")[0] for name in block}
     assert families >= {"Texture", "Granularity", "RadialDistribution", "Correlation"}
-    table_equal(mosaic, single)
+    table_equal(block, single)
 
 
 def test_position_in_the_crop_does_not_matter():
     images, _ = masked_cells(4)
     moved = np.zeros((4, 2, 60, 60), np.uint8)
     moved[:, :, 3:43, 17:57] = images
-    at_centre, _ = cell_features._measure_block(images, True, ["a", "b"], "full", 255)
-    elsewhere, _ = cell_features._measure_block(moved, True, ["a", "b"], "full", 255)
-    table_equal(at_centre, elsewhere)
+    table_equal(measured(images, True, 255), measured(moved, True, 255))
 
 
-def test_many_mosaics_and_processes_keep_the_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(cell_features, "CELLS_PER_MOSAIC", 5)
+def test_many_blocks_and_processes_keep_the_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(cell_features, "CELLS_PER_BLOCK", 5)
     images, outlines = masked_cells(17)
     memmap = np.lib.format.open_memmap(tmp_path / "cells.npy", "w+", np.uint8, images.shape)
     memmap[:] = images

@@ -2,8 +2,9 @@
 
 They are the classical description of a cell (size, shape, intensity, texture, ...) that a learned
 representation is compared with. The measurements are CellProfiler's (Stirling et al. 2021, BMC
-Bioinformatics 22:433), taken with cp_measure (Muñoz et al. 2025, arXiv:2507.01163); the clean-up
-follows image-based profiling practice (Caicedo et al. 2017, Nature Methods 14:849).
+Bioinformatics 22:433): those of outlines are taken with cp_measure (Muñoz et al. 2025,
+arXiv:2507.01163), those of pixels by `batched_features`. The clean-up follows image-based profiling
+practice (Caicedo et al. 2017, Nature Methods 14:849).
 
 Every function that builds a table returns `(table, report)`: `report` is a list of lines for the
 user, empty where there is nothing to say.
@@ -12,42 +13,26 @@ user, empty where there is nothing to say.
 import hashlib
 import json
 import re
-import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import scipy
-import skimage
 from tqdm import tqdm
 
+from util.cell_blocks import POSITION, Groups, measure_block
 from util.cell_cache import fingerprint
 from util.data_processing import Cells
 from util.runs import UserError, explain_os_error, write_atomically
 
-Groups = Literal["fast", "full"]
+CELLS_PER_BLOCK = 64  # larger blocks fall out of the CPU cache, smaller ones cost calls
+CACHE_FORMAT = 2  # raise it when masks or measurements change, so that old caches are not read
 
-CELLS_PER_MOSAIC = 64  # larger mosaics fall out of the CPU cache, smaller ones cost calls
-GRANULARITY = dict(
-    subsample_size=1,  # the default of 1/4 is meant for fields and leaves a crop too few pixels
-    image_sample_size=1,
-    element_size=10,  # pixels; radius of the opening that is subtracted as background
-    granular_spectrum_length=8,  # pixels
-)
-CACHE_FORMAT = 1  # raise it when masks or measurements change, so that old caches are not read
-
-# Not features of a cell: where it lies in the mosaic (or in the field of view), and moments that
-# are zero by definition and hold nothing but rounding, or undefined.
-_POSITION = re.compile(
-    r"(^|_)(Location_|AreaShape_(Center|BoundingBoxM(in|ax)imum)_[XYZ]$|"
-    r"AreaShape_(Central|Normalized)Moment_(0_1|1_0)$|AreaShape_NormalizedMoment_0_0$)"
-)
 # Book-keeping of CellProfiler, of the ground truth and of other projections.
 _METADATA = re.compile(
     r"^(Unnamed|Metadata_|Image_|FileName_|PathName_|URL_|GT_|CP_|VAE_|UMAP_|R?TSNE_|PCA_|"
@@ -59,40 +44,6 @@ _METADATA = re.compile(
 )
 # Angles: -90 is next to 90 degrees, which no Euclidean distance knows.
 _CIRCULAR = re.compile(r"AreaShape_Orientation$|ZernikePhase_")
-
-
-def find_masks(images: np.ndarray, masked: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Find the cell in each image.
-
-    Masked crops (background exactly 0 in every channel): the pixels above 0 in any channel.
-
-    Unmasked windows: per channel the absolute deviation from the median of the window's border,
-    in units of the border's noise (1.4826 MAD, at least one grey level) and cut at
-    `_SATURATION`, so that a bright nucleus does not outshine its cell; the mean over the channels
-    is smoothed (Gaussian, sigma `_SMOOTHING` pixels) and thresholded by Otsu's method (1979).
-    A constant margin, as padding leaves it, is no part of the window.
-
-    Of several components (8-connected) a masked crop keeps the largest, a window the one nearest to
-    its centre among those of at least a quarter of the largest one's area. Holes are filled.
-
-    Args:
-        images: (N, C, S, S) integers.
-        masked: whether the background is exactly 0.
-
-    Returns:
-        The masks, (N, S, S) bool, never empty: where no cell is found a central disc of radius
-        S / 4 stands in. And whether a cell was found, (N,) bool.
-    """
-    if masked:
-        foreground = (images > 0).any(axis=1)  # (N, S, S)
-        labels = _label_each(foreground, connectivity=2)
-        masks = _pick_component(labels, _component_areas(labels))
-    else:
-        masks = _segment_windows(images)
-    masks = _fill_holes(masks)
-    found = masks.any(axis=(1, 2))
-    masks[~found] = _central_disc(images.shape[-1])
-    return masks, found
 
 
 def measure_features(
@@ -108,16 +59,16 @@ def measure_features(
 
     `fast`: size and shape, Feret diameters, intensity, correlation between channels (Pearson,
     Manders). `full` adds spatial moments, Zernike moments of shape and intensity, texture, radial
-    distribution, granularity, rank-weighted and Costes colocalisation, at about 30 times the cost.
+    distribution, granularity, rank-weighted and Costes colocalisation, at about 5 times the cost.
 
-    Only the pixels of the mask (`find_masks`) are seen: all others are set to 0 first, so that a
-    value depends on nothing but the cell. Intensities are fractions of full scale: 255 for uint8,
-    for uint16 the smallest 2^b - 1 (b >= 8) that no pixel of the set exceeds, since cameras of 10
-    or 12 bits write uint16 as well. Granularity is measured at full resolution (`GRANULARITY`).
+    Only the pixels of the mask (`cell_masks.find_masks`) are seen: all others are set to 0 first,
+    so that a value depends on nothing but the cell. Intensities are fractions of full scale: 255
+    for uint8, for uint16 the smallest 2^b - 1 (b >= 8) that no pixel of the set exceeds, since
+    cameras of 10 or 12 bits write uint16 as well.
 
     Args:
         images: (N, C, S, S) uint8 or uint16, a numpy memmap if wished.
-        masked: whether the background is exactly 0 (see `find_masks`).
+        masked: whether the background is exactly 0 (see `cell_masks.find_masks`).
         channel_names: C different names, the suffix of columns that belong to a channel
             (`Intensity_MeanIntensity_DNA`) or a pair of them; `ch0`, `ch1`, ... by default.
         ids: N different names, the index of the table; 0..N-1 by default.
@@ -234,7 +185,7 @@ def read_cellprofiler_table(path: Path | str, ids: Sequence[str]) -> tuple[pd.Da
 
 def is_metadata(column: str) -> bool:
     """Whether a name is that of no feature: book-keeping, a position, nothing but rounding."""
-    return bool(_METADATA.search(column) or _POSITION.search(column))
+    return bool(_METADATA.search(column) or POSITION.search(column))
 
 
 def clean_features(
@@ -291,88 +242,6 @@ def clean_features(
     return matrix, report
 
 
-# --- masks ------------------------------------------------------------------------------------
-
-
-_SATURATION = 8.0  # border noises above which a pixel is surely not background
-_SMOOTHING = 1.0  # pixels; the noise of single pixels goes, the outline stays
-_BORDER = 2  # pixels; width of the frame that shows the background
-
-
-def _segment_windows(images: np.ndarray) -> np.ndarray:
-    """Masks of unmasked windows by the rule of `find_masks`: (N, C, S, S) -> (N, S, S) bool."""
-    window = _window_extent(images, margin=0)
-    border = window & ~_window_extent(images, margin=_BORDER)
-    signal = np.stack([_signal(*pair) for pair in zip(images, border, strict=True)]) * window
-    signal = scipy.ndimage.gaussian_filter(signal, (0, _SMOOTHING, _SMOOTHING))  # (N, S, S)
-
-    # Otsu's threshold over the window alone: padding would only add weight to the background.
-    thresholds = [skimage.filters.threshold_otsu(s[w]) for s, w in zip(signal, window, strict=True)]
-    labels = _label_each(signal > np.reshape(thresholds, (-1, 1, 1)), connectivity=2)
-    areas = _component_areas(labels)
-    large = areas >= 0.25 * areas.max(axis=(1, 2), keepdims=True)
-    rows, columns = np.indices(signal.shape[1:]) - (signal.shape[-1] - 1) / 2
-    nearness = signal.shape[-1] - np.hypot(rows, columns)  # > 0 everywhere
-    return _pick_component(labels, np.where(large, nearness, 0))
-
-
-def _signal(image: np.ndarray, border: np.ndarray) -> np.ndarray:
-    """How far each pixel is from the background that `border` shows: (C, S, S) -> (S, S), 0..8."""
-    background = np.median(image[:, border], axis=1)[:, None]  # (C, 1)
-    noise = 1.4826 * np.median(np.abs(image[:, border] - background), axis=1)  # (C,)
-    deviation = np.abs(image - background[..., None]) / np.maximum(noise, 1)[:, None, None]
-    return np.minimum(deviation, _SATURATION).mean(axis=0)
-
-
-def _window_extent(images: np.ndarray, margin: int) -> np.ndarray:
-    """The bounding box of what differs from the corner pixel, less `margin`: (N, S, S) bool."""
-    differs = (images != images[..., :1, :1]).any(axis=1)  # (N, S, S)
-    differs[~differs.any(axis=(1, 2))] = True  # a flat image is all window
-    size = images.shape[-1]
-    position = np.arange(size)
-
-    def span(occupied: np.ndarray) -> np.ndarray:
-        first = occupied.argmax(axis=1)[:, None] + margin
-        last = size - 1 - occupied[:, ::-1].argmax(axis=1)[:, None] - margin
-        return (position >= first) & (position <= last)  # (N, S)
-
-    return span(differs.any(axis=2))[:, :, None] & span(differs.any(axis=1))[:, None, :]
-
-
-def _label_each(masks: np.ndarray, connectivity: int) -> np.ndarray:
-    """Connected components of each plane of (N, S, S), numbered through all planes in one call."""
-    structure = np.zeros((3, 3, 3), dtype=bool)  # no connection between planes
-    structure[1] = scipy.ndimage.generate_binary_structure(2, connectivity)
-    return scipy.ndimage.label(masks, structure)[0]
-
-
-def _component_areas(labels: np.ndarray) -> np.ndarray:
-    """The area of each pixel's component, 0 on the background: (N, S, S)."""
-    areas = np.bincount(labels.ravel())
-    areas[0] = 0
-    return areas[labels]
-
-
-def _pick_component(labels: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Per plane the component that holds the pixel of highest score, the first one in a tie."""
-    best = (score * (labels > 0)).reshape(len(labels), -1).argmax(axis=1)
-    winner = labels.reshape(len(labels), -1)[np.arange(len(labels)), best]
-    return (labels == winner[:, None, None]) & (labels > 0)
-
-
-def _fill_holes(masks: np.ndarray) -> np.ndarray:
-    """Fill background that is not 4-connected to the outside of its plane: (N, S, S) bool."""
-    outside = np.pad(~masks, ((0, 0), (1, 1), (1, 1)), constant_values=True)
-    labels = _label_each(outside, connectivity=1)
-    return (labels != labels[:, :1, :1])[:, 1:-1, 1:-1]
-
-
-def _central_disc(size: int) -> np.ndarray:
-    """A disc of radius size / 4 in the middle: (size, size) bool."""
-    offset = np.arange(size) - (size - 1) / 2
-    return np.hypot(offset[:, None], offset) <= size / 4
-
-
 # --- measurement ------------------------------------------------------------------------------
 
 
@@ -409,10 +278,10 @@ def _measure(
     from joblib import Parallel, cpu_count, delayed
 
     full_scale = _full_scale(images)
-    starts = range(0, len(images), CELLS_PER_MOSAIC)
+    starts = range(0, len(images), CELLS_PER_BLOCK)
     jobs = (
-        delayed(_measure_block)(
-            np.asarray(images[i : i + CELLS_PER_MOSAIC]), masked, names, groups, full_scale
+        delayed(measure_block)(
+            np.asarray(images[i : i + CELLS_PER_BLOCK]), masked, names, groups, full_scale
         )
         for i in starts
     )
@@ -420,10 +289,10 @@ def _measure(
     blocks = Parallel(n_jobs=workers, return_as="generator")(jobs)
     with tqdm(total=len(images), desc="features", unit="cell", disable=not progress) as bar:
         tables, found = [], []
-        for table, block_found in blocks:
-            tables.append(table)
+        for columns, block_found in blocks:
+            tables.append(pd.DataFrame(columns))
             found.append(block_found)
-            bar.update(len(table))
+            bar.update(len(block_found))
     return pd.concat(tables, ignore_index=True), np.concatenate(found)
 
 
@@ -434,120 +303,6 @@ def _full_scale(images: np.ndarray) -> int:
     starts = range(0, len(images), 1024)
     highest = max(int(images[i : i + 1024].max()) for i in starts)
     return 2 ** max(highest.bit_length(), 8) - 1
-
-
-def _measure_block(
-    images: np.ndarray, masked: bool, names: Sequence[str], groups: Groups, full_scale: int
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Measure one mosaic's worth of cells, (n, C, S, S)."""
-    from threadpoolctl import threadpool_limits
-
-    masks, found = find_masks(images, masked)
-    labels, pixels = _mosaic(images / full_scale, masks)
-    columns = {}
-    # An undefined value (a constant channel, an empty ring) is NaN in the table, no reason to warn.
-    # One thread: the matrices are so small (mahotas' texture) that threads wait for each other.
-    with warnings.catch_warnings(), np.errstate(all="ignore"), threadpool_limits(limits=1):
-        warnings.simplefilter("ignore", RuntimeWarning)
-        for name, values in _measurements(labels, pixels, names, groups, full_scale):
-            if not _POSITION.search(name):
-                columns[name] = np.asarray(values, dtype=np.float64)  # (n,)
-    return pd.DataFrame(columns), found
-
-
-def _mosaic(images: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lay the cells on a square grid, one background pixel around each, all else set to 0.
-
-    The tile is the smallest that holds the largest cell: empty margins cost time and say nothing.
-
-    Args:
-        images: (n, C, S, S) in 0..1.
-        masks: (n, S, S) bool, none empty.
-
-    Returns:
-        Labels 1..n, (Y, X), and pixels, (C, Y, X).
-    """
-    size = images.shape[-1]
-    rows, columns = masks.any(axis=2), masks.any(axis=1)  # (n, S)
-    tile = max(_extent(rows).max(), _extent(columns).max())
-    top = np.minimum(rows.argmax(axis=1), size - tile)[:, None] + np.arange(tile)  # (n, tile)
-    left = np.minimum(columns.argmax(axis=1), size - tile)[:, None] + np.arange(tile)
-    cell = np.arange(len(images))
-    crop = (cell[:, None, None], top[:, :, None], left[:, None, :])  # (n, tile, tile)
-    labels = masks[crop] * (cell[:, None, None] + 1)
-    pixels = images.transpose(0, 2, 3, 1)[crop] * masks[crop][..., None]  # (n, tile, tile, C)
-    return _lay_out(labels), np.stack([_lay_out(channel) for channel in np.moveaxis(pixels, -1, 0)])
-
-
-def _extent(occupied: np.ndarray) -> np.ndarray:
-    """Distance from the first to the last True of each row, both included: (n, S) -> (n,)."""
-    return occupied.shape[1] - occupied.argmax(axis=1) - occupied[:, ::-1].argmax(axis=1)
-
-
-def _lay_out(tiles: np.ndarray) -> np.ndarray:
-    """(n, h, w) -> a square grid of the tiles with a rim of one 0 around each, (g(h+2), g(w+2))."""
-    grid = int(np.ceil(np.sqrt(len(tiles))))
-    missing = grid**2 - len(tiles)
-    tiles = np.pad(tiles, ((0, missing), (1, 1), (1, 1)))
-    height, width = tiles.shape[1:]
-    rows = tiles.reshape(grid, grid, height, width).swapaxes(1, 2)  # (g, h, g, w)
-    return rows.reshape(grid * height, grid * width)
-
-
-def _measurements(
-    labels: np.ndarray, pixels: np.ndarray, names: Sequence[str], groups: Groups, full_scale: int
-) -> Iterator[tuple[str, Any]]:
-    """Name and (n,) values of every measurement cp_measure offers for labels (Y, X) 1..n."""
-    from cp_measure.bulk import get_core_measurements, get_correlation_measurements
-
-    core = get_core_measurements(sanitize=False)
-    pairwise = get_correlation_measurements(sanitize=False)
-    full = groups == "full"
-
-    shape = core["sizeshape"](labels, None, calculate_advanced=full) | core["feret"](labels, None)
-    yield from ((f"AreaShape_{name}", values) for name, values in shape.items())
-    if full:
-        yield from _zernike_measurements(labels, pixels, names)
-
-    for channel, image in zip(names, pixels, strict=True):
-        measured = core["intensity"](labels, image)
-        if full:
-            texture = core["texture"](labels, image)
-            measured |= {f"Texture_{name}": values for name, values in texture.items()}
-            measured |= core["radial_distribution"](labels, image)
-            measured |= core["granularity"](labels, image, **GRANULARITY)
-        yield from ((f"{name}_{channel}", values) for name, values in measured.items())
-
-    for (first, image_1), (second, image_2) in combinations(zip(names, pixels, strict=True), 2):
-        measured = pairwise["pearson"](image_1, image_2, labels)
-        measured |= pairwise["manders_fold"](image_1, image_2, labels)
-        if full:
-            measured |= pairwise["rwc"](image_1, image_2, labels)
-            measured |= pairwise["costes"](image_1, image_2, labels, scale_max=full_scale)
-        yield from ((f"{name}_{first}_{second}", values) for name, values in measured.items())
-
-
-def _zernike_measurements(
-    labels: np.ndarray, pixels: np.ndarray, names: Sequence[str]
-) -> Iterator[tuple[str, Any]]:
-    """Zernike moments of shape and intensity, each cell in the frame of its own bounding box.
-
-    Pixels on a cell's minimum enclosing circle fall in or out of it by rounding, and rounding
-    depends on the place in the mosaic: a cell would change by up to 0.005 with its neighbours.
-    """
-    from cp_measure.bulk import get_core_measurements
-
-    core = get_core_measurements(sanitize=False)
-    cells = []
-    for region in skimage.measure.regionprops(labels, np.moveaxis(pixels, 0, -1)):
-        cell = region.image.astype(int)  # (h, w), 1 in the cell
-        moments = core["zernike"](cell, None)
-        measured = {f"AreaShape_{name}": values for name, values in moments.items()}
-        for channel, image in zip(names, np.moveaxis(region.image_intensity, -1, 0), strict=True):
-            moments = core["radial_zernikes"](cell, image)
-            measured |= {f"{name}_{channel}": values for name, values in moments.items()}
-        cells.append(measured)
-    yield from ((name, np.concatenate([cell[name] for cell in cells])) for name in cells[0])
 
 
 def _with_ids(

@@ -33,7 +33,9 @@ from sklearn.manifold import trustworthiness
 from sklearn.neural_network import MLPClassifier
 from training_step import build_pair, training_step
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
+
+from plain_features import measure_plainly  # noqa: E402
 
 from human_guidance.page_figures import packed  # noqa: E402  the repository root has to be there
 from models.losses import ELBOObjective  # noqa: E402
@@ -79,6 +81,7 @@ def pairs() -> Iterator[Pair]:
     yield neighbours()
     yield classifier()
     yield features()
+    yield full_features()
     yield matching()
     yield grid()
     yield page()
@@ -178,7 +181,7 @@ def classifier() -> Pair:
 
 
 def features() -> Pair:
-    """Human-designed features, many cells in one mosaic."""
+    """Human-designed features, many cells in one block."""
     images = load_cells("simulated", simulated_cells=64).images
     measure = partial(measure_features, masked=True, n_jobs=1, progress=False)
 
@@ -187,6 +190,18 @@ def features() -> Pair:
             measure(images[i : i + 1])
 
     return Pair("features", "one cell at a time", lambda: measure(images), plain, work=16)
+
+
+def full_features() -> Pair:
+    """The same with texture, granularity, Zernike moments and all else of the full group."""
+    images = load_cells("simulated", simulated_cells=64).images
+    return Pair(
+        "full features",
+        "cp_measure, cell by cell",
+        lambda: measure_features(images, True, groups="full", n_jobs=1, progress=False),
+        lambda: measure_plainly(images[:8], True, ["ch0", "ch1", "ch2"], 255),
+        work=8,
+    )
 
 
 def matching() -> Pair:
