@@ -15,7 +15,7 @@ from quantitative_metrics.MINE_metric import (
     mutual_information,
     smaller_images,
 )
-from util.mutual_information import BOUNDS, InformationEstimator
+from util.mutual_information import BOUNDS, EstimatorStack, InformationEstimator
 from util.runs import UserError
 
 
@@ -156,11 +156,14 @@ def test_thesis_mode_trains_like_a_plain_loop():
     settings = replace(MODES["thesis"], epochs=3, batch=16)
     x = torch.from_numpy(images / np.float32(255))
     z = torch.from_numpy(codes)
-    parts = MINE_metric._parts(np.arange(64), held_out=False)
-    result = MINE_metric._repeat(x, z, parts, settings, 5, "cpu")
-
+    rows = torch.arange(64)[None]
+    pairs = MINE_metric._Pairs(
+        x.flatten(1)[None], z[None], torch.tensor([0]), (rows, rows[:, :0], rows[:, :0])
+    )
     torch.manual_seed(5)
     estimator = InformationEstimator((1, 8, 8), 2, "interpolated", 0.01)
+    (result,) = MINE_metric._train_and_judge(pairs, [estimator], settings, [5])
+
     optimizer = torch.optim.Adam(estimator.parameters(), lr=5e-4)
     generator = torch.Generator().manual_seed(5)
     for value in result.curve:
@@ -175,24 +178,32 @@ def test_thesis_mode_trains_like_a_plain_loop():
 
 
 def test_training_stops_when_the_held_out_value_stalls(monkeypatch):
-    """The best weights are kept; patience counts the steps since them."""
+    """The best weights are kept; patience counts the steps since them, for each critic."""
     values = [1.0, 3.0, 2.0, 2.5, 4.0, 3.9, 3.8, 3.7]
-    left, weights = iter([*values, 9.0]), []
+    other = [2.0, 1.9, 1.8, 1.7]
+    lookups, weights = iter([*zip(values, other, strict=False), *([v] for v in values[4:])]), []
 
-    def held_out_bound(estimator, *_):
-        weights.append(estimator.critic.h[0].weight.detach().clone())
-        return next(left)
+    def stopping_bounds(averaged, *_):
+        weights.append(averaged.h[0].detach().clone())
+        return next(lookups)
 
-    monkeypatch.setattr(MINE_metric, "_held_out_bound", held_out_bound)
+    monkeypatch.setattr(MINE_metric, "_stopping_bounds", stopping_bounds)
     x, z = (torch.from_numpy(v).float() for v in gaussian_pairs(1, 100))
     settings = replace(MODES["held_out"], patience=60, batch=50)
-    estimator = InformationEstimator((3,), 3)
-    rows, generator = torch.arange(100), torch.Generator().manual_seed(0)
-    critic, curve, stalled = MINE_metric._train_until_stalled(
-        estimator, torch.optim.Adam(estimator.parameters()), x, z, rows, rows, settings, generator
+    rows = torch.arange(100)[None]
+    pairs = MINE_metric._Pairs(x[None], torch.stack([z, -z]), torch.tensor([0, 0]), (rows,) * 3)
+    stack = EstimatorStack([InformationEstimator((3,), 3) for _ in range(2)])
+    best, curves = MINE_metric._train_until_stalled(
+        stack,
+        torch.optim.Adam(stack.parameters()),
+        pairs,
+        settings,
+        [torch.Generator().manual_seed(0)],
     )
-    assert (curve, stalled) == (values, True)
-    torch.testing.assert_close(critic.critic.h[0].weight, weights[4])
+    assert curves == [values, other]
+    torch.testing.assert_close(best.h[0][0], weights[4][0])
+    torch.testing.assert_close(best.h[0][1], weights[0][1])
+    assert [len(each) for each in weights] == [2, 2, 2, 2, 1, 1, 1, 1]
     assert not torch.equal(weights[4], weights[5])
 
 
