@@ -210,7 +210,7 @@ def mutual_information_of(
         UserError: as `mutual_information`, with the name of the projection.
     """
     settings = _settings(mode, changes)
-    contexts = {name: context.format(name) for name in projections}
+    contexts = {name: context.replace("{}", name) for name in projections}
     images, arrays = np.asarray(images), {}
     for name, about in contexts.items():
         arrays[name] = _codes(projections[name], len(images), about)
