@@ -70,7 +70,7 @@ class InformationSettings:
     """Principal components of the images that the critic sees, each weighed by its standard
     deviation, so that it learns from coarse to fine. None shows the pixels, as `image_size` None
     does."""
-    hidden: int = 128
+    hidden: int = 192
     """Units of the hidden layers of the critic; with all pixels, of its part for codes."""
     standardise: bool = True
     """Codes and vectors to mean 0 and standard deviation 1 per column; else they are left raw."""
@@ -84,9 +84,9 @@ class InformationSettings:
     """Steps without a better value on the stopping part before training ends."""
     epochs: int = 200
     """Passes over the pairs where none are held out."""
-    batch: int = 256
+    batch: int = 128
     """Pairs per training step."""
-    learning_rate: float = 6e-3
+    learning_rate: float = 5e-3
     """Of Adam, at the start."""
     averaging: float = 0.99
     """Decay per step of the running mean of the weights, which is what is judged on held-out pairs;
@@ -104,6 +104,7 @@ MODES = {
         standardise=False,
         repeats=1,
         pairs=None,
+        batch=256,
         learning_rate=5e-4,
     ),
 }

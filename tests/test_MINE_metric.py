@@ -235,7 +235,7 @@ def test_a_score_does_not_depend_on_its_company(monkeypatch, at_once):
 
 def test_groups_are_bounded_in_critics_and_in_weights():
     critics = [("", repeat) for repeat in range(30)]
-    small = InformationEstimator((64,), 3, hidden=128)
+    small = InformationEstimator((64,), 3, hidden=MODES["held_out"].hidden)
     groups = list(MINE_metric._groups(critics, small))
     assert [critic for group in groups for critic in group] == critics
     assert max(map(len, groups)) == MINE_metric._CRITICS_AT_ONCE
@@ -262,7 +262,7 @@ def test_held_out_critics_train_like_a_plain_loop():
                 for v in (x, codes)
             )
             torch.manual_seed(seed)
-            critic = InformationEstimator((3,), 3, hidden=128)
+            critic = InformationEstimator((3,), 3, hidden=MODES["held_out"].hidden)
             optimizer = torch.optim.Adam(critic.parameters(), lr=1e-3)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
             averaged = AveragedModel(critic, multi_avg_fn=get_ema_multi_avg_fn(0.9))
