@@ -86,7 +86,7 @@ class InformationSettings:
     """Passes over the pairs where none are held out."""
     batch: int = 128
     """Pairs per training step."""
-    learning_rate: float = 5e-3
+    learning_rate: float = 4e-3
     """Of Adam, at the start."""
     averaging: float = 0.99
     """Decay per step of the running mean of the weights, which is what is judged on held-out pairs;
