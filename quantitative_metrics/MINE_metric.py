@@ -70,7 +70,7 @@ class InformationSettings:
     """Principal components of the images that the critic sees, each weighed by its standard
     deviation, so that it learns from coarse to fine. None shows the pixels, as `image_size` None
     does."""
-    hidden: int = 192
+    hidden: int = 160
     """Units of the hidden layers of the critic; with all pixels, of its part for codes."""
     standardise: bool = True
     """Codes and vectors to mean 0 and standard deviation 1 per column; else they are left raw."""
