@@ -217,6 +217,7 @@ def main() -> None:
     args = parse_arguments()
     print(machine_line(args.device))
     torch.manual_seed(args.seed)
+    torch.set_num_threads(1)
     if args.nats:
         print_gaussians(args)
     if args.images:
