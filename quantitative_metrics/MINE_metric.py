@@ -12,9 +12,12 @@ Two numbers that a user may want:
 The bounds of Poole hold for a critic that never saw the pairs it is judged on. So the critic is
 trained on one part of the pairs, training stops by a second part, and the value comes from a third.
 What is done to the image before the critic sees it can only lower the information in it (the data
-processing inequality), so with smaller images the value stays a lower bound. Two modes:
+processing inequality), so with smaller images and their principal components the value stays a
+lower bound. All critics of a call, those of several projections and repeats, are trained in one
+batch. Two modes:
 
-    held_out    as above, on images of at most 16 pixels a side and standardised codes (the default)
+    held_out    as above, on the leading principal components of images of at most 16 pixels a side
+                and standardised codes (the default)
     thesis      the original's way: trained on all pairs and judged on the same, pixels and codes as
                 they are, mean of the last 50 epochs of the training curve. It grows by
                 over-fitting with every epoch and is no bound.
@@ -25,7 +28,7 @@ once): compare projections at the same number of cells, and mind the report wher
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
@@ -34,16 +37,17 @@ from itertools import count, islice
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from util import processes
-from util.mutual_information import BOUNDS, Bound, InformationEstimator
+from util.mutual_information import BOUNDS, Bound, EstimatorStack, InformationEstimator
 from util.runs import UserError
 
 LEAST_PAIRS = 50
 PARTS = (0.6, 0.2, 0.2)  # of the pairs: to train, to stop, to report
 COMPARED_AT_ONCE = 4096  # reported pairs in one score matrix, at most: they set the cap
-_COMPARED_TO_STOP = 1024  # the same of the stopping part, which is looked at often
+_COMPARED_TO_STOP = 1024  # pairs of the stopping part, which is looked at often
+_CRITICS_AT_ONCE = 12  # trained in one batch, at most: they set the memory with the next
+_WEIGHTS_AT_ONCE = 2**25
 CHECK_EVERY = 20  # steps between looks at the part that stops the training
 THESIS_LAST_EPOCHS = 50
 _IMAGES_AT_ONCE = 1024
@@ -62,6 +66,12 @@ class InformationSettings:
     """Of the interpolated bound; sigmoid(-4.6) = 0.01 as in the thesis."""
     image_size: int | None = 16
     """Pixels: larger images are averaged down to this side. None shows all pixels to the critic."""
+    components: int | None = 64
+    """Principal components of the images that the critic sees, each weighed by its standard
+    deviation, so that it learns from coarse to fine. None shows the pixels, as `image_size` None
+    does."""
+    hidden: int = 160
+    """Units of the hidden layers of the critic; with all pixels, of its part for codes."""
     standardise: bool = True
     """Codes and vectors to mean 0 and standard deviation 1 per column; else they are left raw."""
     repeats: int = 3
@@ -70,11 +80,11 @@ class InformationSettings:
     """Use at most so many pairs, drawn at random; None uses all."""
     steps: int = 1200
     """Training steps at most where pairs are held out; the learning rate falls to 0 over them."""
-    patience: int = 200
+    patience: int = 100
     """Steps without a better value on the stopping part before training ends."""
     epochs: int = 200
     """Passes over the pairs where none are held out."""
-    batch: int = 256
+    batch: int = 128
     """Pairs per training step."""
     learning_rate: float = 4e-3
     """Of Adam, at the start."""
@@ -89,9 +99,12 @@ MODES = {
         held_out=False,
         bound="interpolated",
         image_size=None,
+        components=None,
+        hidden=256,
         standardise=False,
         repeats=1,
         pairs=None,
+        batch=256,
         learning_rate=5e-4,
     ),
 }
@@ -140,9 +153,6 @@ def mutual_information(
 ) -> InformationScore:
     """Estimate I(image; code) by a variational lower bound with a learnt critic.
 
-    For several projections of the same images, reduce these once by `smaller_images` and give the
-    result instead of the images.
-
     Args:
         images: (N, C, H, W) uint8, uint16 or float of any size, or (N, D) vectors such as features.
         codes: (N, d) in the same order, finite.
@@ -159,24 +169,76 @@ def mutual_information(
             an unknown mode or setting, or pixels outside 0..1.
 
     """
+    return mutual_information_of(
+        images,
+        {context: codes},
+        mode=mode,
+        low=low,
+        high=high,
+        seed=seed,
+        device=device,
+        context="{}",
+        **changes,
+    )[context]
+
+
+def mutual_information_of(
+    images: np.ndarray,
+    projections: Mapping[str, np.ndarray],
+    *,
+    mode: str = "held_out",
+    low: float | np.ndarray | None = None,
+    high: float | np.ndarray | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    context: str = "{}: ",
+    **changes,
+) -> dict[str, InformationScore]:
+    """`mutual_information` of several projections of the same images, their critics in one batch.
+
+    A score does not depend on the other projections, but for rounding.
+
+    Args:
+        images: as in `mutual_information`.
+        projections: name -> (N, d) codes in the same order, finite; d may differ.
+        mode, low, high, seed, device, changes: as in `mutual_information`.
+        context: put before the messages of errors and of the reports, with the name for `{}`.
+
+    Returns:
+        name -> score.
+
+    Raises:
+        UserError: as `mutual_information`, with the name of the projection.
+    """
     settings = _settings(mode, changes)
+    contexts = {name: context.replace("{}", name) for name in projections}
+    images, arrays = np.asarray(images), {}
+    for name, about in contexts.items():
+        arrays[name] = _codes(projections[name], len(images), about)
+    rng, n_all = np.random.default_rng(seed), len(images)
+    if settings.pairs is not None and settings.pairs < n_all:
+        rows = np.sort(rng.choice(n_all, settings.pairs, replace=False))
+        images, arrays = images[rows], {name: array[rows] for name, array in arrays.items()}
+    x = _critic_input(images, settings.image_size, low, high, next(iter(contexts.values()), ""))
+    codes = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    with nullcontext() if _sees_all_pixels(x, settings) else processes.threads(1):
+        found = _results(x, codes, settings, rng, device)
+    return {
+        name: _score(results, mode, settings, len(x), n_all, contexts[name])
+        for name, results in found.items()
+    }
+
+
+def _codes(codes: np.ndarray, n_images: int, context: str) -> np.ndarray:
+    """The codes of as many images, enough of them, as (N, d) float32."""
     codes = _finite_matrix(codes, f"{context}codes", "(N, d)")
-    images = np.asarray(images)
-    if len(images) != len(codes):
-        raise UserError(f"{context}{len(images)} images for {len(codes)} codes: they must match")
+    if n_images != len(codes):
+        raise UserError(f"{context}{n_images} images for {len(codes)} codes: they must match")
     if len(codes) < LEAST_PAIRS:
         raise UserError(
             f"{context}{len(codes)} pairs of image and code: at least {LEAST_PAIRS} are needed"
         )
-    rng = np.random.default_rng(seed)
-    notes = []
-    if settings.pairs is not None and settings.pairs < len(codes):
-        notes.append(f"{settings.pairs} of {len(codes)} pairs, drawn at random")
-        rows = np.sort(rng.choice(len(codes), settings.pairs, replace=False))
-        images, codes = images[rows], codes[rows]
-    x = _critic_input(images, settings.image_size, low, high, context)
-    z = torch.from_numpy(codes)
-    return _estimate(x, z, mode, settings, rng, device, context, notes)
+    return codes
 
 
 def smaller_images(
@@ -222,7 +284,8 @@ def _settings(mode: str, changes: dict) -> InformationSettings:
     if settings.pairs is not None and settings.pairs < LEAST_PAIRS:
         raise UserError(f"pairs = {settings.pairs}: at least {LEAST_PAIRS}")
     for name, least in (
-        *(("repeats", 1), ("batch", 2), ("epochs", 1)),
+        *(("repeats", 1), ("batch", 2), ("epochs", 1), ("hidden", 1)),
+        *(("components", 1),) * (settings.components is not None),
         *(("steps", CHECK_EVERY), ("patience", CHECK_EVERY)),
     ):
         if getattr(settings, name) < least:
@@ -316,38 +379,21 @@ def _pixel_range(
     return low, high - low
 
 
-def _estimate(
-    x: Tensor,
-    z: Tensor,
+def _score(
+    results: list["_Result"],
     mode: str,
     settings: InformationSettings,
-    rng: np.random.Generator,
-    device: str | torch.device,
+    n_pairs: int,
+    n_all: int,
     context: str,
-    notes: list[str],
 ) -> InformationScore:
-    """Train and judge a critic per repeat, and sum up."""
-    order, seeds = rng.permutation(len(x)), rng.integers(2**62, size=settings.repeats)
-    if (z == z[0]).all() or (x == x[0]).all():
-        results = [_Result(value=0.0, error=0.0, epochs=0.0, curve=[])] * settings.repeats
-        notes.append("all codes or all images are the same: there is no information")
-    else:
-        # the parts move round, so up to five repeats report on different pairs
-        shift = len(order) // max(settings.repeats, round(1 / PARTS[2]))
-        parts = [
-            _parts(np.roll(order, -shift * repeat), settings.held_out)
-            for repeat in range(settings.repeats)
-        ]
-        with nullcontext() if _sees_all_pixels(x, settings) else processes.threads(1):
-            results = [
-                _repeat(x, z, part, settings, int(seed), device)
-                for part, seed in zip(parts, seeds, strict=True)
-            ]
-        notes += _remarks(results, settings)
+    """Sum up the repeats of one projection."""
+    notes = [f"{n_pairs} of {n_all} pairs, drawn at random"] if n_pairs < n_all else []
+    notes += _remarks(results, settings)
     values = np.array([result.value for result in results])
     errors = np.array([result.error for result in results])
     disjoint = min(len(values), round(1 / PARTS[2]))
-    cap = _cap(len(x), settings)
+    cap = _cap(n_pairs, settings)
     if values.mean() > cap - _NEAR_CAP:
         notes.append(
             f"{values.mean():.2f} nats are close to the cap of {cap:.2f}: the information may be "
@@ -361,7 +407,7 @@ def _estimate(
         values=tuple(values.tolist()),
         epochs=tuple(result.epochs for result in results),
         curves=tuple(tuple(result.curve) for result in results),
-        n_pairs=len(x),
+        n_pairs=n_pairs,
         mode=mode,
         settings=settings,
         report=tuple(context + note for note in notes),
@@ -377,6 +423,9 @@ class _Result:
     epochs: float
     curve: list[float]
     stalled: bool = True
+
+
+_NOTHING = _Result(value=0.0, error=0.0, epochs=0.0, curve=[])  # of what does not vary
 
 
 def _sees_all_pixels(x: Tensor, settings: InformationSettings) -> bool:
@@ -405,6 +454,8 @@ def _cap(n_pairs: int, settings: InformationSettings) -> float:
 
 def _remarks(results: list[_Result], settings: InformationSettings) -> list[str]:
     """What the trainings say about the value."""
+    if all(result is _NOTHING for result in results):
+        return ["all codes or all images are the same: there is no information"]
     if not settings.held_out:
         return ["estimated on the pairs that the critic was trained on: grows by over-fitting"]
     notes = []
@@ -421,39 +472,172 @@ def _remarks(results: list[_Result], settings: InformationSettings) -> list[str]
     return notes
 
 
-def _repeat(
+@dataclass(frozen=True)
+class _Pairs:
+    """Images and codes of K critics on the device, and the parts of each repeat.
+
+    Attributes:
+        x: (S, N, D) flat images, for each repeat or, with S = 1, for all.
+        z: (K, N, d) codes of each critic.
+        repeat: (K,) number of each critic's repeat.
+        parts: rows (R, n) to train, to stop and to report.
+    """
+
+    x: Tensor
+    z: Tensor
+    repeat: Tensor
+    parts: tuple[Tensor, Tensor, Tensor]
+
+    def batch(self, rows: Tensor, critics: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (R, B) of each repeat -> images (k, B, D) and codes (k, B, d) of these critics."""
+        repeat = self.repeat[critics]
+        rows = rows[repeat]  # (k, B)
+        images = repeat if len(self.x) > 1 else torch.zeros_like(repeat)
+        return self.x[images[:, None], rows], self.z[critics[:, None], rows]
+
+
+def _results(
     x: Tensor,
-    z: Tensor,
-    parts: list[Tensor],
+    codes: Mapping[str, Tensor],
+    settings: InformationSettings,
+    rng: np.random.Generator,
+    device: str | torch.device,
+) -> dict[str, list[_Result]]:
+    """A result per repeat of each projection; the critics of codes as wide share batches."""
+    order, seeds = rng.permutation(len(x)), rng.integers(2**62, size=settings.repeats).tolist()
+    # the parts move round, so up to five repeats report on different pairs
+    shift = len(order) // max(settings.repeats, round(1 / PARTS[2]))
+    parts = [_parts(np.roll(order, -shift * r), settings.held_out) for r in range(len(seeds))]
+    varied = [] if (x == x[0]).all() else [n for n, z in codes.items() if (z != z[0]).any()]
+    found = {name: [_NOTHING] * len(seeds) for name in codes}
+    found |= {name: [] for name in varied}
+    if not varied:
+        return found
+    images = _spaces(x, parts, settings).to(device)
+    shape = tuple(x.shape[1:]) if _sees_all_pixels(x, settings) else (images.shape[2],)
+    for width in sorted({codes[name].shape[1] for name in varied}):
+        critics = [(n, r) for n in varied if codes[n].shape[1] == width for r in range(len(seeds))]
+        estimators = [_new_estimator(shape, width, settings, seed, device) for seed in seeds]
+        for group in _groups(critics, estimators[0]):
+            results = _train_and_judge(
+                _pairs(images, codes, parts, group, settings),
+                [deepcopy(estimators[repeat]) for _, repeat in group],
+                settings,
+                seeds,
+            )
+            for (name, _), result in zip(group, results, strict=True):
+                found[name].append(result)
+    return found
+
+
+def _spaces(x: Tensor, parts: Sequence[Sequence[Tensor]], settings: InformationSettings) -> Tensor:
+    """(S, N, D) what the critics see of the images: in each repeat, or the same in all."""
+    if x.ndim == 2 and settings.standardise:
+        return torch.stack([_standardised(x, part[0]) for part in parts])
+    flat, number = x.flatten(1), settings.components
+    if x.ndim == 2 or _sees_all_pixels(x, settings) or not number or number >= flat.shape[1]:
+        return flat[None]
+    return torch.stack([_components(flat, part[0], number) for part in parts])
+
+
+def _components(x: Tensor, rows: Tensor, number: int) -> Tensor:
+    """(N, number) leading principal components of these rows, times their standard deviation.
+
+    The largest keeps its scale. Adam gives every input the same say; by their own scale alone, many
+    small components would drown the few that are seen again in other images.
+    """
+    fitted = x[rows].double()
+    variances, axes = torch.linalg.eigh(fitted.T.cov())  # ascending
+    deviations = variances[-number:].clamp_min(0).sqrt()
+    axes = axes[:, -number:] * (deviations / deviations[-1].clamp_min(1e-12))
+    return x @ axes.float() - (fitted.mean(0) @ axes).float()
+
+
+def _new_estimator(
+    image_shape: tuple[int, ...],
+    width: int,
     settings: InformationSettings,
     seed: int,
     device: str | torch.device,
-) -> _Result:
-    """Train one critic and judge it."""
-    if settings.standardise:
-        z = _standardised(z, parts[0])
-        x = _standardised(x, parts[0]) if x.ndim == 2 else x
-    x, z, parts = x.to(device), z.to(device), [part.to(device) for part in parts]
-    image_shape = x.shape[1:] if _sees_all_pixels(x, settings) else (x[0].numel(),)
+) -> InformationEstimator:
+    """An untrained critic with the initial weights of the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        estimator = InformationEstimator(
-            image_shape, z.shape[1], settings.bound, settings.alpha
+        return InformationEstimator(
+            image_shape, width, settings.bound, settings.alpha, settings.hidden
         ).to(device)
-    optimizer = torch.optim.Adam(estimator.parameters(), settings.learning_rate, fused=True)
-    generator = torch.Generator().manual_seed(seed)
-    train, stop, report = parts
-    if not settings.held_out:
-        curve = _train_on_all(estimator, optimizer, x, z, settings, generator)
-        value = float(np.mean(curve[-THESIS_LAST_EPOCHS:]))
-        return _Result(value, math.nan, len(curve), curve)
-    critic, curve, stalled = _train_until_stalled(
-        estimator, optimizer, x, z, train, stop, settings, generator
+
+
+def _groups(critics: list[tuple[str, int]], one: nn.Module) -> Iterator[list[tuple[str, int]]]:
+    """The critics in groups that fit into memory."""
+    weights = sum(parameter.numel() for parameter in one.parameters())
+    at_once = max(1, min(_CRITICS_AT_ONCE, _WEIGHTS_AT_ONCE // weights))
+    for start in range(0, len(critics), at_once):
+        yield critics[start : start + at_once]
+
+
+def _pairs(
+    images: Tensor,
+    codes: Mapping[str, Tensor],
+    parts: Sequence[Sequence[Tensor]],
+    critics: Sequence[tuple[str, int]],
+    settings: InformationSettings,
+) -> _Pairs:
+    """What the critics (projection, repeat) are shown."""
+    device = images.device
+    z = [
+        _standardised(codes[name], parts[repeat][0]) if settings.standardise else codes[name]
+        for name, repeat in critics
+    ]
+    return _Pairs(
+        images,
+        torch.stack(z).to(device),
+        torch.tensor([repeat for _, repeat in critics], device=device),
+        tuple(torch.stack(part).to(device) for part in zip(*parts, strict=True)),
     )
-    epochs = CHECK_EVERY * len(curve) / (len(train) // min(settings.batch, len(train)))
+
+
+def _train_and_judge(
+    pairs: _Pairs,
+    estimators: list[InformationEstimator],
+    settings: InformationSettings,
+    seeds: Sequence[int],
+) -> list[_Result]:
+    """Train the critics of a group together and judge each."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    stack = EstimatorStack(estimators)
+    optimizer = torch.optim.Adam(stack.parameters(), settings.learning_rate, fused=True)
+    if not settings.held_out:
+        curves = _train_on_all(stack, optimizer, pairs, settings, generators)
+        return [
+            _Result(float(np.mean(curve[-THESIS_LAST_EPOCHS:])), math.nan, len(curve), curve)
+            for curve in curves
+        ]
+    trained = _train_until_stalled(stack, optimizer, pairs, settings, generators)
+    return [
+        _judged(estimator, pairs, number, *trained, settings)
+        for number, estimator in enumerate(estimators)
+    ]
+
+
+def _judged(
+    estimator: InformationEstimator,
+    pairs: _Pairs,
+    number: int,
+    best: EstimatorStack,
+    curves: list[list[float]],
+    settings: InformationSettings,
+) -> _Result:
+    """What one critic, with its best weights, finds in the part to report."""
+    curve, n_train = curves[number], pairs.parts[0].shape[1]
+    epochs = CHECK_EVERY * len(curve) / (n_train // min(settings.batch, n_train))
+    stalled = len(curve) < settings.steps // CHECK_EVERY
     if max(curve) <= 0:  # for the stopping part the best critic is a constant, whose bound is 0
         return _Result(0.0, 0.0, epochs, curve, stalled)
-    judged = (critic, x, z, _chunks(report))
+    best.write(number, estimator)
+    repeat = int(pairs.repeat[number])
+    x = pairs.x[repeat if len(pairs.x) > 1 else 0]
+    judged = (estimator, x, pairs.z[number], _chunks(pairs.parts[2][repeat]))
     return _Result(_held_out_bound(*judged), _standard_error(*judged), epochs, curve, stalled)
 
 
@@ -465,78 +649,121 @@ def _standardised(values: Tensor, rows: Tensor) -> Tensor:
     return ((values - fitted.mean(0)) / spread).float()
 
 
-def _epoch(n: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Positions (batch,) of all n pairs in a new order; an incomplete last batch is left out."""
+def _epoch(train: Tensor, batch: int, generators: Sequence[torch.Generator]) -> Iterator[Tensor]:
+    """Rows (R, batch) of the training parts (R, n) in a new order each; a rest is left out."""
+    n = train.shape[1]
     batch = min(batch, n)
-    order = torch.randperm(n, generator=generator)
-    yield from order[: n // batch * batch].split(batch)
+    order = torch.stack([torch.randperm(n, generator=generator) for generator in generators])
+    rows = train.gather(1, order.to(train.device))  # (R, n), in one upload
+    yield from rows[:, : n // batch * batch].split(batch, dim=1)
 
 
 def _ascend(
-    estimator: InformationEstimator, optimizer: torch.optim.Optimizer, x: Tensor, z: Tensor
-) -> float:
-    """One training step; gives the bound before it."""
-    bound = estimator(x, z)
+    stack: EstimatorStack, optimizer: torch.optim.Optimizer, x: Tensor, z: Tensor
+) -> Tensor:
+    """One training step; gives the bounds (K,) before it."""
+    bounds = stack(x, z)
     optimizer.zero_grad()
-    (-bound).backward()
+    (-bounds.sum()).backward()
     optimizer.step()
-    return bound.item()
+    return bounds.detach()
 
 
 def _train_on_all(
-    estimator: InformationEstimator,
+    stack: EstimatorStack,
     optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    z: Tensor,
+    pairs: _Pairs,
     settings: InformationSettings,
-    generator: torch.Generator,
-) -> list[float]:
-    """The training curve: mean bound over the batches of each epoch."""
-    curve = []
+    generators: Sequence[torch.Generator],
+) -> list[list[float]]:
+    """The training curve of each critic: mean bound over the batches of each epoch."""
+    critics, means = torch.arange(len(pairs.z), device=pairs.z.device), []
     for _ in range(settings.epochs):
-        batches = (rows.to(x.device) for rows in _epoch(len(x), settings.batch, generator))
-        bounds = [_ascend(estimator, optimizer, x[rows], z[rows]) for rows in batches]
-        curve.append(float(np.mean(bounds)))
-    return curve
+        bounds = [
+            _ascend(stack, optimizer, *pairs.batch(rows, critics))
+            for rows in _epoch(pairs.parts[0], settings.batch, generators)
+        ]
+        means.append(torch.stack(bounds).mean(0))
+    return torch.stack(means, dim=1).tolist()  # (K, epochs)
 
 
 def _train_until_stalled(
-    estimator: InformationEstimator,
+    stack: EstimatorStack,
     optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    z: Tensor,
-    train: Tensor,
-    stop: Tensor,
+    pairs: _Pairs,
     settings: InformationSettings,
-    generator: torch.Generator,
-) -> tuple[InformationEstimator, list[float], bool]:
-    """Train on one part and stop by another.
+    generators: Sequence[torch.Generator],
+) -> tuple[EstimatorStack, list[list[float]]]:
+    """Train on one part and stop by another; a critic that has stalled leaves the batch.
 
     Returns:
-        the estimator with the averaged weights that were best on the stopping part, the value there
-        at each check, and whether it stalled before the steps ran out.
+        the stack with the averaged weights that were best on the stopping part, and the value there
+        of each critic at each check.
 
     """
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
-    averaged = AveragedModel(estimator, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging))
-    judged, weights, curve, chunks = averaged.module, {}, [], _chunks(stop, _COMPARED_TO_STOP)
-    endless = (rows for _ in count() for rows in _epoch(len(train), settings.batch, generator))
+    averaged, best = deepcopy(stack), deepcopy(stack)
+    critics = torch.arange(len(pairs.z), device=pairs.z.device)  # that still learn
+    curves: list[list[float]] = [[] for _ in critics]
+    train, stop = pairs.parts[0], pairs.parts[1][:, :_COMPARED_TO_STOP]
+    endless = (rows for _ in count() for rows in _epoch(train, settings.batch, generators))
     for step, rows in enumerate(islice(endless, settings.steps), start=1):
-        rows = train[rows.to(train.device)]
-        _ascend(estimator, optimizer, x[rows], z[rows])
+        _ascend(stack, optimizer, *pairs.batch(rows, critics))
         schedule.step()
-        averaged.update_parameters(estimator)
+        _average(averaged, stack, settings.averaging if step > 1 else 0)
         if step % CHECK_EVERY:
             continue
-        bound = _held_out_bound(judged, x, z, chunks)
-        curve.append(bound if math.isfinite(bound) else -math.inf)  # NWJ can overflow
-        best = int(np.argmax(curve))
-        if best == len(curve) - 1:
-            weights = deepcopy(judged.state_dict())
-        if CHECK_EVERY * (len(curve) - 1 - best) >= settings.patience:
+        learning, improved = [], []
+        numbers = critics.tolist()
+        for place, bound in enumerate(_stopping_bounds(averaged, pairs, stop, critics)):
+            curve = curves[numbers[place]]
+            curve.append(bound if math.isfinite(bound) else -math.inf)  # NWJ can overflow
+            since = len(curve) - 1 - int(np.argmax(curve))
+            improved += [place] if since == 0 else []
+            learning += [place] if CHECK_EVERY * since < settings.patience else []
+        _keep_best(best, averaged, critics, improved)
+        if not learning:
             break
-    judged.load_state_dict(weights)
-    return judged, curve, step < settings.steps
+        if len(learning) < len(numbers):
+            kept = torch.tensor(learning, device=critics.device)
+            critics = critics[kept]
+            _leave_out_others(stack, averaged, optimizer, kept)
+    return best, curves
+
+
+@torch.no_grad()
+def _average(averaged: EstimatorStack, stack: EstimatorStack, decay: float) -> None:
+    """Move the running mean of the weights on by a step."""
+    for mean, weights in zip(averaged.parameters(), stack.parameters(), strict=True):
+        mean.lerp_(weights, 1 - decay)
+
+
+@torch.no_grad()
+def _stopping_bounds(
+    averaged: EstimatorStack, pairs: _Pairs, rows: Tensor, critics: Tensor
+) -> list[float]:
+    """The bound of each critic that still learns on these rows (R, n), read back at once."""
+    return averaged(*pairs.batch(rows, critics)).tolist()
+
+
+@torch.no_grad()
+def _keep_best(
+    best: EstimatorStack, averaged: EstimatorStack, critics: Tensor, places: list[int]
+) -> None:
+    """Store the weights of the critics at these places of the batch under their own numbers."""
+    places = torch.tensor(places, dtype=torch.long, device=critics.device)
+    for kept, weights in zip(best.parameters(), averaged.parameters(), strict=True):
+        kept[critics[places]] = weights[places]
+
+
+def _leave_out_others(
+    stack: EstimatorStack, averaged: EstimatorStack, optimizer: torch.optim.Optimizer, kept: Tensor
+) -> None:
+    """Of all weights and of the optimiser's state, keep those of the critics at these places."""
+    for weights, mean in zip(stack.parameters(), averaged.parameters(), strict=True):
+        weights.data, mean.data, weights.grad = weights.data[kept], mean.data[kept], None
+        state = optimizer.state[weights]
+        state |= {name: state[name][kept] for name in ("exp_avg", "exp_avg_sq")}
 
 
 def _chunks(rows: Tensor, at_once: int = COMPARED_AT_ONCE) -> tuple[Tensor, ...]:

@@ -41,8 +41,7 @@ from quantitative_metrics.classifier_metric import (
 )
 from quantitative_metrics.MINE_metric import (
     analytic_information,
-    mutual_information,
-    smaller_images,
+    mutual_information_of,
 )
 from quantitative_metrics.unsupervised_metric import CoRanking, co_ranking
 from util.metadata import count_and_name, gradations
@@ -296,17 +295,15 @@ class _Scoring:
 
     def _add_information(self, reference: str, data: np.ndarray) -> None:
         plan = self.plan
-        if data.ndim == 4 and plan.information_mode == "held_out":
-            data = smaller_images(data)  # once for all projections
-        for name, codes in self.codes.items():
-            score = mutual_information(
-                data,
-                codes,
-                mode=plan.information_mode,
-                seed=plan.seed,
-                device=plan.device,
-                context=f"{name}, {reference}: ",
-            )
+        found = mutual_information_of(
+            data,
+            self.codes,
+            mode=plan.information_mode,
+            seed=plan.seed,
+            device=plan.device,
+            context=f"{{}}, {reference}: ",
+        )
+        for name, score in found.items():
             self._add(name, "mutual_information", score.value, reference=reference,
                       std=score.spread, n_cells=score.n_pairs)  # fmt: skip
             self.notes += score.report

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from quantitative_metrics import MINE_metric
 from quantitative_metrics.MINE_metric import (
@@ -15,7 +16,7 @@ from quantitative_metrics.MINE_metric import (
     mutual_information,
     smaller_images,
 )
-from util.mutual_information import BOUNDS, InformationEstimator
+from util.mutual_information import BOUNDS, EstimatorStack, InformationEstimator
 from util.runs import UserError
 
 
@@ -156,11 +157,14 @@ def test_thesis_mode_trains_like_a_plain_loop():
     settings = replace(MODES["thesis"], epochs=3, batch=16)
     x = torch.from_numpy(images / np.float32(255))
     z = torch.from_numpy(codes)
-    parts = MINE_metric._parts(np.arange(64), held_out=False)
-    result = MINE_metric._repeat(x, z, parts, settings, 5, "cpu")
-
+    rows = torch.arange(64)[None]
+    pairs = MINE_metric._Pairs(
+        x.flatten(1)[None], z[None], torch.tensor([0]), (rows, rows[:, :0], rows[:, :0])
+    )
     torch.manual_seed(5)
     estimator = InformationEstimator((1, 8, 8), 2, "interpolated", 0.01)
+    (result,) = MINE_metric._train_and_judge(pairs, [estimator], settings, [5])
+
     optimizer = torch.optim.Adam(estimator.parameters(), lr=5e-4)
     generator = torch.Generator().manual_seed(5)
     for value in result.curve:
@@ -175,25 +179,129 @@ def test_thesis_mode_trains_like_a_plain_loop():
 
 
 def test_training_stops_when_the_held_out_value_stalls(monkeypatch):
-    """The best weights are kept; patience counts the steps since them."""
+    """The best weights are kept; patience counts the steps since them, for each critic."""
     values = [1.0, 3.0, 2.0, 2.5, 4.0, 3.9, 3.8, 3.7]
-    left, weights = iter([*values, 9.0]), []
+    other = [2.0, 1.9, 1.8, 1.7]
+    lookups, weights = iter([*zip(values, other, strict=False), *([v] for v in values[4:])]), []
 
-    def held_out_bound(estimator, *_):
-        weights.append(estimator.critic.h[0].weight.detach().clone())
-        return next(left)
+    def stopping_bounds(averaged, *_):
+        weights.append(averaged.h[0].detach().clone())
+        return next(lookups)
 
-    monkeypatch.setattr(MINE_metric, "_held_out_bound", held_out_bound)
+    monkeypatch.setattr(MINE_metric, "_stopping_bounds", stopping_bounds)
     x, z = (torch.from_numpy(v).float() for v in gaussian_pairs(1, 100))
     settings = replace(MODES["held_out"], patience=60, batch=50)
-    estimator = InformationEstimator((3,), 3)
-    rows, generator = torch.arange(100), torch.Generator().manual_seed(0)
-    critic, curve, stalled = MINE_metric._train_until_stalled(
-        estimator, torch.optim.Adam(estimator.parameters()), x, z, rows, rows, settings, generator
+    rows = torch.arange(100)[None]
+    pairs = MINE_metric._Pairs(x[None], torch.stack([z, -z]), torch.tensor([0, 0]), (rows,) * 3)
+    stack = EstimatorStack([InformationEstimator((3,), 3) for _ in range(2)])
+    best, curves = MINE_metric._train_until_stalled(
+        stack,
+        torch.optim.Adam(stack.parameters()),
+        pairs,
+        settings,
+        [torch.Generator().manual_seed(0)],
     )
-    assert (curve, stalled) == (values, True)
-    torch.testing.assert_close(critic.critic.h[0].weight, weights[4])
+    assert curves == [values, other]
+    torch.testing.assert_close(best.h[0][0], weights[4][0])
+    torch.testing.assert_close(best.h[0][1], weights[0][1])
+    assert [len(each) for each in weights] == [2, 2, 2, 2, 1, 1, 1, 1]
     assert not torch.equal(weights[4], weights[5])
+
+
+def three_projections(n=120):
+    """Images of (n, 1, 8, 8), and codes that tell much, nothing, and something in two columns."""
+    rng = np.random.default_rng(0)
+    images = rng.random((n, 1, 8, 8))
+    much = images[:, 0, :3, 0]
+    nothing = rng.normal(size=(n, 3))
+    return images, {"much": much, "nothing": nothing, "two": much[:, :2] ** 2}
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 12])
+def test_a_score_does_not_depend_on_its_company(monkeypatch, at_once):
+    """Also where critics stop at different steps, and where they do not fit into one batch."""
+    settings = {"repeats": 2, "steps": 160, "patience": 40, "batch": 32, "components": 9}
+    images, projections = three_projections()
+    monkeypatch.setattr(MINE_metric, "_CRITICS_AT_ONCE", at_once)
+    together = MINE_metric.mutual_information_of(images, projections, **settings)
+    assert list(together) == ["much", "nothing", "two"]
+    lengths = {len(curve) for score in together.values() for curve in score.curves}
+    assert len(lengths) > 1
+    for name, codes in projections.items():
+        alone = mutual_information(images, codes, **settings)
+        assert together[name].values == pytest.approx(alone.values, abs=2e-3)
+        assert together[name].epochs == alone.epochs
+
+
+def test_groups_are_bounded_in_critics_and_in_weights():
+    critics = [("", repeat) for repeat in range(30)]
+    small = InformationEstimator((64,), 3, hidden=MODES["held_out"].hidden)
+    groups = list(MINE_metric._groups(critics, small))
+    assert [critic for group in groups for critic in group] == critics
+    assert max(map(len, groups)) == MINE_metric._CRITICS_AT_ONCE
+    thesis = InformationEstimator((3, 64, 64), 3, "interpolated")
+    weights = sum(parameter.numel() for parameter in thesis.parameters())
+    largest = max(map(len, MINE_metric._groups(critics, thesis)))
+    assert 1 <= largest and largest * weights <= MINE_metric._WEIGHTS_AT_ONCE
+
+
+def test_held_out_critics_train_like_a_plain_loop():
+    """One critic at a time, with PyTorch's own averaged model, judged on the reported part."""
+    x, z = (values.astype(np.float32) for values in gaussian_pairs(1, 200))
+    settings = {"repeats": 2, "steps": 40, "batch": 50, "learning_rate": 1e-3, "averaging": 0.9}
+    both = {"z": z, "other": z[::-1]}
+    found = MINE_metric.mutual_information_of(x, both, **settings)
+
+    rng = np.random.default_rng(0)
+    order, seeds = rng.permutation(200), rng.integers(2**62, size=2)
+    for name, codes in both.items():
+        for repeat, seed in enumerate(seeds.tolist()):
+            train, stop, report = np.split(np.roll(order, -40 * repeat), [120, 160])
+            a, b = (
+                torch.from_numpy((v - v[train].mean(0)) / v[train].std(0, ddof=1)).float()
+                for v in (x, codes)
+            )
+            torch.manual_seed(seed)
+            critic = InformationEstimator((3,), 3, hidden=MODES["held_out"].hidden)
+            optimizer = torch.optim.Adam(critic.parameters(), lr=1e-3)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
+            averaged = AveragedModel(critic, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+            generator, curve, reported = torch.Generator().manual_seed(seed), [], []
+            for step in range(40):
+                if step % 2 == 0:
+                    epoch = torch.randperm(120, generator=generator)[:100].split(50)
+                rows = train[epoch[step % 2]]
+                optimizer.zero_grad()
+                (-critic(a[rows], b[rows])).backward()
+                optimizer.step()
+                schedule.step()
+                averaged.update_parameters(critic)
+                if step % 20 == 19:
+                    curve.append(averaged(a[stop], b[stop]).item())
+                    reported.append(averaged(a[report], b[report]).item())
+            assert found[name].curves[repeat] == pytest.approx(
+                curve, abs=1e-3
+            )  # rounding grows in training
+            value = reported[np.argmax(curve)] if max(curve) > 0 else 0
+            assert found[name].values[repeat] == pytest.approx(value, abs=1e-3)
+
+
+def test_components_are_those_of_the_pixels():
+    """Against a singular value decomposition; nothing is learnt from rows to be judged on."""
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 12)) @ np.diag(np.arange(12)))
+    rows = torch.arange(30)
+    found = MINE_metric._components(x.float(), rows, 5)
+    centre = x[rows].mean(0)
+    _, spread, axes = torch.linalg.svd(x[rows] - centre, full_matrices=False)
+    expected = (x - centre) @ axes[:5].T * (spread / spread[0])[:5]
+    torch.testing.assert_close(found.flip(1).abs(), expected.abs().float(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_bad_projection_names_itself():
+    x, z = gaussian_pairs(1, 60)
+    bad = np.where(np.eye(60, 3), np.nan, z)
+    with pytest.raises(UserError, match=r"^bad, pixels: codes: 3 rows with NaN"):
+        MINE_metric.mutual_information_of(x, {"z": z, "bad": bad}, context="{}, pixels: ")
 
 
 def test_smaller_images_average_pixels():

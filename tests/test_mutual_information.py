@@ -7,6 +7,7 @@ import torch
 
 from util.mutual_information import (
     BOUNDS,
+    EstimatorStack,
     InformationEstimator,
     SeparableCritic,
     info_nce,
@@ -120,3 +121,20 @@ def test_every_network_of_a_bound_learns(bound):
     estimator(x, z).backward()
     assert all(p.grad.abs().sum() > 0 for p in estimator.parameters())
     assert estimator(x[:1], z[:1]).item() == 0  # one pair says nothing
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_stacked_estimators_give_what_each_gives(bound):
+    torch.manual_seed(0)
+    estimators = [InformationEstimator((6,), 2, bound, hidden=16) for _ in range(3)]
+    stack, x, z = EstimatorStack(estimators), torch.randn(3, 9, 6), torch.randn(3, 9, 2)
+    bounds = stack(x, z)
+    bounds.sum().backward()
+    for k, estimator in enumerate(estimators):
+        alone = estimator(x[k], z[k])
+        alone.backward()
+        torch.testing.assert_close(bounds[k], alone)
+        torch.testing.assert_close(stack.g[0].grad[k].T, estimator.critic.g[0].weight.grad)
+        torch.testing.assert_close(stack.h[3].grad[k, 0], estimator.critic.h[2].bias.grad)
+    stack.write(2, estimators[0])
+    torch.testing.assert_close(estimators[0](x[2], z[2]), bounds[2])

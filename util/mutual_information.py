@@ -3,7 +3,7 @@
 Poole et al. 2019, "On variational bounds of mutual information", ICML (arXiv:1905.06922). Each
 bound is a function of a (B, B) score matrix: `scores[i, j]` is f(x_j, z_i), so row i holds one code
 against all images of the batch, and the diagonal the true pairs. Off the diagonal, code and image
-are independent. Everything is in nats.
+are independent. Matrices of several critics, (K, B, B), give a bound each. Everything is in nats.
 
 | bound | largest value | bias | variance | best critic f(x, z) |
 | --- | --- | --- | --- | --- |
@@ -17,6 +17,7 @@ estimate with a small alpha, whose bias is small.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -33,28 +34,30 @@ def info_nce(scores: Tensor, reduction: Reduction = "mean") -> Tensor:
     """InfoNCE, mean_i [f_ii - log mean_j exp f_ij] (van den Oord 2018; Poole 2019, eq. 12).
 
     Args:
-        scores: (B, B).
+        scores: (..., B, B).
         reduction: `mean`, or `none` for one term per code, whose mean is the bound.
 
     Returns:
-        a lower bound on I(x; z), (); never above log B. Its terms, (B,), for `none`.
+        a lower bound on I(x; z), (...); never above log B. Its terms, (..., B), for `none`.
     """
-    return _reduce(scores.diagonal() - _log_mean_exp(scores), reduction)
+    # PyTorch's logsumexp is ten times slower where scores lie so far apart that exp underflows.
+    terms = _joint(scores.log_softmax(dim=-1)) + math.log(scores.shape[-1])
+    return _reduce(terms, reduction)
 
 
 def nwj(scores: Tensor, reduction: Reduction = "mean") -> Tensor:
     """NWJ, E_joint[f] - E_independent[exp(f - 1)] (Nguyen 2010; Poole 2019, section 2.2).
 
     Args:
-        scores: (B, B), B at least 2.
+        scores: (..., B, B), B at least 2.
         reduction: as in `info_nce`.
 
     Returns:
-        a lower bound on I(x; z), (); without bias at the best critic, with a variance that grows as
-        exp(I). Its terms, (B,), for `none`.
+        a lower bound on I(x; z), (...); without bias at the best critic, with a variance that grows
+        as exp(I). Its terms, (..., B), for `none`.
     """
-    independent = _off_diagonal(scores - 1).exp().mean(1)  # (B,)
-    return _reduce(scores.diagonal() - independent, reduction)
+    independent = _off_diagonal(scores - 1).exp().mean(-1)  # (..., B)
+    return _reduce(_joint(scores) - independent, reduction)
 
 
 def interpolated(
@@ -71,23 +74,29 @@ def interpolated(
     code, as the derivation asks for.
 
     Args:
-        scores: (B, B), B at least 2.
-        log_baseline: (B,) log q(z_i).
+        scores: (..., B, B), B at least 2.
+        log_baseline: (..., B) log q(z_i).
         alpha: weight of InfoNCE, above 0 up to 1: 1 is InfoNCE (little variance, at most log B),
             small values have little bias and more variance.
         reduction: as in `info_nce`.
 
     Returns:
-        a lower bound on I(x; z), (); never above log(B / alpha). Its terms, (B,), for `none`.
+        a lower bound on I(x; z), (...); never above log(B / alpha). Its terms, (..., B), for
+        `none`.
     """
-    others = _off_diagonal(scores)  # (B, B - 1)
-    joint = scores.diagonal() - _mix(_log_mean_exp(scores), log_baseline, alpha)
-    independent = (others - _mix(_log_mean_exp(others), log_baseline, alpha)[:, None]).exp()
-    return _reduce(1 + joint - independent.mean(1), reduction)
+    others = _off_diagonal(scores)  # (..., B, B - 1)
+    joint = _joint(scores) - _mix(_log_mean_exp(scores), log_baseline, alpha)
+    independent = (others - _mix(_log_mean_exp(others), log_baseline, alpha)[..., None]).exp()
+    return _reduce(1 + joint - independent.mean(-1), reduction)
 
 
 def _reduce(terms: Tensor, reduction: Reduction) -> Tensor:
-    return terms.mean() if reduction == "mean" else terms
+    return terms.mean(-1) if reduction == "mean" else terms
+
+
+def _joint(scores: Tensor) -> Tensor:
+    """(..., B, B) -> (..., B): scores of the true pairs."""
+    return scores.diagonal(dim1=-2, dim2=-1)
 
 
 def _mix(log_m: Tensor, log_q: Tensor, alpha: float) -> Tensor:
@@ -98,14 +107,15 @@ def _mix(log_m: Tensor, log_q: Tensor, alpha: float) -> Tensor:
 
 
 def _log_mean_exp(scores: Tensor) -> Tensor:
-    return scores.logsumexp(dim=1) - math.log(scores.shape[1])
+    return scores.logsumexp(dim=-1) - math.log(scores.shape[-1])
 
 
 def _off_diagonal(scores: Tensor) -> Tensor:
-    """(B, B) -> (B, B - 1): each row without its diagonal entry."""
-    size = len(scores)
+    """(..., B, B) -> (..., B, B - 1): each row without its diagonal entry."""
+    size = scores.shape[-1]
     # Behind the first entry, a diagonal entry ends every run of size + 1.
-    return scores.flatten()[1:].view(size - 1, size + 1)[:, :-1].reshape(size, size - 1)
+    runs = scores.flatten(-2)[..., 1:].unflatten(-1, (size - 1, size + 1))
+    return runs[..., :-1].flatten(-2).unflatten(-1, (size, size - 1))
 
 
 def perceptron(*widths: int) -> nn.Sequential:
@@ -128,16 +138,17 @@ class SeparableCritic(nn.Module):
     Args:
         image_shape: (C, H, W), or (D,) for vectors.
         latent_dim: d.
+        hidden: units of the layers that are of 256 above, those of h and of g of vectors.
     """
 
-    def __init__(self, image_shape: tuple[int, ...], latent_dim: int):
+    def __init__(self, image_shape: tuple[int, ...], latent_dim: int, hidden: int = 256):
         super().__init__()
         if len(image_shape) == 1:
-            hidden = (256, 256)
+            widths = (hidden, hidden)
         else:
-            hidden = (1024 if max(image_shape[1:]) <= 64 else 256, 512)
-        self.g = perceptron(math.prod(image_shape), *hidden, 32)
-        self.h = perceptron(latent_dim, 256, 256, 32)
+            widths = (1024 if max(image_shape[1:]) <= 64 else 256, 512)
+        self.g = perceptron(math.prod(image_shape), *widths, 32)
+        self.h = perceptron(latent_dim, hidden, hidden, 32)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """x (B, C, H, W) or (B, D), z (B, d) -> scores (B, B), row i for code i."""
@@ -154,6 +165,7 @@ class InformationEstimator(nn.Module):
         latent_dim: d.
         bound: `infonce`, `nwj` or `interpolated`.
         alpha: of the interpolated bound; sigmoid(-4.6) = 0.01 in the thesis's figures.
+        hidden: as in `SeparableCritic`, and of the baseline.
     """
 
     def __init__(
@@ -162,11 +174,14 @@ class InformationEstimator(nn.Module):
         latent_dim: int,
         bound: Bound = "infonce",
         alpha: float = 0.01,
+        hidden: int = 256,
     ):
         super().__init__()
         self.bound, self.alpha = bound, alpha
-        self.critic = SeparableCritic(image_shape, latent_dim)
-        self.baseline = perceptron(latent_dim, 256, 256, 1) if bound == "interpolated" else None
+        self.critic = SeparableCritic(image_shape, latent_dim, hidden)
+        self.baseline = (
+            perceptron(latent_dim, hidden, hidden, 1) if bound == "interpolated" else None
+        )
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Images (B, C, H, W) and their codes (B, d) -> the bound in nats, ()."""
@@ -174,9 +189,69 @@ class InformationEstimator(nn.Module):
 
     def from_scores(self, scores: Tensor, z: Tensor, reduction: Reduction = "mean") -> Tensor:
         """Scores (B, B) of codes (B, d) -> the bound in nats, (), or its terms, (B,)."""
-        if self.bound == "infonce" or len(scores) == 1:  # of a single pair every bound is 0
-            return info_nce(scores, reduction)
-        if self.bound == "nwj":
-            return nwj(scores, reduction)
-        log_baseline = in_float32(self.baseline, z)[:, 0]  # (B,)
-        return interpolated(scores, log_baseline, self.alpha, reduction)
+        log_baseline = None if self.baseline is None else in_float32(self.baseline, z)[:, 0]
+        return _bound(self.bound, self.alpha, scores, log_baseline, reduction)
+
+
+class EstimatorStack(nn.Module):
+    """K estimators of the same shape in one batch: each layer is one product for all of them.
+
+    Args:
+        estimators: where to start from; they keep weights of their own.
+    """
+
+    def __init__(self, estimators: Sequence[InformationEstimator]):
+        super().__init__()
+        self.bound, self.alpha = estimators[0].bound, estimators[0].alpha
+        self.g = _stacked([estimator.critic.g for estimator in estimators])
+        self.h = _stacked([estimator.critic.h for estimator in estimators])
+        has_baseline = estimators[0].baseline is not None
+        self.baseline = _stacked([e.baseline for e in estimators]) if has_baseline else None
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """Flat images (K, B, D) and their codes (K, B, d) -> the bounds in nats, (K,)."""
+        scores = torch.bmm(_through(self.h, z), _through(self.g, x).transpose(1, 2))  # (K, B, B)
+        log_baseline = None if self.baseline is None else _through(self.baseline, z)[..., 0]
+        return _bound(self.bound, self.alpha, scores, log_baseline)
+
+    @torch.no_grad()
+    def write(self, number: int, estimator: InformationEstimator) -> None:
+        """Give the weights of one of the estimators to a module that stands alone."""
+        pairs = [(self.g, estimator.critic.g), (self.h, estimator.critic.h)]
+        pairs += [(self.baseline, estimator.baseline)] if self.baseline is not None else []
+        for layers, single_one in pairs:
+            for stacked, single in zip(layers, single_one.parameters(), strict=True):
+                single.copy_(stacked[number].T if single.ndim == 2 else stacked[number, 0])
+
+
+def _stacked(perceptrons: Sequence[nn.Sequential]) -> nn.ParameterList:
+    """Weights (K, in, out) and biases (K, 1, out) of each layer in turn."""
+    same = zip(*(each.parameters() for each in perceptrons), strict=True)
+    return nn.ParameterList(
+        torch.stack([p.detach().T if p.ndim == 2 else p.detach()[None] for p in layer])
+        for layer in same
+    )
+
+
+def _through(layers: nn.ParameterList, values: Tensor) -> Tensor:
+    """(K, B, in) -> (K, B, out): each slice through the perceptron of its number."""
+    for i in range(0, len(layers), 2):
+        values = torch.baddbmm(layers[i + 1], values, layers[i])
+        if i + 2 < len(layers):
+            values = values.relu_()
+    return values
+
+
+def _bound(
+    name: Bound,
+    alpha: float,
+    scores: Tensor,
+    log_baseline: Tensor | None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """The bound of that name from scores (..., B, B), or its terms."""
+    if name == "infonce" or scores.shape[-1] == 1:  # of a single pair every bound is 0
+        return info_nce(scores, reduction)
+    if name == "nwj":
+        return nwj(scores, reduction)
+    return interpolated(scores, log_baseline, alpha, reduction)

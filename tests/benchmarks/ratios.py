@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +28,7 @@ import pandas as pd
 import torch
 from common import machine_line, spread
 from feeding import random_cells, read_resident, scikit_image_loader
+from information import AS_FIRST_WRITTEN, one_at_a_time
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.manifold import trustworthiness
 from sklearn.neural_network import MLPClassifier
@@ -42,6 +43,7 @@ from models.losses import ELBOObjective  # noqa: E402
 from models.train_net import Schedule, train  # noqa: E402
 from optimization.grid_scores import score_each  # noqa: E402
 from quantitative_metrics.classifier_metric import classifier_accuracy  # noqa: E402
+from quantitative_metrics.MINE_metric import mutual_information_of  # noqa: E402
 from quantitative_metrics.scores import Plan, score_projections  # noqa: E402
 from quantitative_metrics.unsupervised_metric import co_ranking  # noqa: E402
 from util.cell_features import measure_features  # noqa: E402
@@ -80,6 +82,7 @@ def pairs() -> Iterator[Pair]:
     yield epoch()
     yield neighbours()
     yield classifier()
+    yield information()
     yield features()
     yield full_features()
     yield matching()
@@ -177,6 +180,22 @@ def classifier() -> Pair:
         lambda: classifier_accuracy(codes, labels),
         plain,
         work=8,
+    )
+
+
+def information() -> Pair:
+    """Mutual information of images with three projections, a repeat each, 100 steps."""
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(600, 6))
+    images = 1 / (1 + np.exp(-states @ rng.normal(size=(6, 768)) / 3)).reshape(-1, 3, 16, 16)
+    codes = {name: states[:, first : first + 3] for name, first in (("A", 0), ("B", 1), ("C", 2))}
+    settings = replace(AS_FIRST_WRITTEN, repeats=1, steps=100)
+    return Pair(
+        "mutual information",
+        "one critic at a time, of one projection",
+        lambda: mutual_information_of(images, codes, repeats=1, steps=100),
+        lambda: one_at_a_time(images, codes["A"], settings),
+        work=3,
     )
 
 
