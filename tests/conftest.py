@@ -4,6 +4,7 @@ A GPU of this machine is hidden from pytest and from the scripts that it starts;
 shows it to them.
 """
 
+import contextlib
 import gc
 import itertools
 import os
@@ -51,14 +52,28 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@contextlib.contextmanager
+def _blank():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.savefig", save_blank)
+        patch.setenv("BLANK_FIGURES", "yes")
+        yield
+
+
 @pytest.fixture
-def blank_figures(monkeypatch):
+def blank_figures():
     """Figures are made but neither laid out nor drawn, here and in the scripts that are started.
 
     For runs of which a test looks at something else; drawing is nine tenths of their time.
     """
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save_blank)
-    monkeypatch.setenv("BLANK_FIGURES", "yes")
+    with _blank():
+        yield
+
+
+@pytest.fixture(scope="session")
+def blank():
+    """The same for the fixtures of a module: `with blank(): ...`."""
+    return _blank
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ def test_a_comparison_from_cells_to_page(tmp_path, monkeypatch, capsys):
     assert "rank of each method" in page and (folder / "score_lcmc_area-pixels.png").is_file()
 
 
-def test_validation_cells_are_scored_by_themselves(tmp_path, monkeypatch):
+def test_validation_cells_are_scored_by_themselves(tmp_path, monkeypatch, blank_figures):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare_methods, "LEAST_HELD_OUT", 5)
     methods = ("Vanilla", "PCA", "Pixels:method=PCA,project=pixels")

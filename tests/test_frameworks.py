@@ -78,7 +78,7 @@ def test_whole_run_twice(run_script, tmp_path):
 @pytest.mark.parametrize(
     "own", [{}, {"likelihood": "heteroscedastic", "target_view": "aligned"}], ids=["thesis", "own"]
 )
-def test_a_finished_run_can_be_lengthened(tmp_path, monkeypatch, own):
+def test_a_finished_run_can_be_lengthened(tmp_path, monkeypatch, blank_figures, own):
     monkeypatch.chdir(tmp_path)
     folder = VAE_framework.main(small(epochs=2, metrics=(), **own))
     VAE_framework.main(small(epochs=4, metrics=(), resume=str(folder), **own))
@@ -89,7 +89,7 @@ def test_a_finished_run_can_be_lengthened(tmp_path, monkeypatch, own):
     assert remembered["high"] == [255.0] * 3
 
 
-def test_infomax_logs_the_information(tmp_path, monkeypatch):
+def test_infomax_logs_the_information(tmp_path, monkeypatch, blank_figures):
     monkeypatch.chdir(tmp_path)
     folder = VAE_framework.main(small_infomax(), InfoMAX_VAE_framework.infomax_objective)
     line = json.loads((folder / "log.jsonl").read_text().splitlines()[0])
@@ -172,7 +172,9 @@ def test_a_label_with_gaps_rare_classes_and_one_class(folder_of_cells, tmp_path,
         VAE_framework.main(small(dataset=str(folder_of_cells), metadata="m.csv", label="dose"))
 
 
-def test_resume_notices_that_the_data_changed(folder_of_cells, tmp_path, monkeypatch):
+def test_resume_notices_that_the_data_changed(
+    folder_of_cells, tmp_path, monkeypatch, blank_figures
+):
     monkeypatch.chdir(tmp_path)
     folder = VAE_framework.main(small(dataset=str(folder_of_cells)))
     next(folder_of_cells.rglob("*.tiff")).unlink()

@@ -103,7 +103,7 @@ def test_outlying_cells_are_left_out_and_counted(loaded):
     assert notes[0].endswith("(A 1, B 1)")
 
 
-def test_a_sweep_projects_scores_and_names_the_best(tmp_path, monkeypatch):
+def test_a_sweep_projects_scores_and_names_the_best(tmp_path, monkeypatch, blank_figures):
     monkeypatch.chdir(tmp_path)
     settings = settings_of(
         n_neighbors=(5,), min_dists=(0.0, 0.5), perplexities=(5.0, 15.0), project="pixels",
