@@ -11,6 +11,8 @@ from optimization import compare_methods
 from optimization.compare_figures import intervals, ranks
 from util.runs import UserError
 
+pytestmark = pytest.mark.usefixtures("only_own_garbage")
+
 
 def settings_of(**changes):
     small = {

@@ -1,5 +1,6 @@
 """A run as other programs open it."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -10,6 +11,13 @@ import torch
 import VAE_framework
 from util.data_processing import load_cells
 from util.runs import UserError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def elsewhere(tmp_path_factory):
+    """An empty folder as the current one: what is cached beside the data set is of these tests."""
+    with contextlib.chdir(tmp_path_factory.mktemp("elsewhere")):
+        yield
 
 
 @pytest.fixture(scope="module")

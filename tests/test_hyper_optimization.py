@@ -19,6 +19,8 @@ from optimization import (
 from optimization.grid import attach, read_grid
 from util.runs import UserError, parse_settings
 
+pytestmark = pytest.mark.usefixtures("only_own_garbage")
+
 TINY = {
     "simulated_cells": 60,
     "image_size": 32,
