@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -21,8 +22,9 @@ def settings_of(**changes):
 
 
 @pytest.fixture(scope="module")
-def loaded():
-    return VAE_framework.load(sweep.run_settings(settings_of(features="none")))
+def loaded(tmp_path_factory):
+    with contextlib.chdir(tmp_path_factory.mktemp("loaded")):
+        return VAE_framework.load(sweep.run_settings(settings_of(features="none")))
 
 
 def test_the_lists_on_top_are_all_projected():
