@@ -132,6 +132,10 @@ def _become(
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.freeze()  # what was imported before the fork is no garbage
+    if "OMP_NUM_THREADS" in environment:  # which torch reads when it is imported, before the fork
+        import torch
+
+        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     if "BLANK_FIGURES" in environment:
         from matplotlib.figure import Figure
 

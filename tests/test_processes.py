@@ -100,7 +100,6 @@ def fork(tmp_path, monkeypatch):
     """Start a script in an empty folder, which is also the test's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def begin(script, *options, **more):
