@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from kills import JOBS, Undisturbed, digests, finish, start, undisturbed
+from kills import Undisturbed, digests, finish, jobs, start, undisturbed
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 0.95)
 INSIDE = "IN_OWN_NAMESPACE"
@@ -69,14 +69,15 @@ def main() -> int:
     """Fill the disk of each job, print a table; returns how many went wrong."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--shares", type=float, nargs="*", default=SHARES)
-    parser.add_argument("--jobs", nargs="*", default=[job.name for job in JOBS])
+    parser.add_argument("--jobs", nargs="*", help="all, if none is named")
+    parser.add_argument("--metrics", default="neighbours axes", help="of the jobs that score")
     options = parser.parse_args()
     if INSIDE not in os.environ:
         command = ["unshare", "--map-root-user", "--mount", sys.executable, *sys.argv]
         return subprocess.run(command, env=os.environ | {INSIDE: "1"}).returncode
     wrong = 0
-    for job in JOBS:
-        if job.name not in options.jobs:
+    for job in jobs(workers=2, metrics=options.metrics):
+        if options.jobs and job.name not in options.jobs:
             continue
         with tempfile.TemporaryDirectory() as scratch:
             known = undisturbed(job, Path(scratch))

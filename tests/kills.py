@@ -9,6 +9,7 @@ must be what the undisturbed run left, byte for byte. `tests/test_kills.py` does
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
 import shutil
@@ -169,6 +170,17 @@ def undisturbed(job: Job, folder: Path) -> Undisturbed:
     return Undisturbed(job, before, whole, left, time.perf_counter() - started)
 
 
+def wait_until_gone(group: int, seconds: float = 1.5) -> None:
+    """Wait for the end of all processes of a group, or for as long as workers need to see that
+    their parent is gone: they look once a second, and nobody may be there to reap them.
+    """
+    until = time.monotonic() + seconds
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < until:
+            os.killpg(group, 0)
+            time.sleep(0.02)
+
+
 def kill_once(known: Undisturbed, folder: Path, share: float) -> str:
     """Kill a job after a share of its time and take it up; what had become of it, in words.
 
@@ -185,7 +197,7 @@ def kill_once(known: Undisturbed, folder: Path, share: float) -> str:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         fate = "killed"
-    time.sleep(1.5)  # workers look once a second whether their parent lives
+    wait_until_gone(process.pid)
     options = job.resume(folder)
     if options is not None:
         finish(folder, job.script, options)

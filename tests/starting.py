@@ -4,10 +4,14 @@ Importing takes seconds, and the tests start some ninety scripts. The fork serve
 imports once; each script is a fork of it, with a folder, an environment, a session and streams of
 its own. What such a script cannot show, since it inherits them, is how it imports and that nothing
 hangs on the seed of Python's hashes; a few tests start Python itself.
+
+Environment variables: with TEST_DEVICE=cuda the processes see the GPUs of the machine, which are
+hidden from them otherwise; with BLANK_FIGURES set, scripts write blank figures.
 """
 
 import atexit
 import contextlib
+import gc
 import multiprocessing
 import os
 import runpy
@@ -18,6 +22,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -25,9 +32,23 @@ PRELOAD = "InfoMAX_VAE_framework optuna sklearn.neighbors torch._dynamo util.sim
 CONTEXT.set_forkserver_preload(PRELOAD.split())
 
 
+def visible_gpus() -> dict[str, str]:
+    """The variable that hides all GPUs from a process, unless TEST_DEVICE=cuda asks for them.
+
+    It must be set before torch initialises CUDA.
+    """
+    return {} if os.environ.get("TEST_DEVICE") == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
+
+
 def environment(cache: Path) -> dict[str, str]:
-    """This one, with a folder of its own for caches and without a display."""
-    return os.environ | {"XDG_CACHE_HOME": str(cache), "MPLBACKEND": "Agg"}
+    """This one, with a folder of its own for caches, without a display and without GPUs."""
+    own = {"XDG_CACHE_HOME": str(cache), "MPLBACKEND": "Agg"}
+    return os.environ | own | visible_gpus()
+
+
+def save_blank(figure: Any, file: str | Path, **options: Any) -> None:
+    """Stand in for `Figure.savefig`: layout and rendering are most of the time of a small run."""
+    Image.new("L", (1, 1)).save(file, format="png")
 
 
 def ready() -> None:
@@ -110,6 +131,15 @@ def _become(
     for name, stream in ((out, 1), (err, 2)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.freeze()  # what was imported before the fork is no garbage
+    if "OMP_NUM_THREADS" in environment:  # which torch reads when it is imported, before the fork
+        import torch
+
+        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    if "BLANK_FIGURES" in environment:
+        from matplotlib.figure import Figure
+
+        Figure.savefig = save_blank
     sys.argv, sys.path[0] = args, str(Path(args[0]).parent)
     try:
         runpy.run_path(args[0], run_name="__main__")

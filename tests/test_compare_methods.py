@@ -11,6 +11,8 @@ from optimization import compare_methods
 from optimization.compare_figures import intervals, ranks
 from util.runs import UserError
 
+pytestmark = pytest.mark.usefixtures("only_own_garbage")
+
 
 def settings_of(**changes):
     small = {
@@ -125,7 +127,7 @@ def test_a_comparison_from_cells_to_page(tmp_path, monkeypatch, capsys):
     assert "rank of each method" in page and (folder / "score_lcmc_area-pixels.png").is_file()
 
 
-def test_validation_cells_are_scored_by_themselves(tmp_path, monkeypatch):
+def test_validation_cells_are_scored_by_themselves(tmp_path, monkeypatch, blank_figures):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare_methods, "LEAST_HELD_OUT", 5)
     methods = ("Vanilla", "PCA", "Pixels:method=PCA,project=pixels")

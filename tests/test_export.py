@@ -1,5 +1,6 @@
 """A run as other programs open it."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -12,8 +13,15 @@ from util.data_processing import load_cells
 from util.runs import UserError
 
 
+@pytest.fixture(scope="module", autouse=True)
+def elsewhere(tmp_path_factory):
+    """An empty folder as the current one: what is cached beside the data set is of these tests."""
+    with contextlib.chdir(tmp_path_factory.mktemp("elsewhere")):
+        yield
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, blank):
     """Folder of a run that was exported in every form."""
     folder = tmp_path_factory.mktemp("export")
     settings = dataclasses.replace(
@@ -28,11 +36,12 @@ def run(tmp_path_factory):
         export=("h5ad", "parquet", "encoder"),
         results=str(folder),
     )
-    return VAE_framework.main(settings)
+    with blank():
+        return VAE_framework.main(settings)
 
 
 @pytest.fixture(scope="module")
-def small_run(tmp_path_factory):
+def small_run(tmp_path_factory, blank):
     """Folder of a run whose network saw the cells at half their size, drawn evenly."""
     settings = dataclasses.replace(
         VAE_framework.SETTINGS,
@@ -47,7 +56,8 @@ def small_run(tmp_path_factory):
         export=("encoder",),
         results=str(tmp_path_factory.mktemp("small")),
     )
-    return VAE_framework.main(settings)
+    with blank():
+        return VAE_framework.main(settings)
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,7 @@ def test_whole_run_twice(run_script, tmp_path):
 @pytest.mark.parametrize(
     "own", [{}, {"likelihood": "heteroscedastic", "target_view": "aligned"}], ids=["thesis", "own"]
 )
-def test_a_finished_run_can_be_lengthened(tmp_path, monkeypatch, own):
+def test_a_finished_run_can_be_lengthened(tmp_path, monkeypatch, blank_figures, own):
     monkeypatch.chdir(tmp_path)
     folder = VAE_framework.main(small(epochs=2, metrics=(), **own))
     VAE_framework.main(small(epochs=4, metrics=(), resume=str(folder), **own))
@@ -91,15 +91,14 @@ def test_a_finished_run_can_be_lengthened(tmp_path, monkeypatch, own):
     assert remembered["high"] == [255.0] * 3
 
 
-def test_a_run_keeps_its_arithmetic_on_another_device(tmp_path, monkeypatch):
+def test_a_run_keeps_its_arithmetic_on_another_device(tmp_path, monkeypatch, blank_figures):
     """Begun on a GPU, where `auto` is bfloat16, and resumed here."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(VAE_framework, "resolve_precision", lambda asked, device: "bfloat16")
-    folder = VAE_framework.main(small(metrics=()))
+    with monkeypatch.context() as begun:
+        begun.setattr(VAE_framework, "resolve_precision", lambda asked, device: "bfloat16")
+        folder = VAE_framework.main(small(metrics=()))
     machine = json.loads((folder / "settings.json").read_text())["machine"]
     assert machine["precision"] == "bfloat16" and machine["device"] == "cpu"
-    monkeypatch.undo()
-    monkeypatch.chdir(tmp_path)
     resumed = small(metrics=(), epochs=2, resume=str(folder))
     run = VAE_framework.prepare(resumed, VAE_framework.elbo_objective)
     assert VAE_framework.schedule_of(run.settings, run.precision).bfloat16
@@ -118,7 +117,9 @@ def test_settings_name_the_gpu(monkeypatch):
     assert described["machine"].items() >= known.items()
 
 
-def test_the_large_checkpoint_of_a_finished_run_goes_unless_it_is_to_stay(tmp_path, monkeypatch):
+def test_a_finished_run_keeps_a_large_checkpoint_only_if_asked(
+    tmp_path, monkeypatch, blank_figures
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("models.train_net.LARGEST_KEPT", 1000)
     folder = VAE_framework.main(small(metrics=()))
@@ -134,7 +135,7 @@ def test_the_large_checkpoint_of_a_finished_run_goes_unless_it_is_to_stay(tmp_pa
     assert (kept / "checkpoint.pt").is_file()
 
 
-def test_infomax_logs_the_information(tmp_path, monkeypatch):
+def test_infomax_logs_the_information(tmp_path, monkeypatch, blank_figures):
     monkeypatch.chdir(tmp_path)
     folder = VAE_framework.main(small_infomax(), InfoMAX_VAE_framework.infomax_objective)
     line = json.loads((folder / "log.jsonl").read_text().splitlines()[0])
@@ -217,7 +218,9 @@ def test_a_label_with_gaps_rare_classes_and_one_class(folder_of_cells, tmp_path,
         VAE_framework.main(small(dataset=str(folder_of_cells), metadata="m.csv", label="dose"))
 
 
-def test_resume_notices_that_the_data_changed(folder_of_cells, tmp_path, monkeypatch):
+def test_resume_notices_that_the_data_changed(
+    folder_of_cells, tmp_path, monkeypatch, blank_figures
+):
     monkeypatch.chdir(tmp_path)
     folder = VAE_framework.main(small(dataset=str(folder_of_cells)))
     next(folder_of_cells.rglob("*.tiff")).unlink()

@@ -33,6 +33,8 @@ from optimization.grid import (
 )
 from util.runs import DiskFullError, UserError
 
+pytestmark = pytest.mark.usefixtures("only_own_garbage")
+
 AXES = {"alpha": (0.0, 5.0, 20.0), "beta": (1.0, 500.0)}
 
 

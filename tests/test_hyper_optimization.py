@@ -19,6 +19,8 @@ from optimization import (
 from optimization.grid import attach, read_grid
 from util.runs import UserError, parse_settings
 
+pytestmark = pytest.mark.usefixtures("only_own_garbage")
+
 TINY = {
     "simulated_cells": 60,
     "image_size": 32,
@@ -47,7 +49,7 @@ def grid(tmp_path_factory):
     patch.undo()
 
 
-def test_a_cell_is_an_ordinary_run(tmp_path, monkeypatch):
+def test_a_cell_is_an_ordinary_run(tmp_path, monkeypatch, blank_figures):
     monkeypatch.chdir(tmp_path)
     alone = VAE_framework.main(InfoMaxSettings(**TINY, alpha=20.0, beta=500.0), infomax_objective)
     one = {"alphas": (20.0,), "betas": (500.0,), "reports": True}
@@ -87,7 +89,7 @@ def test_a_finished_grid_is_not_gone_through_again(grid):
     assert log.stat().st_mtime_ns == before
 
 
-def test_scored_again_by_other_metrics(grid, tmp_path, monkeypatch):
+def test_scored_again_by_other_metrics(grid, tmp_path, monkeypatch, blank_figures):
     monkeypatch.chdir(tmp_path)
     (grid / "0001-alpha-0-beta-1" / "report.html").touch()  # to be linked to
     before = {p: p.stat().st_mtime_ns for p in grid.rglob("*") if p.is_file()}
@@ -130,7 +132,9 @@ def test_runs_on_other_cells_are_not_scored_together(grid, tmp_path, monkeypatch
     assert not (tmp_path / "results").exists()
 
 
-def test_memory_that_runs_out_halves_the_batch_or_fails_the_cell(tmp_path, monkeypatch):
+def test_memory_that_runs_out_halves_the_batch_or_fails_the_cell(
+    tmp_path, monkeypatch, blank_figures
+):
     """Encoders of 4 channels fit only in batches of 16, those of 8 in none."""
     monkeypatch.chdir(tmp_path)
     learn = VAE_framework.learn
@@ -169,7 +173,7 @@ def test_a_grid_without_a_trained_cell_is_an_error(tmp_path, monkeypatch):
         hyper_optimization_bs_fixed.main(settings)
 
 
-def test_tpe_looks_for_a_score(tmp_path, monkeypatch):
+def test_tpe_looks_for_a_score(tmp_path, monkeypatch, blank_figures):
     monkeypatch.chdir(tmp_path)
     goal = "lcmc_area pixels"
     settings = settings_of(hyper_optimization_bs_fixed, **GRID, sampler="tpe", trials=2, goal=goal)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from starting import Started, environment
 from torch import nn
 
 from models.train_net import Schedule, train
@@ -96,44 +97,50 @@ def one_thread():
 
 
 @pytest.fixture
-def start(tmp_path, monkeypatch):
-    """Start a command in an empty folder, which is also the test's own."""
+def fork(tmp_path, monkeypatch):
+    """Start a script in an empty folder, which is also the test's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # A shell ignores Ctrl-C for what it starts in the background, and so would everything here.
-    pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return lambda *command, **more: subprocess.Popen(
-        [sys.executable, *map(str, command)], env={**os.environ, **more}, **pipes
-    )
+
+    def begin(script, *options, **more):
+        number = more.get("RANK", "")
+        files = [tmp_path / f"{stream}{number}.txt" for stream in ("out", "err")]
+        options = [str(option) for option in options]
+        return Started(script, options, tmp_path, os.environ | more, *files)
+
+    return begin
 
 
 @pytest.fixture
-def start_two(start):
+def start_two(fork):
     """Two processes of this file without a launcher, which would end one when the other fails."""
 
     def finish(*arguments):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        both = [
-            start(__file__, *arguments, RANK=str(i), WORLD_SIZE="2", **address) for i in range(2)
-        ]
+        both = [fork(__file__, *arguments, RANK=str(i), WORLD_SIZE="2", **address) for i in "01"]
         said = [process.communicate(timeout=60) for process in both]
         return [p.returncode for p in both], *("".join(words) for words in zip(*said, strict=True))
 
     return finish
 
 
-def torchrun(start, *options):
+@pytest.fixture
+def torchrun(tmp_path, monkeypatch):
     """VAE_framework.py in two processes, as a user starts them; gives code, stdout and stderr."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    script = ROOT / "VAE_framework.py"
-    process = start(*launcher, script, *OPTIONS, *options)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
+    monkeypatch.chdir(tmp_path)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [sys.executable, *launcher, str(ROOT / "VAE_framework.py"), *OPTIONS]
+    surroundings = environment(tmp_path / "cache") | {"OMP_NUM_THREADS": "1"}
+
+    def finish(*options):
+        pipes = {"capture_output": True, "text": True, "timeout": 120}
+        done = subprocess.run([*command, *map(str, options)], env=surroundings, **pipes)
+        return done.returncode, done.stdout, done.stderr
+
+    return finish
 
 
 def train_here(**changes):
@@ -169,8 +176,8 @@ def test_a_part_of_one_cell_is_refused(tmp_path, monkeypatch):
         train_tiny(tmp_path / "r", 1, batch_size=3)
 
 
-def test_the_script_in_two_processes(start):
-    code, out, err = torchrun(start, "--epochs", 2)
+def test_the_script_in_two_processes(torchrun):
+    code, out, err = torchrun("--epochs", 2, "--metrics", "classifier")
     assert code == 0, err
     assert out.count("run folder:") == out.count("report:") == 1
     assert [path.name for path in Path("results").iterdir()] == [RUN.name]
@@ -183,8 +190,8 @@ def test_the_script_in_two_processes(start):
     np.testing.assert_allclose(losses[0], losses[1], rtol=0.05)
 
 
-def test_a_mistake_is_said_once(start):
-    code, _, err = torchrun(start, "--dataset", "nowhere")
+def test_a_mistake_is_said_once(torchrun):
+    code, _, err = torchrun("--dataset", "nowhere")
     said = [line for line in err.splitlines() if line.startswith("error:")]
     assert code != 0 and len(said) == 1 and "nowhere: there is no such folder or file" in said[0]
     assert not Path("results").exists()
@@ -205,8 +212,8 @@ def test_processes_fail_as_one(start_two, culprit, how, words, codes):
     assert out.count("one voice") == 1
 
 
-def test_ctrl_c_says_how_to_resume_and_loses_nothing(start):
-    process = start(ROOT / "VAE_framework.py", *OPTIONS, "--epochs", 40)
+def test_ctrl_c_says_how_to_resume_and_loses_nothing(fork):
+    process = fork("VAE_framework.py", *OPTIONS, "--epochs", 40)
     while not (RUN / "log.jsonl").is_file() or len(history_of(RUN)) < 2:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -21,8 +22,9 @@ def settings_of(**changes):
 
 
 @pytest.fixture(scope="module")
-def loaded():
-    return VAE_framework.load(sweep.run_settings(settings_of(features="none")))
+def loaded(tmp_path_factory):
+    with contextlib.chdir(tmp_path_factory.mktemp("loaded")):
+        return VAE_framework.load(sweep.run_settings(settings_of(features="none")))
 
 
 def test_the_lists_on_top_are_all_projected():
@@ -103,7 +105,7 @@ def test_outlying_cells_are_left_out_and_counted(loaded):
     assert notes[0].endswith("(A 1, B 1)")
 
 
-def test_a_sweep_projects_scores_and_names_the_best(tmp_path, monkeypatch):
+def test_a_sweep_projects_scores_and_names_the_best(tmp_path, monkeypatch, blank_figures):
     monkeypatch.chdir(tmp_path)
     settings = settings_of(
         n_neighbors=(5,), min_dists=(0.0, 0.5), perplexities=(5.0, 15.0), project="pixels",
