@@ -529,7 +529,7 @@ def gold_standard(
     features, notes = loaded.features, []
     if settings.features == "measure":
         features, notes = design_features(settings, loaded.cells)
-    return features, notes, project_features(settings, features, loaded.cells.cache, apart=True)
+    return features, notes, project_features(settings, features, loaded.cells.cache, True)
 
 
 def with_features(run: Run, features: pd.DataFrame | None, notes: list[str]) -> Run:
