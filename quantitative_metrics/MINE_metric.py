@@ -84,7 +84,7 @@ class InformationSettings:
     """Steps without a better value on the stopping part before training ends."""
     epochs: int = 200
     """Passes over the pairs where none are held out."""
-    batch: int = 128
+    batch: int = 192
     """Pairs per training step."""
     learning_rate: float = 4e-3
     """Of Adam, at the start."""

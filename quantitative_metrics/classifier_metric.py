@@ -330,7 +330,8 @@ def _predictions(
         )
     )
     with processes.threads(1):
-        _fit(parameters, x_train, y_train, class_weight, _batches(*train.shape, epochs, rng))
+        batches = _batches(*train.shape, epochs, rng, device)
+        _fit(parameters, x_train, y_train, class_weight, batches)
     with torch.no_grad():
         return _logits(parameters, x_test).argmax(dim=2).cpu().numpy()
 
@@ -348,12 +349,13 @@ def _initial_parameters(
 
 
 def _batches(
-    repeats: int, n_train: int, epochs: int, rng: np.random.Generator
+    repeats: int, n_train: int, epochs: int, rng: np.random.Generator, device: str | torch.device
 ) -> Iterator[torch.Tensor]:
     """Batches (R, <= 128) of positions in the training halves, in another order per repeat."""
     positions = np.tile(np.arange(n_train), (repeats, 1))
     for _ in range(epochs):
-        yield from torch.from_numpy(rng.permuted(positions, axis=1)).split(BATCH, dim=1)
+        order = torch.from_numpy(rng.permuted(positions, axis=1)).to(device)  # in one upload
+        yield from order.split(BATCH, dim=1)
 
 
 def _logits(parameters: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -374,7 +376,6 @@ def _fit(
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
     repeats = torch.arange(len(x), device=x.device)[:, None]
     for batch in batches:
-        batch = batch.to(x.device)
         truth = y[repeats, batch]  # (R, B)
         losses = torch.nn.functional.cross_entropy(
             _logits(parameters, x[repeats, batch]).flatten(0, 1), truth.flatten(), reduction="none"
