@@ -349,7 +349,11 @@ def _initial_parameters(
 
 
 def _batches(
-    repeats: int, n_train: int, epochs: int, rng: np.random.Generator, device: str | torch.device
+    repeats: int,
+    n_train: int,
+    epochs: int,
+    rng: np.random.Generator,
+    device: str | torch.device = "cpu",
 ) -> Iterator[torch.Tensor]:
     """Batches (R, <= 128) of positions in the training halves, in another order per repeat."""
     positions = np.tile(np.arange(n_train), (repeats, 1))
