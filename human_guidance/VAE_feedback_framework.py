@@ -395,6 +395,8 @@ def _load_parent(run: VAE_framework.Run, parent: Parent) -> None:
     if learnt.is_file():
         state = load_checkpoint(learnt)["objective"]
         run.objective.load_state_dict({k.removeprefix("base."): v for k, v in state.items()})
+    elif any(True for _ in run.objective.parameters()):
+        print(f"note: {parent.folder} kept no checkpoint.pt: its critic or variance is learnt anew")
 
 
 def _learn_control(run: VAE_framework.Run, parent: Parent, like: Path | None) -> None:

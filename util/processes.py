@@ -251,7 +251,7 @@ class Beside(Generic[T]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is None:
+        if kind is None or not self._thread.is_alive():
             return
         from joblib.externals.loky import get_reusable_executor
 
