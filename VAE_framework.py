@@ -31,7 +31,6 @@ from models.networks import IMAGE_SIZES, VAE, build_vae
 from models.train_net import (
     Schedule,
     best_epoch,
-    discard_large_checkpoint,
     embed,
     refuse_unusable_checkpoint,
     train,
@@ -103,6 +102,7 @@ from util.runs import (
     write_table,
 )
 from util.streaming import make_batches, memory_budget
+from util.workers import Beside
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Settings:
     tables), encoder (torch.export: raw pixels to the code)."""
     keep_checkpoint: bool = False
     """Keep checkpoint.pt of a finished run however large it is, so that --resume can lengthen the
-    training; else one of more than 32 MB goes."""
+    training, and guidance goes on with its critic; else one of more than 32 MB goes."""
     tensorboard: bool = False
     """Also write the terms of the loss for TensorBoard (`tensorboard --logdir results`)."""
     preset: Literal["default", "thesis", "laptop", "aligned", "even"] = "default"
@@ -300,7 +300,8 @@ class Loaded:
         cells: images and table, N cells.
         label: column of the classes, or None.
         split: indices of the training and of the validation cells.
-        features: (N, F) human-designed features, cleaned; None if the run does without.
+        features: (N, F) human-designed features, cleaned; None if the run does without, and until
+            they are measured.
         notes: what was left out or decided, a line each.
     """
 
@@ -320,7 +321,8 @@ class Run:
         cells: images and table, N cells.
         label: column of the classes, or None.
         split: indices of the training and of the validation cells.
-        features: (N, F) human-designed features, cleaned; None if the run does without.
+        features: (N, F) human-designed features, cleaned; None if the run does without, and until
+            they are measured.
         batches: the cells on the device, or streamed to it.
         model, objective: the VAE and what it minimises.
         precision: of the network while it learns.
@@ -356,7 +358,7 @@ def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> 
     """
     loaded = load(settings, measure=False)
     run = prepare(settings, make_objective, loaded=loaded)
-    with processes.Beside(lambda: gold_standard(settings, loaded)) as beside:
+    with Beside(lambda: gold_standard(settings, loaded)) as beside:
         history = learn(run, beside.check)
         processes.leave()  # of many processes, the main one goes on alone
         features, notes, baselines = beside.result()
@@ -366,8 +368,6 @@ def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> 
     report = draw(run, history, latents, projections, scores)
     for path in export(run, latents, projections, scores):
         print(f"exported: {path}")
-    if not settings.keep_checkpoint:
-        discard_large_checkpoint(run.folder)
     print(format_table(scores_table(scores.table)))
     print(f"report: {report}")
     return run.folder
@@ -412,6 +412,8 @@ def prepare(
 ) -> Run:
     """Load, check and build everything, so that mistakes show before the run folder is made.
 
+    Features that are measured beside the training are not checked here.
+
     Args:
         settings: every number of the run.
         make_objective: builds what is minimised, from the settings and the cells.
@@ -428,14 +430,14 @@ def prepare(
     seed_everything(settings.seed)  # of the initial weights
     model = build_vae(**network_arguments(settings, cells)).to(device)
     objective = make_objective(settings, cells).to(device)
-    notes = loaded.notes + unlike_original(settings, cells, device)
     precision = resolve_precision(settings.precision, device)
     if settings.resume:
         precision = precision_of(Path(settings.resume), precision)
         schedule = schedule_of(settings, precision)
         refuse_unusable_checkpoint(Path(settings.resume), model, schedule)
+    machine = describe_device(device) | {"precision": precision}
+    notes = loaded.notes + unlike_original(settings, cells, machine)
     if processes.is_main():
-        machine = describe_device(device) | {"precision": precision}
         folder = open_run(settings, cells, notes, machine, guidance, folder)
     folder = processes.from_main(folder)
     # Decided once: streamed, an epoch has another order. Processes on the CPU share its memory.
@@ -485,6 +487,7 @@ def learn(
         remember,
         on_epoch=lambda entry: [listen(entry) for listen in listeners],
         chances=chances,
+        keep_checkpoint=settings.keep_checkpoint,
     )
 
 
@@ -606,13 +609,12 @@ def open_run(
     return folder
 
 
-def unlike_original(settings: Settings, cells: Cells, device: torch.device) -> list[str]:
+def unlike_original(settings: Settings, cells: Cells, machine: Mapping[str, str]) -> list[str]:
     """Why this run may not come out as the one whose settings it has, a line each."""
     path = Path(settings.original or "") / "settings.json"
     if not settings.original or not path.is_file():  # gone since this run began
         return []
     before = read_json(path)
-    machine = describe_device(device) | {"precision": resolve_precision(settings.precision, device)}
     now = describe_run(settings, machine, data=cells.describe())
     return [f"not as in {settings.original}: {line}" for line in differences(before, now)]
 

@@ -22,6 +22,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -410,8 +411,10 @@ def _learn_control(run: VAE_framework.Run, parent: Parent, like: Path | None) ->
                 shutil.copytree(like / "control", control.folder)
     processes.wait_for_all()
     if like is None:
+        before = deepcopy(run.objective.state_dict())
         VAE_framework.learn(control)
-        _load_parent(run, parent)
+        run.model.load_state_dict(load_checkpoint(parent.folder / "best.pt")["model"])
+        run.objective.load_state_dict(before)
 
 
 def _learn(

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from util import processes
+from util import workers
 from util.devices import pick_device, scoring_device
 from util.runs import UserError, write_atomically
 
@@ -85,7 +85,8 @@ def umap_projection(
         random_state=seed,
         n_jobs=1,
     )
-    return _fit_and_place(reducer, values, fitted_to)
+    with threadpool_limits(limits=1):  # more threads round the spectral start in another way
+        return _fit_and_place(reducer, values, fitted_to)
 
 
 def _umap_class() -> type:
@@ -305,7 +306,7 @@ def cached_projection(
         except (ValueError, OSError, EOFError):  # damaged: computed again below
             path.unlink()
     codes = np.full((len(values), dim), np.nan, np.float32)
-    project = partial(processes.apart, BASELINES[name]) if apart else BASELINES[name]
+    project = partial(workers.apart, BASELINES[name]) if apart else BASELINES[name]
     codes[known] = project(values[known], dim=dim, seed=seed, **settings)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

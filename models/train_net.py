@@ -43,7 +43,7 @@ from util.runs import (
 SMALLEST_BATCH = 16  # below it, batch norm sees too little
 SAVE_EVERY = 30.0  # seconds at least from one checkpoint to the next
 WRITTEN_PER_EPOCH = 48e6  # bytes at most on average, so that 100 epochs write less than 5 GB
-LARGEST_KEPT = 32 * 2**20  # bytes of a finished run's checkpoint, which only lengthening needs
+LARGEST_KEPT = 32 * 2**20  # bytes of a finished run's checkpoint, three to seven times its model
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def train(
     progress: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     chances: np.ndarray | None = None,
+    keep_checkpoint: bool = True,
 ) -> list[dict[str, Any]]:
     """Train until the last epoch or a stalled validation loss; the best weights end in `model`.
 
@@ -108,6 +109,9 @@ def train(
         on_epoch: called in the main process with the log's line of each epoch.
         chances: (training cells,) that add up to 1: every epoch draws as many cells by them; None
             shows each cell once. Validation cells count once each all the same.
+        keep_checkpoint: keep checkpoint.pt at the end however large it is, so that a longer
+            training can go on from it; else one above `LARGEST_KEPT` goes. Where nothing is left
+            to train, it stays as it is.
 
     Returns:
         the history, one dict per epoch: epoch, train and valid terms, learning_rate, batch_size,
@@ -119,6 +123,7 @@ def train(
     """
     training = _Training(model, objective, batches, split, schedule, folder, remember, chances)
     history = training.restore()
+    known = len(history)
     with tqdm(
         total=schedule.epochs,
         initial=len(history),
@@ -140,6 +145,8 @@ def train(
                 bar.update()
         finally:
             training.save_what_is_new()
+    if processes.is_main() and not keep_checkpoint and len(history) > known:
+        _discard_large_checkpoint(folder)
     processes.wait_for_all()  # until the files are written
     best = folder / "best.pt"
     _load_state(model, load_checkpoint(best)["model"], best)
@@ -157,17 +164,6 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is missing or damaged ({error}): restore it") from error
-
-
-def discard_large_checkpoint(folder: Path) -> None:
-    """Remove the checkpoint of a finished run where it is large (`LARGEST_KEPT`).
-
-    The optimizer's state makes it seven times as large as the model; nothing needs it any more but
-    a longer training.
-    """
-    path = folder / "checkpoint.pt"
-    if path.is_file() and path.stat().st_size > LARGEST_KEPT:
-        path.unlink()
 
 
 def refuse_unusable_checkpoint(folder: Path, model: nn.Module, schedule: Schedule) -> None:
@@ -428,6 +424,12 @@ def _finished(history: list[dict[str, Any]], schedule: Schedule) -> bool:
     return stalled or len(history) >= schedule.epochs
 
 
+def _discard_large_checkpoint(folder: Path) -> None:
+    path = folder / "checkpoint.pt"
+    if path.stat().st_size > LARGEST_KEPT:
+        path.unlink()
+
+
 def _refuse_longer(folder: Path, history: list[dict[str, Any]], schedule: Schedule) -> None:
     if not _finished(history, schedule):
         raise UserError(
@@ -491,7 +493,7 @@ def embed(model: nn.Module, batches: Batches, n_cells: int) -> tuple[np.ndarray,
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """checkpoint.pt, which holds all that `_Training.save` wrote."""
+    """checkpoint.pt, which holds all that `_Training._save` wrote."""
     state = load_checkpoint(path)
     for name in ("model", "objective", "optimizer", "scheduler", "history", "batch_size"):
         if name not in state:

@@ -41,7 +41,6 @@ import torch
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-from optimization.grid_scores import end_with_parent
 from util import processes
 from util.runs import (
     AT_LEAST_1,
@@ -56,6 +55,7 @@ from util.runs import (
     slug,
     write_json,
 )
+from util.workers import end_with_parent
 
 GRID_FILE = "grid.json"
 CELL_FILE = "cell.json"

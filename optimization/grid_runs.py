@@ -20,7 +20,7 @@ import pandas as pd
 from filelock import Timeout
 
 import VAE_framework
-from models.train_net import best_epoch, discard_large_checkpoint
+from models.train_net import best_epoch
 from optimization.grid import (
     CELL_FILE,
     OPTION_NAMES,
@@ -232,8 +232,6 @@ class Trainer:
             history = VAE_framework.learn(run)
             VAE_framework.project(run, self.shared.baselines)
             value = self._value(run, history)
-            if not settings.keep_checkpoint:
-                discard_large_checkpoint(run.folder)
         return facts_of(history) | {"value": value}
 
     def _value(self, run: Run, history: list[dict[str, Any]]) -> float:

@@ -1,13 +1,8 @@
 """Scores of many runs: each as it is ready, the reference spaces ranked once for all."""
 
-import multiprocessing
-import os
 import re
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -17,10 +12,10 @@ from joblib import Parallel, delayed, parallel_config
 from quantitative_metrics.MINE_metric import smaller_images
 from quantitative_metrics.scores import COLUMNS, Plan, Scores, score_projections
 from util import processes
+from util.workers import end_with_parent
 
 RANKED = "neighbours"  # the group of metrics that ranks the reference spaces
 PARTS = re.compile(r"\[|_low$|_high$")  # of a class, a branch or an interval
-PARENT_SECONDS = 1.0  # between two looks at whether the parent lives
 LOWER_IS_BETTER = ("reconstruction", "loss")
 
 
@@ -36,7 +31,7 @@ def score_each(
 
     The neighbourhoods of all projections are compared with those of the references in one go; the
     other metrics look at one projection at a time, in `workers` processes. The numbers are those of
-    `score_projections`.
+    `score_projections`, but for rounding in the training of the critics of mutual information.
 
     Args:
         codes: name -> (N, d), NaN where a cell has no coordinates: left out for all.
@@ -80,24 +75,10 @@ def _score_one(
     threads: int,
 ) -> Scores:
     """All that one projection can be asked without the others."""
-    if multiprocessing.current_process().name != "MainProcess":
-        end_with_parent()
+    end_with_parent()
     logvars = {} if logvar is None else {name: logvar}
     with processes.threads(threads):
         return score_projections({name: codes}, references, table, plan, logvars)
-
-
-@cache
-def end_with_parent() -> None:
-    """End this process soon after the one that started it has ended, even by SIGKILL."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_SECONDS)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _same_cells(codes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

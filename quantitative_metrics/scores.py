@@ -232,7 +232,8 @@ class _Scoring:
             getattr(self, f"score_{metric}")()
             return
         except Exception as error:
-            if not is_out_of_memory(error) or self.plan.device == "cpu":
+            of_device = is_out_of_memory(error) and not isinstance(error, MemoryError)
+            if not of_device or self.plan.device == "cpu":
                 raise
         # Behind the `except`, or the error would keep what filled the memory.
         del self.rows[known:]

@@ -52,7 +52,7 @@ def cells_of(images, low=0, high=255):
 
 
 def test_picking_a_device_switches_tf32_off():
-    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     try:
         pick_device("cpu")
         assert torch.backends.cudnn.conv.fp32_precision != "tf32"
@@ -209,9 +209,10 @@ def test_the_whole_map_of_a_small_image_is_one_product_on_a_gpu(monkeypatch):
 CUDA_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 CPU_FULL = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ...")
 MPS_FULL = RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)")
+CUBLAS_FULL = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")
 
 
-@pytest.mark.parametrize("error", [CUDA_FULL, CPU_FULL, MPS_FULL, MemoryError()])
+@pytest.mark.parametrize("error", [CUDA_FULL, CPU_FULL, MPS_FULL, CUBLAS_FULL, MemoryError()])
 def test_a_full_memory_is_no_damaged_checkpoint(error, tmp_path, monkeypatch):
     assert is_out_of_memory(error)
     path = tmp_path / "checkpoint.pt"

@@ -19,7 +19,7 @@ def test_with_room_again_training_ends_as_if_the_disk_had_never_been_full(
         pytest.skip("needs user namespaces, to mount a small tmpfs")
     monkeypatch.setenv("IN_OWN_NAMESPACE", "1")  # put there from here, so that it imports once
     command = [sys.executable, str(SCRIPT), "--jobs", "training", "--shares", "0.5"]
-    command = [*own_namespace, *command, "--metrics", "axes"]
+    command = [*own_namespace, *command]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no space left on the disk of results/0001" in done.stdout

@@ -23,8 +23,8 @@ from torch import nn
 from models.train_net import Schedule, train
 from util import processes
 from util.data_processing import CellBatches, Cells
-from util.processes import Beside, apart
 from util.runs import UserError, run_script, seed_everything
+from util.workers import Beside, apart
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = "--simulated-cells 80 --image-size 32 --base 4 --features none --device cpu".split()
@@ -177,7 +177,7 @@ def test_a_part_of_one_cell_is_refused(tmp_path, monkeypatch):
 
 
 def test_the_script_in_two_processes(torchrun):
-    code, out, err = torchrun("--epochs", 2, "--metrics", "classifier")
+    code, out, err = torchrun("--epochs", 2)
     assert code == 0, err
     assert out.count("run folder:") == out.count("report:") == 1
     assert [path.name for path in Path("results").iterdir()] == [RUN.name]

@@ -17,7 +17,6 @@ from models.train_net import (
     Schedule,
     _Training,
     best_epoch,
-    discard_large_checkpoint,
     embed,
     evaluate,
     read_history,
@@ -64,6 +63,7 @@ def run(
     batch_size=16,
     chances=None,
     bfloat16=False,
+    keep_checkpoint=True,
 ):
     folder.mkdir(exist_ok=True)
     seed_everything(seed)
@@ -83,7 +83,16 @@ def run(
         bfloat16=bfloat16,
     )
     history = train(
-        model, objective, batches, split, schedule, folder, {}, progress=False, chances=chances
+        model,
+        objective,
+        batches,
+        split,
+        schedule,
+        folder,
+        {},
+        progress=False,
+        chances=chances,
+        keep_checkpoint=keep_checkpoint,
     )
     return model, objective, batches, split, history
 
@@ -375,11 +384,12 @@ def test_what_was_learnt_since_the_last_checkpoint_is_kept_in_an_error(cells, tm
 
 def test_a_finished_run_needs_no_large_checkpoint(cells, tmp_path, monkeypatch):
     folder = tmp_path / "r"
-    model, _, batches, split, history = run(cells, folder, 3)
-    discard_large_checkpoint(folder)
+    run(cells, folder, 2, keep_checkpoint=False)
     assert (folder / "checkpoint.pt").is_file()  # a small one stays
     monkeypatch.setattr("models.train_net.LARGEST_KEPT", 1000)
-    discard_large_checkpoint(folder)
+    run(cells, folder, 2, keep_checkpoint=False)
+    assert (folder / "checkpoint.pt").is_file()  # that of an older run, which learnt nothing now
+    model, _, batches, split, history = run(cells, folder, 3, keep_checkpoint=False)
     assert not (folder / "checkpoint.pt").exists()
     refuse_unusable_checkpoint(folder, model, Schedule(3, 1e-3))
     again, *_, known = run(cells, folder, 3)

@@ -14,6 +14,7 @@ import numpy as np
 from util import batched_features
 from util.batched_features import Block, Features
 from util.cell_masks import find_masks
+from util.workers import end_with_parent
 
 Groups = Literal["fast", "full"]
 
@@ -42,6 +43,7 @@ def measure_block(
     """
     from threadpoolctl import threadpool_limits
 
+    end_with_parent()
     masks, found = find_masks(images, masked)
     block = _cut_out(images, masks, full_scale)
     columns = {}

@@ -328,7 +328,8 @@ def _name_some(names: Sequence[Any], most: int = 5) -> str:
 def _fingerprint(images: np.ndarray, masked: bool, names: Sequence[str], groups: Groups) -> str:
     """24 hexadecimal digits that change with the pixels, the settings or the measuring code."""
     settings = [bool(masked), list(names), groups]
-    code = [CACHE_FORMAT, version("cp_measure"), version("scikit-image")]
+    packages = ("cp_measure", "centrosome", "scikit-image")
+    code = [CACHE_FORMAT, *map(version, packages)]
     words = json.dumps([fingerprint(images), *settings, *code])
     return hashlib.sha256(words.encode()).hexdigest()[:24]
 

@@ -9,13 +9,10 @@ a plain run every function here is the identity or does nothing.
 import contextlib
 import os
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +23,7 @@ T = TypeVar("T")
 
 STEP = timedelta(minutes=10)  # longest wait for another process while training
 PREPARATION = timedelta(hours=24)  # longest wait for the main process to fill the caches
-LAST_WORDS = timedelta(seconds=30)  # longest wait for another process or thread that ends
+LAST_WORDS = timedelta(seconds=30)  # longest wait for what another process prints as it ends
 
 
 @dataclass(frozen=True)
@@ -213,59 +210,3 @@ def own_randomness(device: torch.device, *key: int) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence([*key, rank()]).generate_state(1)[0]))
         yield
-
-
-# ----------------------------------------------------------------------------- beside the training
-
-
-class Beside(Generic[T]):
-    """Work that goes on in a thread beside what follows, its long parts in processes (`apart`).
-
-    As a context manager: where the block fails, also by Ctrl-C, nobody waits for the work.
-
-    Args:
-        work: gives the result; it draws nothing from the generators of this process.
-    """
-
-    def __init__(self, work: Callable[[], T]):
-        self._future: Future[T] = Future()
-        self._thread = threading.Thread(target=self._do, args=(work,), daemon=True)
-        self._thread.start()
-
-    def _do(self, work: Callable[[], T]) -> None:
-        try:
-            self._future.set_result(work())
-        except BaseException as error:
-            self._future.set_exception(error)
-
-    def check(self, *_: Any) -> None:
-        """Raise the error of the work, if it has failed by now; takes any argument."""
-        if self._future.done():
-            self._future.result()
-
-    def result(self) -> T:
-        """Wait for the result, or raise the error."""
-        return self._future.result()
-
-    def __enter__(self) -> "Beside[T]":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is None or not self._thread.is_alive():
-            return
-        from joblib.externals.loky import get_reusable_executor
-
-        ends = time.monotonic() + LAST_WORDS.seconds
-        while self._thread.is_alive() and time.monotonic() < ends:  # it may just start another
-            get_reusable_executor(reuse=True).shutdown(wait=False, kill_workers=True)
-            self._thread.join(0.5)
-
-
-def apart(function: Callable[..., T], *args: Any, **options: Any) -> T:
-    """`function(*args, **options)` in a process of its own; waits for the result.
-
-    For what holds Python's lock for long, as numba's functions do: it would stop other threads.
-    """
-    from joblib import Parallel, cpu_count, delayed
-
-    return Parallel(n_jobs=cpu_count())([delayed(function)(*args, **options)])[0]

@@ -39,7 +39,7 @@ PROVENANCE = ("preset", "original", "resume", "results")
 # What is written into settings.json, so that a number can be traced to the code that made it.
 RECORDED_PACKAGES = (
     "torch torchvision numpy scipy scikit-learn scikit-image pandas matplotlib umap-learn "
-    "cp-measure"
+    "cp-measure centrosome"
 ).split()
 
 
@@ -57,9 +57,9 @@ class DiskFullError(UserError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the memory of a device or of the machine ran out.
 
-    PyTorch has an error of its own for CUDA alone; the CPU's and MPS's tell it in words.
+    PyTorch has an error of its own for CUDA alone; the CPU, MPS, cuBLAS and cuDNN tell it in words.
     """
-    words = ("out of memory", "can't allocate memory", "not enough memory")
+    words = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)
     )
@@ -453,8 +453,11 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
     if others:
         lines.append(f"other versions: {'; '.join(others)}")
-    if before["machine"] != now["machine"]:
-        lines.append(f"another machine: {before['machine']} then, {now['machine']} now")
+    # An older run may not have written all that is known of the machine today.
+    known = before["machine"].keys() & now["machine"].keys()
+    machines = [{name: side["machine"][name] for name in sorted(known)} for side in (before, now)]
+    if machines[0] != machines[1]:
+        lines.append(f"another machine: {machines[0]} then, {machines[1]} now")
     return lines
 
 

@@ -11,6 +11,7 @@ each is the median of 5 pairs. The plain side is what one would write first, or 
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -319,11 +320,12 @@ def main() -> int:
         for pair in pairs():
             ratios = measure(pair)
             found[pair.name] = round(statistics.median(ratios), 2)
-            fell = found[pair.name] < LEAST_SHARE * known.get(pair.name, 0)
+            # A path that has no known ratio yet counts as fallen: --record it.
+            fell = found[pair.name] < LEAST_SHARE * known.get(pair.name, math.inf)
             slow += [pair.name] if fell else []
             print(
                 f"{pair.name:<22} {spread(ratios, ' x'):>26}   over {pair.plain_side}"
-                f"{'   FELL from ' + str(known[pair.name]) if fell else ''}",
+                f"{'   FELL from ' + str(known.get(pair.name, 'nothing known')) if fell else ''}",
                 flush=True,
             )
     if options.record:
