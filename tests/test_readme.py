@@ -26,8 +26,9 @@ COMMANDS = [
     if line.startswith("python ") and not line.startswith("python tests/")
 ]
 OPTIONS = sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", " ".join([*sum(SHELL, []), *INLINE]))))
-OF_OTHERS = {"--nproc", "--times", "--help"}
-SPELT = {"--from": "original", "--to": "end"}  # Python keeps from for itself
+OF_OTHERS = {"--nproc", "--times", "--help", "--before"}
+# Python keeps from for itself
+SPELT = {"--from": "original", "--to": "end", "--no-reports": "reports"}
 
 
 def settings_of(script):
