@@ -106,7 +106,7 @@ def main() -> None:
         wall, cpu = (spread(list(ratios[column]), " x", 2) for column in ("wall", "cpu"))
         print(f"  before / after: wall {wall}, CPU {cpu}", flush=True)
         for side in ("before", "after"):
-            said = found.loc[side]["said"].iloc[-1].split("====\n")[-1].rstrip()
+            said = "\n".join(found.loc[side]["said"].iloc[-1].splitlines()[-30:])
             print(f"  what {side} printed last:\n{said}\n", flush=True)
 
 

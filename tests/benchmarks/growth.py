@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 from common import machine_line
@@ -29,15 +30,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import InfoMAX_VAE_framework  # noqa: E402  the repository root has to be on the path
 import VAE_framework  # noqa: E402
-from models import baselines  # noqa: E402
 from quantitative_metrics import scores  # noqa: E402
 
-# Stage -> where its function is looked up, and its name there.
+# Stage -> where its function is looked up, and its name there. Projections are stages by name.
+PROJECTIONS = "projections"
 STAGES = {
     "cells": (VAE_framework, "load"),
     "features": (VAE_framework, "design_features"),
-    "UMAP": (baselines.BASELINES, "UMAP"),
-    "t-SNE": (baselines.BASELINES, "TSNE"),
+    PROJECTIONS: (VAE_framework, "cached_projection"),
     "training": (VAE_framework, "learn"),
     "codes": (VAE_framework, "embed"),
     **{name: (scores._Scoring, f"score_{name}") for name in scores.METRICS},
@@ -78,7 +78,7 @@ class Watch:
 
         @wraps(function)
         def timed(*args, **options):
-            with self.stage(name):
+            with self.stage(args[0] if name == PROJECTIONS else name):
                 return function(*args, **options)
 
         return timed
@@ -87,23 +87,12 @@ class Watch:
 @contextlib.contextmanager
 def watched() -> Iterator[Watch]:
     """Every stage timed inside."""
-    watch, kept = Watch(), {}
-    for stage, (place, name) in STAGES.items():
-        of_dict = isinstance(place, dict)
-        kept[stage] = place[name] if of_dict else getattr(place, name)
-        timed = watch.over(stage, kept[stage])
-        if of_dict:
-            place[name] = timed
-        else:
-            setattr(place, name, timed)
-    try:
-        yield watch
-    finally:
+    watch = Watch()
+    with contextlib.ExitStack() as patches:
         for stage, (place, name) in STAGES.items():
-            if isinstance(place, dict):
-                place[name] = kept[stage]
-            else:
-                setattr(place, name, kept[stage])
+            timed = watch.over(stage, getattr(place, name))
+            patches.enter_context(mock.patch.object(place, name, timed))
+        yield watch
 
 
 def run(cells: int, epochs: int) -> Watch:
