@@ -95,21 +95,21 @@ def watched() -> Iterator[Watch]:
         yield watch
 
 
-def run(cells: int, epochs: int) -> Watch:
-    """One run in an empty folder."""
+def run(cells: int, epochs: int, folder: Path) -> Watch:
+    """One run in an empty folder, which has to stay: workers that are used again live in it."""
     script = InfoMAX_VAE_framework
     preset = script.PRESETS["views"] | {"simulated_cells": cells, "epochs": epochs, "device": "cpu"}
     settings = dataclasses.replace(script.SETTINGS, **preset)
-    before = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder, watched() as watch:
-        os.chdir(folder)
-        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
-        try:
-            with open("output.txt", "w") as out, contextlib.redirect_stdout(out):
-                with watch.stage("whole"):
-                    VAE_framework.main(settings, script.infomax_objective)
-        finally:
-            os.chdir(before)
+    folder.mkdir()
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    with (
+        contextlib.chdir(folder),
+        open("output.txt", "w") as out,
+        contextlib.redirect_stdout(out),
+        watched() as watch,
+        watch.stage("whole"),
+    ):
+        VAE_framework.main(settings, script.infomax_objective)
     return watch
 
 
@@ -120,9 +120,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     options = parser.parse_args()
     print(machine_line("cpu"))
-    seconds, memory = {}, {}
+    seconds, memory, place = {}, {}, tempfile.TemporaryDirectory()
     for cells in options.cells:
-        watch = run(cells, options.epochs)
+        watch = run(cells, options.epochs, Path(place.name) / str(cells))
         seconds[cells], memory[cells] = pd.Series(watch.seconds), pd.Series(watch.mebibytes)
         table = pd.DataFrame(seconds).round(1)
         sizes = list(seconds)
