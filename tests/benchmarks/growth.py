@@ -72,6 +72,7 @@ class Watch:
         finally:
             self.open.discard(name)
             self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - started
+            print(f"  {name} {self.seconds[name]:.1f} s", file=sys.stderr, flush=True)
 
     def over(self, name: str, function: Callable) -> Callable:
         """The function, timed."""
