@@ -1,4 +1,4 @@
-"""Work in several processes: those that train one model, and one beside the training.
+"""Many processes that train one model: which one is this, and what only one of them does.
 
 `torchrun --nproc_per_node=2 VAE_framework.py ...` starts the script twice; gloo carries tensors of
 the CPU, nccl those of GPUs. The main process (rank 0) alone prints, writes files and does what
