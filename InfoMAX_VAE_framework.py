@@ -18,17 +18,17 @@ from models.infoMAX_VAE import CriticInput, InfoMaxObjective
 from models.losses import build_likelihood
 from util.augmentation import TARGETS, VIEWS, ViewName
 from util.data_processing import Cells
+from util.errors import UserError
 from util.mutual_information import Bound, InformationEstimator
-from util.runs import (
+from util.settings import (
     ABOVE_0,
     AT_LEAST_0,
     RESUMES,
     Range,
-    UserError,
     parse_settings,
     run_script,
 )
-from VAE_framework import CHANGEABLE, Settings, input_shape, main
+from VAE_framework import CHANGEABLE, Settings, elbo_objective, input_shape, main
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ PRESETS = VAE_framework.PRESETS | {
 def infomax_objective(settings: InfoMaxSettings, cells: Cells) -> nn.Module:
     """What the InfoMax VAE minimises."""
     if settings.critic == "code" and settings.views == "none":
-        raise UserError("--critic code: a code tells all of itself; give --views turns or strong")
+        raise UserError(
+            "--critic code: needs another view of the cell; give --views turns or strong"
+        )
     seen = (settings.latent_dim,) if settings.critic == "code" else input_shape(settings, cells)
     estimator = InformationEstimator(
         seen, settings.latent_dim, settings.bound, settings.bound_alpha
@@ -102,6 +104,13 @@ def infomax_objective(settings: InfoMaxSettings, cells: Cells) -> nn.Module:
         build_likelihood(settings.likelihood, cells.images.shape[1], settings.latent_dim),
         settings.free_bits,
     )
+
+
+# Script that trained a run -> its settings, and what it minimised.
+TRAINING_SCRIPTS = {
+    "VAE_framework": (Settings, elbo_objective),
+    "InfoMAX_VAE_framework": (InfoMaxSettings, infomax_objective),
+}
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ from quantitative_metrics.scores import (
 )
 from util import processes
 from util.augmentation import TARGETS, TargetName, align
-from util.cell_features import designed_features
+from util.cell_features import hand_crafted_features
 from util.data_processing import Batches, Cells, load_cells, split_cells
 from util.devices import (
     Precision,
@@ -57,7 +57,8 @@ from util.devices import (
     resolve_precision,
     scoring_device,
 )
-from util.even_sampling import even_chances, image_components
+from util.errors import UserError
+from util.even_sampling import image_components, sampling_probabilities
 from util.export import (
     ExportFormat,
     refuse_missing_packages,
@@ -72,36 +73,38 @@ from util.helpers import (
     plot_reconstructions,
     plot_samples,
     scores_table,
-    thinning_stride,
 )
 from util.metadata import choose_labels, read_table
-from util.report import write_latent_page, write_report
+from util.pages.report import write_latent_page, write_report
 from util.runs import (
+    TensorBoardLog,
+    create_run_folder,
+    describe_run,
+    differences,
+    load_checkpoint,
+    numbered_runs,
+    read_description,
+    read_json,
+    script_of,
+    seed_everything,
+    summary_writer,
+    write_json,
+    write_table,
+)
+from util.settings import (
     ABOVE_0,
     AT_LEAST_0,
     AT_LEAST_1,
     PROVENANCE,
     RESUMES,
     Range,
-    TensorBoardLog,
-    UserError,
-    create_run_folder,
-    describe_run,
-    differences,
-    load_checkpoint,
-    numbered_runs,
     parse_settings,
-    read_description,
-    read_json,
     refuse_out_of_range,
     run_script,
-    seed_everything,
     settings_from_json,
-    summary_writer,
-    write_json,
-    write_table,
 )
 from util.streaming import make_batches, memory_budget
+from util.style import thinning_stride
 from util.workers import Beside
 
 
@@ -127,9 +130,9 @@ class Settings:
     image_size: int = 64
     """Side of the network's input in pixels: 32, 64, 128 or 256. Larger cells are rescaled, smaller
     ones padded."""
-    shrink: int = 1
-    """The network sees all cells smaller by this factor, by the mean over squares of pixels; what
-    they are compared with stays as it is. 2 is two to three times faster."""
+    downsample: int = 1
+    """Factor by which the network's input is downsampled (means over squares of pixels); features
+    and reference spaces keep all pixels. 2 is two to three times faster."""
     valid_fraction: float = 0.15
     """Share of the cells kept for validation, drawn per class."""
     augment: bool = True
@@ -175,15 +178,15 @@ class Settings:
     patience: int = 30
     """Epochs without a better validation loss after which training stops."""
     freeze_norm_after: int | None = None
-    """Epochs after which batch norm goes by its running statistics while training too, so that a
-    cell's code no longer depends on the batch it is in; None never does."""
+    """Epochs after which the batch-norm statistics are frozen, so that a cell's code no longer
+    depends on its batch; None never freezes them."""
 
-    evenness: float = 0.0
-    """0 shows each training cell once an epoch; up to 1 draws cells evenly over the space of the
-    images, those that are like many others less often, so that a rare state counts."""
+    density_balance: float = 0.0
+    """Density-balanced sampling: 0 shows each training cell once an epoch; up to 1 draws cells
+    evenly over the space of the images, so that a rare state counts. No label is used."""
 
     features: str = "measure"
-    """Human-designed features: `measure` them on the images, `none`, or a CSV (e.g. CellProfiler's)
+    """Hand-crafted features: `measure` them on the images, `none`, or a CSV (e.g. CellProfiler's)
     with Unique_ID."""
     feature_groups: Literal["fast", "full"] = "fast"
     """What to measure: shape and intensity (a few milliseconds a cell), or also texture,
@@ -230,9 +233,10 @@ class Settings:
     resume: str | None = None
     """Go on with a run: its folder or number, alone the newest one; --epochs may lengthen it."""
 
+    RENAMED: ClassVar = {"shrink": "downsample", "evenness": "density_balance"}
     RANGES: ClassVar = {
-        "shrink": AT_LEAST_1,
-        "evenness": Range(0, 1),
+        "downsample": AT_LEAST_1,
+        "density_balance": Range(0, 1),
         "epochs": AT_LEAST_1,
         "batch_size": Range(2),  # batch norm
         "learning_rate": ABOVE_0,
@@ -260,7 +264,7 @@ SETTINGS = Settings()
 # The decoder makes the cell as it would lie along the rows, with a variance that the code tells.
 ALIGNED = {"target_view": "aligned", "likelihood": "heteroscedastic"}
 # Every state counts, however few its cells, and the decoder makes the cell turned at random.
-EVEN = {"evenness": 1.0, "target_view": "turns", "likelihood": "gaussian"}
+EVEN = {"density_balance": 1.0, "target_view": "turns", "likelihood": "gaussian"}
 # Fewer cells, a narrow network and larger steps: every stage, in minutes on two cores.
 LAPTOP = {"simulated_cells": 2500, "base": 8, "epochs": 20, "learning_rate": 1e-3}
 PRESETS = {
@@ -300,7 +304,7 @@ class Loaded:
         cells: images and table, N cells.
         label: column of the classes, or None.
         split: indices of the training and of the validation cells.
-        features: (N, F) human-designed features, cleaned; None if the run does without, and until
+        features: (N, F) hand-crafted features, cleaned; None if the run does without, and until
             they are measured.
         notes: what was left out or decided, a line each.
     """
@@ -321,7 +325,7 @@ class Run:
         cells: images and table, N cells.
         label: column of the classes, or None.
         split: indices of the training and of the validation cells.
-        features: (N, F) human-designed features, cleaned; None if the run does without, and until
+        features: (N, F) hand-crafted features, cleaned; None if the run does without, and until
             they are measured.
         batches: the cells on the device, or streamed to it.
         model, objective: the VAE and what it minimises.
@@ -399,7 +403,7 @@ def load(settings: Settings, measure: bool = True) -> Loaded:
         split = split_cells(labels, len(cells.table), settings.valid_fraction, settings.seed)
         # Only the main process projects and scores, so the others need no features.
         wanted = processes.is_main() and (measure or settings.features != "measure")
-        features, feature_notes = design_features(settings, cells) if wanted else (None, [])
+        features, feature_notes = load_features(settings, cells) if wanted else (None, [])
     return Loaded(cells, label, split, features, cells.notes + label_notes + feature_notes)
 
 
@@ -444,7 +448,7 @@ def prepare(
     sharing = processes.world_size() if device.type == "cpu" else 1
     budget = processes.from_main(memory_budget(device)) // sharing
     batches = make_batches(
-        cells, device, settings.batch_size, settings.augment, budget, settings.shrink
+        cells, device, settings.batch_size, settings.augment, budget, settings.downsample
     )
     return Run(
         settings=settings,
@@ -474,9 +478,11 @@ def learn(
     listeners = [on_epoch] if on_epoch else []
     listeners += [TensorBoardLog(run.folder)] if settings.tensorboard else []
     remember = {"settings": asdict(settings), "data": run.cells.describe()}
-    chances = None
-    if settings.evenness > 0:
-        chances = even_chances(image_components(run.cells)[run.split[0]], settings.evenness)
+    probabilities = None
+    if settings.density_balance > 0:
+        probabilities = sampling_probabilities(
+            image_components(run.cells)[run.split[0]], settings.density_balance
+        )
     return train(
         run.model,
         run.objective,
@@ -486,7 +492,7 @@ def learn(
         run.folder,
         remember,
         on_epoch=lambda entry: [listen(entry) for listen in listeners],
-        chances=chances,
+        probabilities=probabilities,
         keep_checkpoint=settings.keep_checkpoint,
     )
 
@@ -510,13 +516,13 @@ def precision_of(folder: Path, otherwise: Precision) -> Precision:
     return read_description(folder).get("machine", {}).get("precision", otherwise)
 
 
-def design_features(settings: Settings, cells: Cells) -> tuple[pd.DataFrame | None, list[str]]:
-    """Human-designed features, cleaned, (N, F), and notes; None if the run is to do without."""
-    features, notes = designed_features(
+def load_features(settings: Settings, cells: Cells) -> tuple[pd.DataFrame | None, list[str]]:
+    """Hand-crafted features, cleaned, (N, F), and notes; None if the run is to do without."""
+    features, notes = hand_crafted_features(
         settings.features, cells, list(cells.table["Unique_ID"]), settings.feature_groups
     )
     if features is None:
-        notes = ["no human-designed features: no UMAP, no t-SNE, pixels are the only reference"]
+        notes = ["no hand-crafted features: no UMAP, no t-SNE, pixels are the only reference"]
     return features, notes
 
 
@@ -531,7 +537,7 @@ def gold_standard(
         return None, [], {}
     features, notes = loaded.features, []
     if settings.features == "measure":
-        features, notes = design_features(settings, loaded.cells)
+        features, notes = load_features(settings, loaded.cells)
     return features, notes, project_features(settings, features, loaded.cells.cache, True)
 
 
@@ -551,11 +557,12 @@ def input_shape(settings: Settings, cells: Cells) -> tuple[int, int, int]:
     Raises:
         UserError: the image cannot be reduced so, or is too small then.
     """
-    size, odd = divmod(settings.image_size, settings.shrink)
-    if settings.shrink > 1 and (odd or size not in IMAGE_SIZES):
+    size, odd = divmod(settings.image_size, settings.downsample)
+    if settings.downsample > 1 and (odd or size not in IMAGE_SIZES):
+        sizes = ", ".join(map(str, IMAGE_SIZES))
         raise UserError(
-            f"--shrink {settings.shrink} of --image-size {settings.image_size}: what is left must "
-            f"be one of {', '.join(map(str, IMAGE_SIZES))} pixels"
+            f"--downsample {settings.downsample} of --image-size {settings.image_size}: what is "
+            f"left must be one of {sizes} pixels"
         )
     return cells.images.shape[1], size, size
 
@@ -842,14 +849,11 @@ def export(
         model = build_vae(**network_arguments(run.settings, run.cells), fast=False)
         model.load_state_dict(run.model.state_dict())
         cells, path = run.cells, run.folder / "encoder.pt2"
-        shrink = run.settings.shrink
+        downsample = run.settings.downsample
         written.append(
-            write_encoder(path, model, cells.images.shape[1:], cells.low, cells.high, shrink)
+            write_encoder(path, model, cells.images.shape[1:], cells.low, cells.high, downsample)
         )
     return written
-
-
-# ---------------------------------------------------------------------------------- a finished run
 
 
 @dataclass(frozen=True)
@@ -938,16 +942,14 @@ def open_finished_run(folder: Path) -> FinishedRun:
     for name in FINISHED:
         if not (folder / name).is_file():
             raise UserError(f"--run {folder}: no {name} there; give the folder of a finished run")
-    described = read_json(folder / "settings.json")
-    values = described.get("settings") if isinstance(described, dict) else None
-    if not isinstance(values, dict) or not {"dataset", "latent_dim"} <= values.keys():
+    described = read_description(folder)
+    values = described["settings"]
+    if not {"dataset", "latent_dim"} <= values.keys():
         raise UserError(f"--run {folder}: made by a script that trains no model here")
     if "fingerprint" not in (described.get("data") or {}):
         raise UserError(f"{folder / 'settings.json'} does not say what data it learnt from")
-    if described.get("kind") != Settings.__name__:  # one built on this adds its own
-        own = {field.name for field in fields(Settings)}
-        values = {name: value for name, value in values.items() if name in own}
-    settings = settings_from_json(Settings, values)
+    own = described["script"] == script_of(Settings)  # one built on this adds settings of its own
+    settings = settings_from_json(Settings, values, more=not own)
     latents = read_table(folder / "latents.csv")
     columns = coordinate_columns(settings.latent_dim)
     if not {"Unique_ID", *columns} <= set(latents) or not np.isfinite(latents[columns]).all(None):

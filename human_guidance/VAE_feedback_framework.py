@@ -33,7 +33,6 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-import InfoMAX_VAE_framework
 import VAE_framework
 from human_guidance.dsprites_study import dsprites_guidance, write_squares_and_hearts
 from human_guidance.feedback_helpers import (
@@ -47,27 +46,32 @@ from human_guidance.feedback_helpers import (
     write_pairs,
 )
 from human_guidance.guidance_report import Guidance, follow_up, plot_guidance
-from models.losses import AnchoredObjective, AnchorTerm, AxisTerm, GuidanceTerm, PairTerm
+from InfoMAX_VAE_framework import TRAINING_SCRIPTS
+from models.guidance_losses import (
+    AnchoredObjective,
+    AnchorTerm,
+    AxisTerm,
+    GuidanceTerm,
+    PairTerm,
+)
 from models.train_net import embed, evaluate
 from quantitative_metrics.scores import Metric
 from util import processes
 from util.augmentation import augment, jitter
 from util.data_processing import Batches, Cells
+from util.errors import UserError, explain_os_error
 from util.helpers import format_table, scores_table
 from util.metadata import read_table
-from util.runs import (
+from util.runs import load_checkpoint, write_table
+from util.settings import (
     ABOVE_0,
     AT_LEAST_0,
     AT_LEAST_1,
     Range,
-    UserError,
-    explain_os_error,
-    load_checkpoint,
     parse_options,
     refuse_out_of_range,
     run_script,
     settings_from_json,
-    write_table,
 )
 from VAE_framework import (
     FinishedRun,
@@ -110,14 +114,14 @@ class Settings:
     decay: float = 0.5
     """Factor of such a cut."""
     freeze_norm_after: int | None = None
-    """Epochs after which batch norm goes by its running statistics while training too. Cells that
-    share an anchor differ by little, and what a batch does to a code blurs that."""
+    """Epochs after which the batch-norm statistics are frozen. Cells that share an anchor differ by
+    little, and the batch's own statistics blur that."""
     cells_per_step: int = 64
     """Guided cells that every batch also meets, shared out among anchors, pairs and each axis."""
-    firmness: float = 1.0
-    """Factor of the feedback in the first epochs, which have to move a code that is trained."""
-    firm_epochs: int = 2
-    """How many epochs those are."""
+    anchor_warmup: float = 1.0
+    """Factor of the feedback during the warm-up, which has to move a code that is trained."""
+    warmup_epochs: int = 2
+    """Epochs of the warm-up."""
     shift: int = 0
     """Guided cells are shown shifted by up to so many pixels, another shift each time, so that a
     few of them are not learnt by heart. For cells that are not turned and flipped anyway."""
@@ -142,14 +146,15 @@ class Settings:
     results: str = "results"
     """Folder of the numbered run folders."""
 
+    RENAMED: ClassVar = {"firmness": "anchor_warmup", "firm_epochs": "warmup_epochs"}
     RANGES: ClassVar = {
         "epochs": AT_LEAST_1,
         "learning_rate": ABOVE_0,
         "batch_size": Range(2),
         "decay_every": AT_LEAST_1,
         "decay": ABOVE_0,
-        "firmness": AT_LEAST_1,
-        "firm_epochs": AT_LEAST_0,
+        "anchor_warmup": AT_LEAST_1,
+        "warmup_epochs": AT_LEAST_0,
         "shift": AT_LEAST_0,
         "freeze_norm_after": AT_LEAST_0,
         "cells_per_step": Range(2),
@@ -165,8 +170,8 @@ SETTINGS = Settings()
 # have standard deviations near 0.01, so that the thesis's weight of 1.28 moves next to nothing.
 STUDY = {
     "delta": 20.0,
-    "firmness": 16.0,
-    "firm_epochs": 7,
+    "anchor_warmup": 16.0,
+    "warmup_epochs": 7,
     "shift": 4,  # 32 hearts at 16 places would be learnt by heart
     "cells_per_step": 32,
     "freeze_norm_after": 1,
@@ -177,13 +182,6 @@ STUDY = {
     "decay": 0.8,
 }
 
-KINDS = {  # class of a run's settings -> that class, and its objective
-    "Settings": (VAE_framework.Settings, VAE_framework.elbo_objective),
-    "InfoMaxSettings": (
-        InfoMAX_VAE_framework.InfoMaxSettings,
-        InfoMAX_VAE_framework.infomax_objective,
-    ),
-}
 COST_TERMS = ("reconstruction", "kl")
 
 Report = Callable[[dict[str, Any]], None]
@@ -207,9 +205,9 @@ def open_parent(folder: Path) -> Parent:
         UserError: the folder is not that of a finished run.
     """
     run = open_finished_run(folder)
-    if run.described.get("kind") not in KINDS:
+    if run.described["script"] not in TRAINING_SCRIPTS:
         raise UserError(f"--run {folder}: made by a script that trains no model here")
-    kind, make_objective = KINDS[run.described["kind"]]
+    kind, make_objective = TRAINING_SCRIPTS[run.described["script"]]
     settings = settings_from_json(kind, run.described["settings"])
     return Parent(run.folder, settings, run.described, run.latents, make_objective)
 
@@ -259,9 +257,6 @@ def hold_out(guidance: Guidance, share: float, seed: int) -> Guidance:
     )
 
 
-# -------------------------------------------------------------------------------------- fine-tuning
-
-
 def fine_tune(
     folder: Path,
     guidance: Guidance | None = None,
@@ -284,7 +279,7 @@ def fine_tune(
         the new run folder.
 
     Raises:
-        UserError: a mistake in the feedback or the settings, or a run that cannot be gone on with.
+        UserError: a mistake in the feedback or the settings, or a run that cannot be continued.
     """
     refuse_out_of_range(settings, settings.RANGES)
     tell = _Progress(settings.progress_file, on_progress)
@@ -431,8 +426,8 @@ def _learn(
         terms,
         image_source(run.batches, settings.shift),
         settings.cells_per_step,
-        settings.firmness,
-        settings.firm_epochs * math.ceil(len(run.split[0]) / run.batches.batch_size),
+        settings.anchor_warmup,
+        settings.warmup_epochs * math.ceil(len(run.split[0]) / run.batches.batch_size),
     )
     guided = dataclasses.replace(run, objective=objective)
     return VAE_framework.learn(guided, lambda entry: tell(stage="training", **entry))
@@ -485,9 +480,6 @@ def image_source(batches: Batches, shift: int = 0) -> Callable[[Tensor, bool], T
         return jitter(images, batches.fill, shift) if training and shift else images
 
     return look_up
-
-
-# ------------------------------------------------------------------------------------ before, after
 
 
 @dataclass(frozen=True)
@@ -568,9 +560,6 @@ def _readable(followed: pd.DataFrame) -> pd.DataFrame:
     return followed.iloc[:, 5:].set_axis(names.str.split().str.join(" "), axis=0).round(3)
 
 
-# ----------------------------------------------------------------------------------------- dSprites
-
-
 def study_dsprites(settings: Settings) -> Path:
     """The thesis's study: train without feedback, anchor, fine-tune with and without the anchors.
 
@@ -614,9 +603,6 @@ def _dsprites_settings(settings: Settings, source: Path, metadata: Path) -> VAE_
         device=settings.device,
         results=settings.results,
     )
-
-
-# ------------------------------------------------------------------------------------------- script
 
 
 @contextmanager

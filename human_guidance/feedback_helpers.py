@@ -62,8 +62,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from util.errors import UserError
 from util.metadata import class_name, count_and_name, read_table
-from util.runs import UserError, write_table
+from util.runs import write_table
 from VAE_framework import axis_names
 
 RELATIONS = ("together", "apart")
@@ -156,9 +157,6 @@ class AxisHint:
 def anchor_columns(latent_dim: int) -> list[str]:
     """Columns of an anchor: x_anchor, y_anchor, z_anchor, 4_anchor, ..."""
     return [f"{axis}_anchor" for axis in axis_names(latent_dim)]
-
-
-# ------------------------------------------------------------------------------------------ anchors
 
 
 def read_feedback(
@@ -274,9 +272,6 @@ def locked(path: Path) -> Iterator[None]:
 
             fcntl.flock(file, fcntl.LOCK_EX)
         yield  # closing the file gives the lock back
-
-
-# ----------------------------------------------------------------------------------- pairs and axes
 
 
 def read_pairs(path: Path, known_ids: Sequence[str], allow_empty: bool = False) -> PairFeedback:
@@ -412,9 +407,6 @@ def _followable(column: str, known: pd.DataFrame, source: str) -> str:
     if not pd.api.types.is_numeric_dtype(known[column]) or known[column].nunique() < 2:
         raise UserError(f"{source}: column {column} has no order: name one of different numbers")
     return column
-
-
-# ------------------------------------------------------------------------------------------- checks
 
 
 def _read(path: Path, allow_empty: bool) -> pd.DataFrame:

@@ -20,15 +20,16 @@ from dash import Dash
 from dash.html import Div
 from werkzeug.serving import BaseWSGIServer, make_server
 
-from human_guidance.page_access import add_headers, is_loopback, protect
-from human_guidance.page_callbacks import connect
-from human_guidance.page_feedback import FeedbackList
-from human_guidance.page_layout import LASSO, page
-from human_guidance.page_run import GuidedRun, open_run
-from human_guidance.page_space import first_space
-from human_guidance.page_state import PageState
-from human_guidance.page_training import FineTuning
-from util.runs import UserError, parse_options, run_script
+from human_guidance.page.access import add_headers, is_loopback, protect
+from human_guidance.page.callbacks import connect
+from human_guidance.page.feedback import FeedbackList
+from human_guidance.page.layout import LASSO, page
+from human_guidance.page.run import GuidedRun, open_run
+from human_guidance.page.space import first_space
+from human_guidance.page.state import PageState
+from human_guidance.page.training import FineTuning
+from util.errors import UserError
+from util.settings import parse_options, run_script
 from VAE_framework import find_finished_run
 
 ASSETS = Path(__file__).with_name("assets")

@@ -18,13 +18,10 @@ from mpl_toolkits.mplot3d.proj3d import proj_transform
 from scipy.stats import spearmanr
 
 from human_guidance.feedback_helpers import AxisHint, Feedback, PairFeedback, axis_names
-from util.helpers import (
+from util.helpers import _add_key, _draw_points, _point_colours, _projection_panel
+from util.style import (
     MISSING_COLOUR,
     ClassColours,
-    _add_key,
-    _draw_points,
-    _point_colours,
-    _projection_panel,
     colour_column,
     house_style,
     one_line,
@@ -64,9 +61,6 @@ class Guidance:
             return {}
         anchors, names = self.anchors.anchors, self.anchors.groups
         return {name: anchors[names == name].mean(0) for name in dict.fromkeys(names)}
-
-
-# ----------------------------------------------------------------------------------------- measures
 
 
 def follow_up(
@@ -206,9 +200,6 @@ def _axis_rows(
             rho = [float(spearmanr(c[cells, hint.axis], values[cells])[0]) for c in codes.values()]
             rows.append(("axes", name, kind, len(cells), "Spearman correlation", *rho))
     return rows
-
-
-# ------------------------------------------------------------------------------------------ figures
 
 
 def plot_guidance(

@@ -57,23 +57,20 @@ from human_guidance.interpretation_measures import (
 )
 from models.networks import VAE
 from util.cell_features import features_of, read_cellprofiler_table
-from util.cell_masks import find_masks
 from util.devices import pick_device
+from util.errors import UserError
+from util.features.cell_masks import find_masks
 from util.helpers import compose_rgb, mix_channels
 from util.metadata import choose_labels, gradations
-from util.report import write_report
-from util.runs import (
+from util.pages.report import write_report
+from util.runs import create_run_folder, describe_run, write_json, write_table
+from util.settings import (
     ABOVE_0,
     AT_LEAST_1,
     Range,
-    UserError,
-    create_run_folder,
-    describe_run,
     parse_options,
     refuse_out_of_range,
     run_script,
-    write_json,
-    write_table,
 )
 from VAE_framework import (
     FinishedRun,
@@ -222,8 +219,8 @@ class LatentSpace:
             images = self.model.decode(part.to(self.device)).sigmoid()  # (b, C, S', S')
             pictures.append(mix_channels(images.float().cpu().numpy()))
         # as large as the cells beside them
-        shrink = self.run.settings.shrink
-        return np.concatenate(pictures).repeat(shrink, axis=1).repeat(shrink, axis=2)
+        downsample = self.run.settings.downsample
+        return np.concatenate(pictures).repeat(downsample, axis=1).repeat(downsample, axis=2)
 
     def pictures(self, rows: np.ndarray) -> np.ndarray:
         """(n, S, S, 3) uint8 of some cells."""
@@ -277,7 +274,7 @@ def main(settings: InterpretationSettings) -> Path:
     space = open_space(settings)
     run, loaded = space.run, space.loaded
     asked = Asked(_ends(space, settings), _plane(space, settings), _points(space, settings))
-    features, notes = designed_features_of(space)
+    features, notes = features_of_space(space)
     values = space.known if features is None else pd.concat([space.known, features], axis=1)
     correlations = correlate(space.codes, space.axes, space.known, features, loaded.cells.channels)
     found = directions(space.codes, space.axes, values[correlations["column"].unique()])
@@ -331,7 +328,7 @@ def _about(space: LatentSpace) -> str:
     )
 
 
-def designed_features_of(space: LatentSpace) -> tuple[pd.DataFrame | None, list[str]]:
+def features_of_space(space: LatentSpace) -> tuple[pd.DataFrame | None, list[str]]:
     """(N, F) features of the run's cells before any was left out as redundant, and notes.
 
     Projections need distinct features; a reader rather wants the familiar one of each family. None
@@ -340,7 +337,7 @@ def designed_features_of(space: LatentSpace) -> tuple[pd.DataFrame | None, list[
     settings, cells = space.run.settings, space.loaded.cells
     ids = list(cells.table["Unique_ID"])
     if settings.features == "none":
-        return None, ["the run did without human-designed features"]
+        return None, ["the run did without hand-crafted features"]
     if settings.features == "measure":
         table, notes = features_of(
             cells.images, cells.masked, cells.channels, ids, settings.feature_groups, cells.cache
@@ -350,9 +347,6 @@ def designed_features_of(space: LatentSpace) -> tuple[pd.DataFrame | None, list[
     table = table.loc[:, ~table.columns.isin(space.known.columns)]
     table = table.replace([np.inf, -np.inf], np.nan).set_axis(space.known.index, axis=0)
     return table, notes
-
-
-# -------------------------------------------------------------------------- what the settings name
 
 
 @dataclass(frozen=True)
@@ -421,9 +415,6 @@ def _points(space: LatentSpace, settings: InterpretationSettings) -> tuple[list[
             names.append(f"axis {space.axes[axis]} {deviations:+d} SD")
             places.append(space.mean + step)
     return names, np.stack(places)
-
-
-# ----------------------------------------------------------------------------------------- figures
 
 
 def draw(
@@ -521,7 +512,7 @@ def follow(
     return [
         (
             "Rank correlation of each axis with what is known of the cells and with the "
-            "human-designed features that follow an axis most; correlations.csv has all.",
+            "hand-crafted features that follow an axis most; correlations.csv has all.",
             path,
         )
     ]
@@ -530,12 +521,12 @@ def follow(
 class OnAllPixels:
     """A model asked about images as they are, also where it sees them smaller."""
 
-    def __init__(self, model: VAE, shrink: int):
-        self.model, self.shrink = model, shrink
+    def __init__(self, model: VAE, downsample: int):
+        self.model, self.downsample = model, downsample
 
     def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x (B, C, S, S) in 0..1 -> mean and log-variance of the code, (B, d) each."""
-        return self.model.encode(F.avg_pool2d(x, self.shrink))
+        return self.model.encode(F.avg_pool2d(x, self.downsample))
 
 
 def look(
@@ -548,7 +539,7 @@ def look(
     cells, axes = space.loaded.cells, space.shown
     masks, _ = find_masks(np.asarray(cells.images[rows]), cells.masked)
     saliency = smooth_gradients(
-        OnAllPixels(space.model, space.run.settings.shrink),
+        OnAllPixels(space.model, space.run.settings.downsample),
         space.scaled(rows),
         masks,
         axes,

@@ -11,15 +11,8 @@ from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.ndimage import gaussian_filter
 
-from util.helpers import (
-    OKABE_ITO,
-    _show_sheet,
-    _tile,
-    _tile_centres,
-    house_style,
-    one_line,
-    save_figure,
-)
+from util.helpers import _show_sheet, _tile, _tile_centres
+from util.style import OKABE_ITO, house_style, one_line, save_figure
 
 MOST_FEATURES = 24  # in the figure of correlations; the table has all
 MOST_OF_A_CONCEPT = 8  # of them, since intensities would fill it
@@ -168,7 +161,7 @@ def plot_correlations(
         panels = figure.subplots(len(blocks), 1, height_ratios=heights, squeeze=False).ravel()
         for panel, (kind, wide) in zip(panels, blocks, strict=True):
             image = _draw_squares(panel, wide)
-            panel.set_title("Known of the cells" if kind == "known" else "Human-designed features")
+            panel.set_title("Known of the cells" if kind == "known" else "Hand-crafted features")
         labels = [
             "\n".join([f"axis {a}", *(_short(part) for part in m.split(", "))])
             for a, m in zip(axes, meanings, strict=True)

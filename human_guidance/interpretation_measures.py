@@ -1,6 +1,6 @@
 """What the axes of a latent space follow, and which pixels they depend on: numbers, no figures.
 
-Rank correlations say which known columns and human-designed features an axis follows, and words
+Rank correlations say which known columns and hand-crafted features an axis follows, and words
 name it by the kind of its strongest ones. Gradients say where on the image a code depends
 (Simonyan et al. 2014, arXiv:1312.6034, averaged over noisy copies of the image: SmoothGrad, Smilkov
 et al. 2017, arXiv:1706.03825). All but the correlations of whole tables is bounded in memory by a
@@ -44,9 +44,6 @@ CONCEPTS = (
 RGB = ["Red", "Green", "Blue"]
 
 
-# ------------------------------------------------------------------------------------- correlations
-
-
 def correlate(
     codes: np.ndarray,
     axes: Sequence[str],
@@ -62,7 +59,7 @@ def correlate(
         codes: (N, d).
         axes: d names.
         known: N rows of metadata.
-        features: (N, F) human-designed features, or None.
+        features: (N, F) hand-crafted features, or None.
         channels: names of the channels of the images.
 
     Returns:
@@ -144,9 +141,6 @@ def information_per_axis(mean: np.ndarray, logvar: np.ndarray) -> np.ndarray:
     """
     terms = np.square(mean, dtype=float) + np.exp(logvar, dtype=float) - logvar - 1
     return 0.5 * terms.mean(0)
-
-
-# -------------------------------------------------------------------------------------------- words
 
 
 def without_repeats(correlations: pd.DataFrame) -> pd.DataFrame:
@@ -300,9 +294,6 @@ def _and(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-# ----------------------------------------------------------------------------------------- saliency
-
-
 @dataclass(frozen=True)
 class Saliency:
     """Where on the image some axes depend, from the gradients of n cells.
@@ -397,9 +388,6 @@ def sensitivity_by_region(size: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
         for name, region in regions.items()
     }
     return pd.DataFrame(table)
-
-
-# ----------------------------------------------------------------------------------------- geometry
 
 
 def nearest_cells(codes: np.ndarray, point: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,8 @@ from threadpoolctl import threadpool_limits
 
 from util import workers
 from util.devices import pick_device, scoring_device
-from util.runs import UserError, write_atomically
+from util.errors import UserError
+from util.runs import write_atomically
 
 Engine = Literal["cpu", "torchdr"]
 

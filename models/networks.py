@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.nn_modules import ConvDown, ConvUp, SkipDown, SkipIn, SkipUp, initialise
 from util.devices import in_float32
-from util.runs import UserError
+from util.errors import UserError
 
 IMAGE_SIZES = (32, 64, 128, 256)
 ARCHITECTURES = ("vanilla", "sc", "simple")

@@ -30,10 +30,9 @@ from tqdm import tqdm
 from util import processes
 from util.data_processing import Batches
 from util.devices import autocast
+from util.errors import UserError, is_out_of_memory
 from util.even_sampling import draw_cells
 from util.runs import (
-    UserError,
-    is_out_of_memory,
     load_checkpoint,
     save_checkpoint,
     seed_everything,
@@ -82,7 +81,7 @@ def train(
     remember: dict[str, Any],
     progress: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
-    chances: np.ndarray | None = None,
+    probabilities: np.ndarray | None = None,
     keep_checkpoint: bool = True,
 ) -> list[dict[str, Any]]:
     """Train until the last epoch or a stalled validation loss; the best weights end in `model`.
@@ -107,8 +106,8 @@ def train(
         remember: plain data stored in both checkpoints, enough to use the model elsewhere.
         progress: show a bar with the time left.
         on_epoch: called in the main process with the log's line of each epoch.
-        chances: (training cells,) that add up to 1: every epoch draws as many cells by them; None
-            shows each cell once. Validation cells count once each all the same.
+        probabilities: (training cells,) that add up to 1, by which each epoch draws as many cells;
+            None shows each cell once. Validation cells always count once each.
         keep_checkpoint: keep checkpoint.pt at the end however large it is, so that a longer
             training can go on from it; else one above `LARGEST_KEPT` goes. Where nothing is left
             to train, it stays as it is.
@@ -121,7 +120,9 @@ def train(
         UserError: the loss is not finite, memory is too small for the smallest batch, a checkpoint
             does not fit the model, or a batch is too small for so many processes.
     """
-    training = _Training(model, objective, batches, split, schedule, folder, remember, chances)
+    training = _Training(
+        model, objective, batches, split, schedule, folder, remember, probabilities
+    )
     history = training.restore()
     known = len(history)
     with tqdm(
@@ -197,11 +198,11 @@ class _Training:
         schedule: Schedule,
         folder: Path,
         remember: dict[str, Any],
-        chances: np.ndarray | None,
+        probabilities: np.ndarray | None,
     ):
         self.model, self.objective, self.batches = model, objective, batches
         self.split, self.schedule = split, schedule
-        self.folder, self.remember, self.chances = folder, remember, chances
+        self.folder, self.remember, self.probabilities = folder, remember, probabilities
         if processes.world_size() > 1:
             _refuse_small_parts(min(batches.batch_size, len(split[0])))
             if batches.device.type == "cuda":  # replaces the layers, keeps their parameters
@@ -299,8 +300,8 @@ class _Training:
         rate = self.optimizer.param_groups[0]["lr"]
         seed_everything(self.schedule.seed, number)
         train_cells, valid_cells = self.split
-        if self.chances is not None:
-            train_cells = draw_cells(train_cells, self.chances)
+        if self.probabilities is not None:
+            train_cells = draw_cells(train_cells, self.probabilities)
         learnt = self._learn(self.batches.shuffled(train_cells), number)
         valid = self._validate(valid_cells)
         _refuse_non_finite(valid, f"epoch {number}, validation")

@@ -4,7 +4,7 @@
     python optimization/UMAP_TSNE_optimization.py --dataset DataSets/MyCells --metadata my.csv
     python optimization/UMAP_TSNE_optimization.py --projections thesis.csv
 
-The lists of values stand below. The projections are made of human-designed features, on request of
+The lists of values stand below. The projections are made of hand-crafted features, on request of
 pixels, and kept in a cache, so that the same command again goes on where it was stopped. Instead of
 making them, `--projections` reads columns such as UMAP_15_X, UMAP_15_Y, RTSNE_30_Z from a CSV. All
 are scored against the same reference ranks. Results go to results/NNNN-<set>-sweep/.
@@ -29,22 +29,25 @@ from optimization.grid_scores import goodness, headline, score_each, subset
 from quantitative_metrics.performance_metrics import coordinate_columns, draw_scores
 from quantitative_metrics.scores import METRICS, RANK_ALL_UP_TO, Metric
 from util.devices import pick_device
-from util.helpers import compose_rgb, format_table, scores_table, thinning_stride
+from util.errors import UserError
+from util.helpers import compose_rgb, format_table, scores_table
 from util.metadata import count_and_name, match_ids, read_table, refuse_duplicates
-from util.report import write_latent_page, write_report
+from util.pages.report import write_latent_page, write_report
 from util.runs import (
-    ABOVE_0,
-    AT_LEAST_1,
-    UserError,
     create_run_folder,
     describe_run,
-    parse_options,
-    refuse_out_of_range,
-    run_script,
     slug,
     write_json,
     write_table,
 )
+from util.settings import (
+    ABOVE_0,
+    AT_LEAST_1,
+    parse_options,
+    refuse_out_of_range,
+    run_script,
+)
+from util.style import thinning_stride
 from VAE_framework import Loaded
 
 N_NEIGHBORS = (5, 15, 50)
@@ -65,7 +68,7 @@ class Settings:
     dim: Literal[1, 2, 3] = 3
     """Coordinates of a projection."""
     project: Literal["features", "pixels"] = "features"
-    """What to project: human-designed features, or the 50 first principal components of pixels."""
+    """What to project: hand-crafted features, or the 50 first principal components of pixels."""
     projections: str | None = None
     """CSV with a row per cell and columns UMAP_<value>_X, ..., RTSNE_<value>_X, ... to be scored
     instead; joined on Unique_ID."""
@@ -96,7 +99,7 @@ class Settings:
     image_size: int = 64
     """Side in pixels at which the images are compared: 32, 64, 128 or 256."""
     features: str = "measure"
-    """Human-designed features: `measure`, `none`, or a CSV with Unique_ID."""
+    """Hand-crafted features: `measure`, `none`, or a CSV with Unique_ID."""
     feature_groups: Literal["fast", "full"] = "fast"
     """What to measure: shape and intensity, or all of cp_measure."""
     metrics: tuple[Metric, ...] = METRICS
@@ -178,9 +181,6 @@ def run_settings(settings: Any) -> VAE_framework.Settings:
     return VAE_framework.Settings(**{name: getattr(settings, name) for name in shared})
 
 
-# ------------------------------------------------------------------------------------- projections
-
-
 def requests_of(settings: Settings) -> list[Request]:
     """What the sweep makes; PCA is the floor."""
     umaps = [
@@ -203,7 +203,7 @@ def make_projections(
         raise UserError("--features none: nothing to project; measure them or --project pixels")
     else:
         source = loaded.features.to_numpy()
-        notes = [f"projected: {source.shape[1]} human-designed features"]
+        notes = [f"projected: {source.shape[1]} hand-crafted features"]
     requests = requests_of(settings)
     slowest_first = sorted(requests, key=lambda request: request.method != "TSNE")
     codes: dict[str, np.ndarray] = {}
@@ -285,9 +285,6 @@ def leave_out(
         f"{any_far.sum()} of {len(any_far)} cells lie beyond {deviations:g} standard deviations in "
         f"at least one projection and are left out for all ({each})"
     ]
-
-
-# ------------------------------------------------------------------------------------------ results
 
 
 def _write(

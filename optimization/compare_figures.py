@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from scipy.stats import t as student
 
 from optimization.grid_scores import goodness
-from util.helpers import CLASS_PALETTE, house_style, save_figure
+from util.style import CLASS_PALETTE, house_style, save_figure
 
 CONFIDENCE = 0.95
 LEAST_SEEDS = 3  # for an interval

@@ -64,17 +64,13 @@ from quantitative_metrics.performance_metrics import draw_scores
 from quantitative_metrics.scores import Plan, Scores
 from util.data_processing import split_cells
 from util.devices import pick_device
-from util.helpers import compose_rgb, plot_losses, thinning_stride
+from util.errors import UserError
+from util.helpers import compose_rgb, plot_losses
 from util.metadata import choose_labels
-from util.report import write_latent_page, write_report
-from util.runs import (
-    UserError,
-    parse_settings,
-    read_json,
-    run_script,
-    slug,
-    write_table,
-)
+from util.pages.report import write_latent_page, write_report
+from util.runs import read_json, slug, write_table
+from util.settings import parse_settings, run_script
+from util.style import thinning_stride
 from VAE_framework import ALIGNED, EVEN, Loaded
 
 DATA_SETS: dict[str, dict[str, Any]] = {
@@ -99,7 +95,7 @@ DATA_SETS: dict[str, dict[str, Any]] = {
         "metadata": "DataSets/MetaData3_Chaffer_GT_link_CP.csv",
         "label": "GT_label",
         "image_size": 128,
-        "shrink": 2,  # of levels and sizes nothing is lost
+        "downsample": 2,  # of levels and sizes nothing is lost
         "views": "turns",  # its conditions differ in size and in how much of a protein there is
     },
 }
@@ -133,7 +129,7 @@ class CompareSettings(GridOptions, InfoMaxSettings):
     seeds: tuple[int, ...] = (0,)
     """Of split, weights and projections; three or more give intervals."""
     project: Literal["features", "pixels"] = "features"
-    """What UMAP, t-SNE and PCA project: human-designed features, or the 50 first principal
+    """What UMAP, t-SNE and PCA project: hand-crafted features, or the 50 first principal
     components of the pixels."""
     batch_size: int = 256
     """Cells per training step."""
@@ -223,9 +219,6 @@ def main(settings: CompareSettings) -> Path:
     train_all(grid, Trainer(sets, methods), partial(load_trainer, settings))
     judge_once(grid, lambda: judge(grid, settings, sets))
     return grid.folder
-
-
-# --------------------------------------------------------------------------------------- data sets
 
 
 def load_sets(settings: CompareSettings) -> dict[str, DataSet]:
@@ -329,9 +322,6 @@ def _read_values(where: str, text: str, settings: CompareSettings) -> dict[str, 
     return values
 
 
-# ----------------------------------------------------------------------------------------- training
-
-
 @dataclass(frozen=True)
 class Trainer:
     """Trains the model of a cell, or makes its projection; both end in latents.csv."""
@@ -406,9 +396,6 @@ def codes_of(cell: Cell, held_out: bool = False) -> tuple[np.ndarray, np.ndarray
     name = HELD_OUT if held_out and (cell.folder / HELD_OUT).is_file() else "latents.csv"
     table = pd.read_csv(cell.folder / name)
     return table.drop(columns="Unique_ID").to_numpy(np.float32), None
-
-
-# ---------------------------------------------------------------------------------- scores, figures
 
 
 def judge(grid: Grid, settings: CompareSettings, sets: Mapping[str, DataSet]) -> Path:

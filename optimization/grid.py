@@ -42,19 +42,21 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
 from util import processes
-from util.runs import (
-    AT_LEAST_1,
+from util.errors import (
     NO_SPACE,
     DiskFullError,
     UserError,
-    create_run_folder,
     explain_os_error,
     is_out_of_memory,
+)
+from util.runs import (
+    create_run_folder,
     numbered_runs,
     read_json,
     slug,
     write_json,
 )
+from util.settings import AT_LEAST_1
 from util.workers import end_with_parent
 
 GRID_FILE = "grid.json"
@@ -214,8 +216,6 @@ class Grid:
         complete = set(self.axes) <= set(parameters)
         return self.cell(parameters) if complete else None
 
-    # ------------------------------------------------------------------------------------- work
-
     def enqueue(self, cell: Cell) -> None:
         """Let the cell wait for a worker."""
         self.study.enqueue_trial(cell.parameters)
@@ -337,8 +337,6 @@ class Grid:
             flush=True,
         )
 
-    # ------------------------------------------------------------------------------ dead workers
-
     def revive(self) -> None:
         """Let the cells of dead workers wait again."""
         with stable():
@@ -360,9 +358,6 @@ class Grid:
         if trial.state == TrialState.RUNNING:
             self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
             retry_callback()(self.study, trial)
-
-
-# ------------------------------------------------------------------------------------- open a grid
 
 
 def open_grid(
@@ -587,9 +582,6 @@ def _check_axes(axes: Mapping[str, Sequence[Parameter]]) -> None:
             raise UserError(f"--{name}: {_short(twice[0])} is given twice")
 
 
-# ----------------------------------------------------------------------------------------- storage
-
-
 def is_database(storage: str | None) -> bool:
     """Whether the storage is the URL of a database; else it is a journal file."""
     return storage is not None and "://" in storage
@@ -694,9 +686,6 @@ def _sampler(options: GridOptions, stream: int = 0) -> optuna.samplers.BaseSampl
     return optuna.samplers.RandomSampler(seed)
 
 
-# ----------------------------------------------------------------------------------------- workers
-
-
 def train_all(grid: Grid, train: Train, make_train: Callable[[], Train]) -> None:
     """Train the cells with `options.workers` processes; this one is the first of them.
 
@@ -771,9 +760,6 @@ def redirected(stream: Any) -> Iterator[None]:
 def worker_name() -> str:
     """Machine and process."""
     return f"{socket.gethostname()}:{os.getpid()}"
-
-
-# ------------------------------------------------------------------------------------------- words
 
 
 def combinations(axes: Mapping[str, Sequence[Parameter]]) -> Iterator[dict[str, Parameter]]:

@@ -21,10 +21,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from optimization.grid_scores import better_when, goodness
-from util.helpers import OKABE_ITO, house_style, save_figure
-from util.plot_page import json_for_page, write_page
-from util.report import VIRIDIS, write_report
-from util.runs import UserError, slug
+from util.errors import UserError
+from util.pages.plot_page import json_for_page, write_page
+from util.pages.report import VIRIDIS, write_report
+from util.runs import slug
+from util.style import OKABE_ITO, house_style, save_figure
 
 INK = "#222222"
 PALE = "#f1f1f1"  # of a cell without a value
@@ -162,9 +163,6 @@ def _failures(runs: pd.DataFrame, axes: Sequence[str]) -> list[str]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, np.number))
-
-
-# --------------------------------------------------------------------------------------- heat maps
 
 
 def plot_heat_maps(
@@ -327,9 +325,6 @@ def _values_of(column: pd.Series) -> list[Any]:
 
 def _word(value: Any) -> str:
     return f"{value:g}" if _is_number(value) else str(value)
-
-
-# --------------------------------------------------------------------------------------- explorer
 
 
 def write_explorer(

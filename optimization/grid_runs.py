@@ -41,15 +41,10 @@ from optimization.grid_scores import headline, score_each, subset
 from quantitative_metrics.performance_metrics import coordinate_columns, write_scores
 from quantitative_metrics.scores import Plan, Scores
 from util.devices import pick_device
+from util.errors import UserError
 from util.metadata import read_table
-from util.runs import (
-    PROVENANCE,
-    UserError,
-    describe_run,
-    read_json,
-    write_json,
-    write_table,
-)
+from util.runs import describe_run, read_json, script_of, write_json, write_table
+from util.settings import PROVENANCE
 from VAE_framework import Loaded, MakeObjective, Run, Settings
 
 CODE = re.compile(r"VAE_\w+_coord$")
@@ -177,7 +172,7 @@ def identity_of(settings: Settings, loaded: Loaded) -> dict[str, Any]:
     """All that decides what the cells of the grid are."""
     left_out = OPTION_NAMES | LEFT_OUT_OF_IDENTITY
     values = {k: v for k, v in dataclasses.asdict(settings).items() if k not in left_out}
-    return {"kind": type(settings).__name__, "pixels": loaded.cells.fingerprint, **values}
+    return {"script": script_of(type(settings)), "pixels": loaded.cells.fingerprint, **values}
 
 
 def describe_grid(grid: Grid, settings: Settings, sources: Mapping[str, Loaded]) -> None:
@@ -205,9 +200,6 @@ def describe_grid(grid: Grid, settings: Settings, sources: Mapping[str, Loaded])
     if path.is_file():
         described["started"] = read_json(path)["started"]
     write_json(path, described)
-
-
-# ----------------------------------------------------------------------------------------- training
 
 
 @dataclass(frozen=True)
@@ -310,9 +302,6 @@ def refuse_unknown_score(option: str, score: str | None) -> None:
 def group_of(score: str) -> str:
     """The group of metrics that a score belongs to."""
     return next((g for start, g in GROUPS.items() if score.startswith(start)), "classifier")
-
-
-# ------------------------------------------------------------------------------ scores and reports
 
 
 def judge(grid: Grid, settings: Settings, kind: GridKind, shared: Shared) -> Path:

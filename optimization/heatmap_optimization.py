@@ -17,16 +17,10 @@ import tyro
 
 from optimization.grid import read_grid
 from optimization.grid_figures import draw_runs
+from util.errors import UserError
 from util.metadata import read_table
-from util.runs import (
-    UserError,
-    create_run_folder,
-    describe_run,
-    parse_options,
-    read_json,
-    run_script,
-    write_json,
-)
+from util.runs import create_run_folder, describe_run, read_json, write_json
+from util.settings import parse_options, run_script
 
 
 @dataclass(frozen=True)

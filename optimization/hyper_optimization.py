@@ -20,11 +20,7 @@ from typing import ClassVar
 import VAE_framework
 from optimization.grid import GridOptions
 from optimization.grid_runs import RESUMABLE, GridKind, run_grid
-from util.runs import (
-    AT_LEAST_1,
-    parse_settings,
-    run_script,
-)
+from util.settings import AT_LEAST_1, parse_settings, run_script
 from VAE_framework import elbo_objective
 
 WIDTHS = (4, 8, 16, 32, 64, 128)

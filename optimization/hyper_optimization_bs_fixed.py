@@ -20,11 +20,7 @@ import InfoMAX_VAE_framework
 from InfoMAX_VAE_framework import InfoMaxSettings, infomax_objective
 from optimization.grid import GridOptions
 from optimization.grid_runs import RESUMABLE, GridKind, run_grid
-from util.runs import (
-    AT_LEAST_0,
-    parse_settings,
-    run_script,
-)
+from util.settings import AT_LEAST_0, parse_settings, run_script
 
 ALPHAS = (0.0, 5.0, 20.0, 100.0, 500.0, 1000.0)
 BETAS = (0.0, 1.0, 5.0, 20.0, 100.0, 500.0)

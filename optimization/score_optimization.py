@@ -21,6 +21,7 @@ import tyro
 
 import InfoMAX_VAE_framework
 import VAE_framework
+from InfoMAX_VAE_framework import TRAINING_SCRIPTS
 from models.train_net import read_history
 from optimization.grid import CELL_FILE, GRID_FILE, read_grid
 from optimization.grid_figures import draw_runs
@@ -33,21 +34,15 @@ from optimization.grid_runs import (
 )
 from optimization.grid_scores import headline, score_each
 from quantitative_metrics.scores import METRICS, Metric
+from util.errors import UserError
 from util.runs import (
-    UserError,
     create_run_folder,
     describe_run,
-    parse_options,
-    read_json,
-    run_script,
+    read_description,
     write_json,
     write_table,
 )
-
-KINDS = {
-    "Settings": VAE_framework.Settings,
-    "InfoMaxSettings": InfoMAX_VAE_framework.InfoMaxSettings,
-}
+from util.settings import parse_options, run_script, settings_from_json
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ SETTINGS = Settings()
 def main(settings: Settings) -> Path:
     """Score; returns the folder of the results."""
     folders = find_runs(settings.sources)
-    described = {name: read_json(run / "settings.json") for name, run in folders.items()}
+    described = {name: read_description(run) for name, run in folders.items()}
     _refuse_other_cells(described)
     first = next(iter(described.values()))
     of_runs = _settings_of(first, settings)
@@ -127,11 +122,11 @@ def find_runs(sources: Sequence[str]) -> dict[str, Path]:
 
 def _settings_of(described: dict[str, Any], settings: Settings) -> VAE_framework.Settings:
     """Those of a run, perhaps of an older version, scored as this command asks."""
-    kind = KINDS[described["kind"]]
-    names = {field.name for field in dataclasses.fields(kind)}
-    values = {name: value for name, value in described["settings"].items() if name in names}
-    asked = {"metrics": settings.metrics, "seed": settings.seed, "device": settings.device}
-    return kind(**values | asked)
+    kind, _ = TRAINING_SCRIPTS[described["script"]]
+    of_run = settings_from_json(kind, described["settings"], more=True)
+    return dataclasses.replace(
+        of_run, metrics=settings.metrics, seed=settings.seed, device=settings.device
+    )
 
 
 def _refuse_other_cells(described: dict[str, dict[str, Any]]) -> None:
@@ -140,8 +135,8 @@ def _refuse_other_cells(described: dict[str, dict[str, Any]]) -> None:
     for name in names:
         if prints[name] != prints[names[0]]:
             raise UserError(f"{name} and {names[0]} learnt from other cells: score them apart")
-        if described[name]["kind"] not in KINDS:
-            raise UserError(f"{name}: a run of {described[name]['kind']} cannot be scored here")
+        if (script := described[name]["script"]) not in TRAINING_SCRIPTS:
+            raise UserError(f"{name}: a run of {script}.py cannot be scored here")
 
 
 def _write(

@@ -39,8 +39,8 @@ import torch
 from torch import Tensor, nn
 
 from util import processes
+from util.errors import UserError
 from util.mutual_information import BOUNDS, Bound, EstimatorStack, InformationEstimator
-from util.runs import UserError
 
 LEAST_PAIRS = 50
 PARTS = (0.6, 0.2, 0.2)  # of the pairs: to train, to stop, to report

@@ -26,8 +26,8 @@ import numpy as np
 import pandas as pd
 import scipy
 
+from util.errors import UserError
 from util.metadata import class_name, count_and_name
-from util.runs import UserError
 
 CENTRE_CELLS = 20  # in the mean code at the start of a line
 KNOT_CELLS = 15  # in every other knot
@@ -247,9 +247,6 @@ def distance_along(points: np.ndarray, knots: np.ndarray) -> np.ndarray:
     return place[nearest, np.arange(len(points))] / total
 
 
-# ---------------------------------------------------------------------------------------- choosing
-
-
 @dataclass(frozen=True)
 class _Cells:
     """The cells that belong to the continuum.
@@ -390,9 +387,6 @@ def _in_order(names: Iterable[str]) -> list[str]:
         return found
 
 
-# ----------------------------------------------------------------------------------------- drawing
-
-
 def _lines(cells: _Cells, continuum: Continuum) -> tuple[list[BackboneLine], np.ndarray, list[str]]:
     """The broken lines, the (n,) latent distance of the cells on them, and what has none."""
     lines, along = [], np.full(len(cells.rows), np.nan)
@@ -456,9 +450,6 @@ def _mean_of_lowest(points: np.ndarray, key: np.ndarray, n: int) -> np.ndarray:
     """(d,) mean of the n points of the lowest key, and of those that tie with the last of them."""
     n = min(n, len(key))
     return points[key <= np.partition(key, n - 1)[n - 1]].mean(axis=0)
-
-
-# ------------------------------------------------------------------------------------ correlations
 
 
 def _correlations(

@@ -20,8 +20,8 @@ import pandas as pd
 import torch
 
 from util import processes
+from util.errors import UserError
 from util.metadata import class_name
-from util.runs import UserError
 
 HIDDEN_UNITS = 200
 LEARNING_RATE = 1e-3

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from util.runs import UserError
+from util.errors import UserError
 
 THESIS_KT = 300
 THESIS_KS = 500

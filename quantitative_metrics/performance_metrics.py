@@ -24,6 +24,14 @@ import tyro
 
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
 from quantitative_metrics.classifier_metric import ClassifierTask
+from quantitative_metrics.metric_figures import (
+    plot_backbone,
+    plot_co_ranking,
+    plot_local_quality,
+    plot_local_quality_densities,
+    plot_ordered_distance,
+    write_backbone_page,
+)
 from quantitative_metrics.scores import (
     METRICS,
     RANK_ALL_UP_TO,
@@ -33,9 +41,10 @@ from quantitative_metrics.scores import (
     Scores,
     score_projections,
 )
-from util.cell_features import designed_features
+from util.cell_features import hand_crafted_features
 from util.data_processing import Cells, load_cells
 from util.devices import pick_device, scoring_device
+from util.errors import UserError
 from util.helpers import (
     compose_rgb,
     format_table,
@@ -43,7 +52,6 @@ from util.helpers import (
     plot_projections,
     plot_scores,
     scores_table,
-    thinning_stride,
 )
 from util.metadata import (
     choose_labels,
@@ -54,25 +62,16 @@ from util.metadata import (
     read_table,
     refuse_duplicates,
 )
-from util.metric_figures import (
-    plot_backbone,
-    plot_co_ranking,
-    plot_local_quality,
-    plot_local_quality_densities,
-    plot_ordered_distance,
-    write_backbone_page,
-)
-from util.report import write_latent_page, write_report
+from util.pages.report import write_latent_page, write_report
 from util.runs import (
-    UserError,
     create_run_folder,
     describe_run,
-    parse_options,
-    run_script,
     slug,
     write_json,
     write_table,
 )
+from util.settings import parse_options, run_script
+from util.style import thinning_stride
 
 # UMAP_X, RTSNE_30_y, VAE_z_coord, PCA_1: name and axis of a coordinate.
 COORDINATE = re.compile(r"^(?P<name>.+?)_(?P<axis>[xyz]|\d)(?P<coord>_coord)?$", re.IGNORECASE)
@@ -104,7 +103,7 @@ class Settings:
     simulated_seed: int = 0
     """Seed of that simulator."""
     features: str = "none"
-    """Human-designed features as another space to compare with: `none`, `measure` (on the images of
+    """Hand-crafted features as another space to compare with: `none`, `measure` (on the images of
     the data set), or a CSV with Unique_ID."""
     metrics: tuple[Metric, ...] = METRICS
     """Which scores: neighbours (trustworthiness, continuity, LCMC, local quality), information
@@ -335,7 +334,9 @@ def _join(
         table.insert(0, "Unique_ID", [f"row_{i + 1}" for i in range(len(table))])
     if settings.features == "measure" and cells is None:
         raise UserError("--features measure: needs the images; give them with --dataset")
-    features, feature_notes = designed_features(settings.features, cells, list(table["Unique_ID"]))
+    features, feature_notes = hand_crafted_features(
+        settings.features, cells, list(table["Unique_ID"])
+    )
     return table, cells, features, notes + feature_notes
 
 
@@ -422,9 +423,6 @@ def _logvars(table: pd.DataFrame, projections: dict[str, list[str]]) -> dict[str
         if beside != columns and all(column in table for column in beside):
             found[name] = table[beside].to_numpy(float)
     return found
-
-
-# ----------------------------------------------------------------------------------------- writing
 
 
 def write_scores(scores: Scores, ids: Sequence[str], folder: Path) -> None:

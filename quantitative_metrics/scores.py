@@ -44,8 +44,8 @@ from quantitative_metrics.MINE_metric import (
     mutual_information_of,
 )
 from quantitative_metrics.unsupervised_metric import CoRanking, co_ranking
+from util.errors import UserError, is_out_of_memory
 from util.metadata import count_and_name, gradations
-from util.runs import UserError, is_out_of_memory
 
 COLUMNS = ["projection", "reference", "metric", "k", "value", "std", "n_cells", "seed"]
 CURVES = ("trustworthiness", "continuity", "lcmc")

@@ -31,7 +31,7 @@ import torch
 
 from quantitative_metrics.local_quality import LocalQuality, LocalQualityCounter, neighbourhood
 from util.devices import select_rows
-from util.runs import UserError
+from util.errors import UserError
 
 MEASURES = ("trustworthiness", "continuity", "lcmc", "mean")
 

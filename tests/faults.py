@@ -87,9 +87,6 @@ class Fault:
     boxed: bool = False
 
 
-# ------------------------------------------------------------------------------------- sound folder
-
-
 def make_sound(folder: Path) -> Path:
     """Cells, tables and a finished run, all as they should be."""
     folder.mkdir(parents=True)
@@ -233,9 +230,6 @@ def both(*damages: Damage) -> Damage:
     return damage
 
 
-# ------------------------------------------------------------------------------------------ running
-
-
 @contextlib.contextmanager
 def standing_in(folder: Path) -> Iterator[None]:
     """The folder as the current one, and its own cache."""
@@ -343,14 +337,13 @@ def main() -> int:
     return failed
 
 
-# -------------------------------------------------------------------------------------------- table
-
 SETTINGS = [
-    Fault("more than even", VAE, f"{FOLDER} --evenness 2", r"--evenness 2\.0: must be"),
-    Fault("shrunk too far", VAE, f"{FOLDER} --shrink 4",
-          r"--shrink 4 of --image-size \d+: what is left must be one of 32, 64"),
-    Fault("no whole squares", VAE, f"{FOLDER} --shrink 3",
-          r"--shrink 3 of --image-size \d+: what is left must be one of 32, 64"),
+    Fault("more than even", VAE, f"{FOLDER} --density-balance 2",
+          r"--density-balance 2\.0: must be"),
+    Fault("shrunk too far", VAE, f"{FOLDER} --downsample 4",
+          r"--downsample 4 of --image-size \d+: what is left must be one of 32, 64"),
+    Fault("no whole squares", VAE, f"{FOLDER} --downsample 3",
+          r"--downsample 3 of --image-size \d+: what is left must be one of 32, 64"),
     Fault("no epochs", VAE, f"{FOLDER} --epochs 0", "--epochs 0: must be at least 1"),
     Fault("batch of no cells", VAE, f"{FOLDER} --batch-size 0",
           "--batch-size 0: must be at least 2"),
@@ -415,7 +408,7 @@ SETTINGS = [
     Fault("bound alpha 2", INFOMAX, f"{FOLDER} --bound-alpha 2",
           r"--bound-alpha 2\.0: must be above 0 and at most 1"),
     Fault("critic of codes without views", INFOMAX, f"{FOLDER} --critic code",
-          "--critic code: a code tells all of itself"),
+          "--critic code: needs another view of the cell"),
     Fault("critic that does not learn", INFOMAX, f"{FOLDER} --critic-learning-rate 0",
           r"--critic-learning-rate 0\.0: must be above 0"),
     Fault("misspelt option", VAE, f"{FOLDER} --epoch 3", "Unrecognized options: --epoch",

@@ -137,9 +137,6 @@ def step(seconds: float, **each: Sequence[Any]) -> Callable[[Callable], Callable
     return enter
 
 
-# ------------------------------------------------------------------------------- data and training
-
-
 def discs(n_cells: int, size: int) -> Any:
     """8-bit `Cells` to learn from without a file: coloured discs of random radius and place.
 
@@ -257,9 +254,6 @@ def tf32(allowed: bool) -> Iterator[None]:
         allow_tf32(False)
 
 
-# ------------------------------------------------------------------------------------ what is there
-
-
 @step(60)
 def machine(context: Context) -> dict[str, Any]:
     """GPU, driver, versions and the commit."""
@@ -329,9 +323,6 @@ def median_seconds(context: Context, function: Callable[[], object], repeats: in
     for _ in range(2):  # warm-up
         function()
     return statistics.median(timed(function, str(context.device)) for _ in range(repeats))
-
-
-# --------------------------------------------------------------------------------- are they right?
 
 
 @step(30)
@@ -841,9 +832,6 @@ def wait_for_checkpoint(running: Running, epochs: int) -> Path:
     raise RuntimeError(f"ended before it could be killed: {running.said.read_text()[-400:]}")
 
 
-# ------------------------------------------------------------------------------ how fast are they?
-
-
 @step(60, batch=(64, 256, 1024))
 def speed(context: Context, batch: int) -> dict[str, Any]:
     """Fast bfloat16 against plain float32 in turn: a training step of the vanilla VAE, base 32.
@@ -1066,9 +1054,6 @@ def ranks_exact(context: Context) -> dict[str, Any]:
         "values": values,
         "standard_errors_apart": distance,
     }
-
-
-# ------------------------------------------------------------------------------------ the processes
 
 
 def forget(context: Context) -> None:

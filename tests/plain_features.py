@@ -8,7 +8,7 @@ import pandas as pd
 from cp_measure.bulk import get_core_measurements, get_correlation_measurements
 
 from util.cell_features import is_metadata
-from util.cell_masks import find_masks
+from util.features.cell_masks import find_masks
 
 CORE = get_core_measurements(sanitize=False)
 PAIRWISE = get_correlation_measurements(sanitize=False)

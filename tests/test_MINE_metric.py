@@ -16,8 +16,8 @@ from quantitative_metrics.MINE_metric import (
     mutual_information,
     smaller_images,
 )
+from util.errors import UserError
 from util.mutual_information import BOUNDS, EstimatorStack, InformationEstimator
-from util.runs import UserError
 
 
 def gaussian_pairs(nats, n, dim=3, seed=0):

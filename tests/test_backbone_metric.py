@@ -15,7 +15,7 @@ from quantitative_metrics.backbone_metric import (
     backbone_scores,
     distance_along,
 )
-from util.runs import UserError
+from util.errors import UserError
 
 REAL_CODES = (
     Path(__file__)
@@ -99,9 +99,6 @@ def on_a_line(n=200, dimensions=3, seed=0):
     return dose[:, None] * rng.normal(size=dimensions) + 7, pd.DataFrame({"dose": dose})
 
 
-# ------------------------------------------------------------------------------------ broken line
-
-
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 5])
 def test_place_on_a_broken_line_equals_the_loop(dimensions):
     rng = np.random.default_rng(dimensions)
@@ -126,9 +123,6 @@ def test_repeated_knots_change_nothing():
     repeated = knots[[0, 0, 1, 1, 1, 2, 2]]
     np.testing.assert_array_equal(distance_along(points, repeated), distance_along(points, knots))
     assert np.isnan(distance_along(points, knots[[1, 1]])).all()
-
-
-# --------------------------------------------------------------------------------------- the rule
 
 
 def check_against_the_loop(codes, table):
@@ -174,9 +168,6 @@ def test_real_codes():
     best = backbone_scores(truth, table, n_bootstrap=0)
     assert 0.9 < score.spearman.value < best.spearman.value
     assert best.spearman.value > 0.999
-
-
-# ------------------------------------------------------------------------------------ closed forms
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 5])
@@ -257,9 +248,6 @@ def test_order_of_the_table_does_not_matter_even_with_ties():
     np.testing.assert_allclose(after, before[order], rtol=1e-9)
 
 
-# --------------------------------------------------------------------------------------- bootstrap
-
-
 def test_intervals_equal_those_of_scipy():
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"dose": rng.uniform(size=60).round(2)})  # with ties
@@ -318,9 +306,6 @@ def test_many_cells_take_fewer_resamples_of_kendall(monkeypatch):
     codes, table = on_a_line(50)
     score = backbone_scores(codes, table, DOSE, n_bootstrap=120)
     assert score.n_resamples == (120, 100)
-
-
-# -------------------------------------------------------------------------------------- edge cases
 
 
 def test_three_cells():

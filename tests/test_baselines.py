@@ -20,7 +20,7 @@ from models.baselines import (
     tsne_projection,
     umap_projection,
 )
-from util.runs import UserError
+from util.errors import UserError
 
 LABELS = np.repeat([0, 1, 2], 40)
 

@@ -8,9 +8,9 @@ from plain_features import measure_plainly
 from scipy.ndimage import gaussian_filter
 from skimage.morphology import disk, erosion, opening, reconstruction
 
-from util.batched_features import Block, _mean_and_variance, granularity
 from util.cell_features import measure_features
 from util.data_processing import load_cells
+from util.features.batched_features import Block, _mean_and_variance, granularity
 
 JURKAT = (
     Path(__file__).parents[2] / "shared" / "data" / "jurkat_cell_cycle" / "cells_40x40x3_uint16.npz"

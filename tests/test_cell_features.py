@@ -9,7 +9,6 @@ from scipy.stats import median_abs_deviation
 from skimage.measure import label
 
 from util import cell_features
-from util.cell_blocks import measure_block
 from util.cell_features import (
     clean_features,
     features_of,
@@ -17,8 +16,9 @@ from util.cell_features import (
     measure_features,
     read_cellprofiler_table,
 )
-from util.cell_masks import find_masks
-from util.runs import UserError
+from util.errors import UserError
+from util.features.cell_blocks import measure_block
+from util.features.cell_masks import find_masks
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 JURKAT = DATA / "jurkat_cell_cycle" / "cells_40x40x3_uint16.npz"
@@ -178,7 +178,7 @@ def measured(images, masked, full_scale):
 
 
 def test_worker_processes_start_without_pytorch():
-    code = "import sys, util.cell_blocks; sys.exit('torch' in sys.modules)"
+    code = "import sys, util.features.cell_blocks; sys.exit('torch' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
     )

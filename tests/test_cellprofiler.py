@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from raw_sets import DATA
 
-from util.cellprofiler import (
+from util.errors import UserError
+from util.raw.cellprofiler import (
     SEVERAL,
     feature_table,
     find_spreadsheet,
@@ -12,7 +13,6 @@ from util.cellprofiler import (
     read_objects,
     read_spreadsheet,
 )
-from util.runs import UserError
 
 REAL = DATA / "cellprofiler_examplehuman"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the shared data are not here")

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from util.centroid_matching import (
+from util.errors import UserError
+from util.raw.centroid_matching import (
     NO_IMAGE,
     TAKEN,
     TOO_FAR,
@@ -12,7 +13,6 @@ from util.centroid_matching import (
     match_centroids,
     refuse_nonsense,
 )
-from util.runs import UserError
 
 KEYS = ["Well", "Site"]
 

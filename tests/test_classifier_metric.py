@@ -15,7 +15,7 @@ from quantitative_metrics.classifier_metric import (
     classifier_accuracy,
     m_scores,
 )
-from util.runs import UserError
+from util.errors import UserError
 
 REAL_CODES = (
     Path(__file__).parents[2] / "shared" / "data" / "bbbc031" / "vae_latent_codes_7387_cells.csv"

@@ -9,7 +9,7 @@ from sklearn.manifold import trustworthiness
 
 from optimization import compare_methods
 from optimization.compare_figures import intervals, ranks
-from util.runs import UserError
+from util.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("only_own_garbage")
 
@@ -85,8 +85,8 @@ def test_specs_of_methods():
     assert (aligned.target_view, aligned.likelihood) == ("aligned", "heteroscedastic")
     assert (aligned.views, aligned.beta) == ("none", 3)
     even = found["Even"]
-    assert (even.evenness, even.target_view, even.likelihood) == (1, "turns", "gaussian")
-    assert found["Aligned"].evenness == found["InfoMaxViews"].evenness == 0
+    assert (even.density_balance, even.target_view, even.likelihood) == (1, "turns", "gaussian")
+    assert found["Aligned"].density_balance == found["InfoMaxViews"].density_balance == 0
     assert (found["Vanilla"].target_view, found["Vanilla"].likelihood) == ("none", "bernoulli")
     for asked, words in (
         (("GAN",), "known are Vanilla, SC"),

@@ -12,9 +12,9 @@ from PIL import Image
 from skimage.transform import resize
 
 from util.data_processing import CellBatches, Cells, load_cells, split_cells
+from util.errors import UserError
 from util.image_files import Fitter, choose_padding, choose_scaling, read_image
 from util.metadata import choose_labels
-from util.runs import UserError
 
 RNG = np.random.default_rng(0)
 
@@ -306,17 +306,17 @@ def test_batches_scale_and_cover_every_cell():
     assert [len(x) for x in batches.shuffled(np.arange(20))] == [20]
 
 
-@pytest.mark.parametrize("shrink", [2, 4])
-def test_cells_shrink_by_the_mean_of_squares(shrink):
+@pytest.mark.parametrize("downsample", [2, 4])
+def test_cells_are_downsampled_by_the_mean_of_squares(downsample):
     images = RNG.integers(0, 65535, (9, 2, 32, 32), dtype=np.uint16)
-    batches = CellBatches(cells_of(images, high=40000.0), torch.device("cpu"), 4, False, shrink)
+    batches = CellBatches(cells_of(images, high=40000.0), torch.device("cpu"), 4, False, downsample)
     scaled = np.clip(images / 40000, 0, 1)
-    side = 32 // shrink
+    side = 32 // downsample
     expected = np.empty((9, 2, side, side))
     for row in range(side):
         for column in range(side):
-            square = np.s_[:, :, row * shrink : (row + 1) * shrink,
-                           column * shrink : (column + 1) * shrink]  # fmt: skip
+            square = np.s_[:, :, row * downsample : (row + 1) * downsample,
+                           column * downsample : (column + 1) * downsample]  # fmt: skip
             expected[:, :, row, column] = scaled[square].mean((2, 3))
     ordered = torch.cat(list(batches.in_order(np.arange(9))))
     np.testing.assert_allclose(ordered.numpy(), expected, atol=1e-6)

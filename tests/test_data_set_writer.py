@@ -9,10 +9,10 @@ import pytest
 import tifffile
 from raw_sets import contents
 
-from util import data_set_writer
-from util.data_set_writer import Target, describe_outcome, write_cell, write_data_set
+from util.errors import UserError
 from util.image_files import read_image
-from util.runs import UserError
+from util.raw import data_set_writer
+from util.raw.data_set_writer import Target, describe_outcome, write_cell, write_data_set
 
 
 @dataclass(frozen=True)

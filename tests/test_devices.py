@@ -12,9 +12,11 @@ from cuda_like import CudaLike, Recorder
 from torch import nn
 
 from models import baselines, nn_modules
-from models.losses import AnchorTerm, HeteroscedasticLoss, PairTerm
+from models.guidance_losses import AnchorTerm, PairTerm
+from models.losses import HeteroscedasticLoss
 from models.networks import build_vae
-from models.nn_modules import ConvUp, UpsampleConv2d
+from models.nn_modules import ConvUp
+from models.upsampling import UpsampleConv2d
 from quantitative_metrics import performance_metrics, scores
 from quantitative_metrics.scores import Plan, score_projections
 from quantitative_metrics.unsupervised_metric import co_ranking
@@ -27,8 +29,9 @@ from util.devices import (
     select_rows,
     switch_off_tf32,
 )
+from util.errors import UserError, is_out_of_memory
 from util.mutual_information import InformationEstimator
-from util.runs import UserError, is_out_of_memory, load_checkpoint
+from util.runs import load_checkpoint
 from util.streaming import StreamedBatches
 
 CPU = torch.device("cpu")
@@ -46,9 +49,6 @@ def cells_of(images, low=0, high=255):
         high=np.full(channels, float(high)),
         channels=[f"c{i}" for i in range(channels)],
     )
-
-
-# --------------------------------------------------------------------------------------- arithmetic
 
 
 def test_picking_a_device_switches_tf32_off():
@@ -119,9 +119,6 @@ def test_in_float32_is_the_layer_itself_without_autocast():
     assert torch.equal(in_float32(layer, x), layer(x))
 
 
-# --------------------------------------------------------------------------- integers on the device
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("kind", [CellBatches, StreamedBatches])
 def test_batches_of_16_bit_need_no_index_that_cuda_lacks(dtype, kind):
@@ -155,9 +152,6 @@ def test_ranks_of_16_bit_pixels_need_no_index_that_cuda_lacks():
         with CudaLike():
             found = co_ranking(pixels, codes, sample=sample)["codes"]
         np.testing.assert_array_equal(found.trustworthiness, plain.trustworthiness)
-
-
-# ------------------------------------------------------------------------------ copies and launches
 
 
 def test_the_order_of_an_epoch_is_uploaded_once():
@@ -201,9 +195,6 @@ def test_the_whole_map_of_a_small_image_is_one_product_on_a_gpu(monkeypatch):
     with Recorder() as recorder:
         UpsampleConv2d(512, 256).to("meta")(x)
     assert recorder.names.count("addmm") == 1
-
-
-# ------------------------------------------------------------------------------------------- memory
 
 
 CUDA_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -273,9 +264,6 @@ def test_scores_that_do_not_fit_on_a_gpu_come_from_the_cpu(metric, function, mon
     else:
         mine = found.table
     pd.testing.assert_frame_equal(mine, expected.table)
-
-
-# ----------------------------------------------------------------------------- the device asked for
 
 
 def test_scores_are_computed_where_the_model_was():

@@ -8,8 +8,9 @@ import pytest
 from matplotlib.path import Path as Polygon
 from scipy import ndimage
 
-from util import dsprites
-from util.dsprites import (
+from util.errors import UserError
+from util.simulators import dsprites
+from util.simulators.dsprites import (
     FACTOR_SIZES,
     N_IMAGES,
     classes_of,
@@ -20,7 +21,6 @@ from util.dsprites import (
     values_of,
     write_dsprites_raw,
 )
-from util.runs import UserError
 
 FRAMES = Path(__file__).parents[2] / "shared" / "data" / "dsprites_frames"
 FRAMES /= "frames_320x64x64_bool.npz"
@@ -137,9 +137,6 @@ def test_images_do_not_depend_on_their_neighbours():
     np.testing.assert_array_equal(render_dsprites(classes[order]), together[order])
     assert (together.sum(axis=(1, 2)) > 50).all()
     assert render_dsprites(classes[:0]).shape == (0, 64, 64)
-
-
-# ------------------------------------------------------------------------------------------ files
 
 
 class Trap:

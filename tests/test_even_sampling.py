@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from util.data_processing import Cells
-from util.even_sampling import draw_cells, even_chances, image_components
+from util.even_sampling import draw_cells, image_components, sampling_probabilities
 
 
 def two_squares(rng, crowded=1900, sparse=100):
@@ -14,13 +14,13 @@ def two_squares(rng, crowded=1900, sparse=100):
 
 
 def test_equal_areas_get_equal_shares():
-    """By the closed form: with chances of density^-g, an area's share goes as its cells^(1 - g)."""
+    """Closed form: drawn by density^-g, the share of an area goes as its cells^(1 - g)."""
     rng = np.random.default_rng(0)
     points = two_squares(rng)
-    for evenness in (0.0, 0.5, 1.0):
-        share = even_chances(points, evenness)[1900:].sum()
-        right = 100 ** (1 - evenness) / (100 ** (1 - evenness) + 1900 ** (1 - evenness))
-        assert share == pytest.approx(right, rel=0.3), evenness
+    for balance in (0.0, 0.5, 1.0):
+        share = sampling_probabilities(points, balance)[1900:].sum()
+        right = 100 ** (1 - balance) / (100 ** (1 - balance) + 1900 ** (1 - balance))
+        assert share == pytest.approx(right, rel=0.3), balance
 
 
 def test_chances_follow_the_distance_to_the_15th_neighbour():
@@ -29,38 +29,40 @@ def test_chances_follow_the_distance_to_the_15th_neighbour():
     distance = np.linalg.norm(points[:, None] - points, axis=2)
     radius = np.sort(distance, axis=1)[:, 15]  # 0 is the cell itself
     slow = np.clip(radius, *np.quantile(radius, [0.01, 0.99])) ** 3
-    np.testing.assert_allclose(even_chances(points), slow / slow.sum(), rtol=1e-5)
+    np.testing.assert_allclose(sampling_probabilities(points), slow / slow.sum(), rtol=1e-5)
 
 
 def test_copies_of_a_cell_can_still_be_drawn():
     points = np.concatenate([np.zeros((50, 3)), np.random.default_rng(2).random((50, 3))])
-    chances = even_chances(points)
-    assert (chances > 0).all()
-    assert chances.sum() == pytest.approx(1)
-    assert even_chances(np.zeros((30, 3))) == pytest.approx(np.full(30, 1 / 30))
-    assert even_chances(np.zeros((1, 3))) == pytest.approx([1])
-    assert even_chances(np.zeros((4, 0))) == pytest.approx(np.full(4, 0.25))  # images all alike
+    probabilities = sampling_probabilities(points)
+    assert (probabilities > 0).all()
+    assert probabilities.sum() == pytest.approx(1)
+    assert sampling_probabilities(np.zeros((30, 3))) == pytest.approx(np.full(30, 1 / 30))
+    assert sampling_probabilities(np.zeros((1, 3))) == pytest.approx([1])
+    assert sampling_probabilities(np.zeros((4, 0))) == pytest.approx(
+        np.full(4, 0.25)
+    )  # images all alike
 
 
 def test_each_cell_is_drawn_as_often_as_its_chance_says():
-    cells, chances = np.array([7, 3, 9, 4]), np.array([0.5, 0.25, 0.05, 0.2])
+    cells, probabilities = np.array([7, 3, 9, 4]), np.array([0.5, 0.25, 0.05, 0.2])
     torch.manual_seed(0)
-    drawn = [draw_cells(cells, chances) for _ in range(4000)]
+    drawn = [draw_cells(cells, probabilities) for _ in range(4000)]
     assert all(len(d) == 4 for d in drawn)
     counts = np.array([[(d == cell).sum() for cell in cells] for d in drawn])
     # systematic sampling: never further than one from the expectation
-    assert (np.abs(counts - 4 * chances) < 1).all()
-    np.testing.assert_allclose(counts.mean(0), 4 * chances, atol=0.03)
+    assert (np.abs(counts - 4 * probabilities) < 1).all()
+    np.testing.assert_allclose(counts.mean(0), 4 * probabilities, atol=0.03)
 
 
 def test_the_draw_follows_torchs_seed():
-    chances = even_chances(np.random.default_rng(3).random((200, 3)))
+    probabilities = sampling_probabilities(np.random.default_rng(3).random((200, 3)))
     cells = np.arange(200)
     torch.manual_seed(5)
-    first = draw_cells(cells, chances)
+    first = draw_cells(cells, probabilities)
     torch.manual_seed(5)
-    assert (draw_cells(cells, chances) == first).all()
-    assert (draw_cells(cells, chances) != first).any()
+    assert (draw_cells(cells, probabilities) == first).all()
+    assert (draw_cells(cells, probabilities) != first).any()
 
 
 def test_components_are_those_of_the_images(cells_of_two_levels):

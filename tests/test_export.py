@@ -10,7 +10,7 @@ import torch
 
 import VAE_framework
 from util.data_processing import load_cells
-from util.runs import UserError
+from util.errors import UserError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,8 +46,8 @@ def small_run(tmp_path_factory, blank):
     settings = dataclasses.replace(
         VAE_framework.SETTINGS,
         simulated_cells=60,
-        shrink=2,
-        evenness=1.0,
+        downsample=2,
+        density_balance=1.0,
         base=2,
         epochs=1,
         device="cpu",

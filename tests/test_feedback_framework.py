@@ -31,7 +31,8 @@ from human_guidance.VAE_feedback_framework import (
     parse,
     read_guidance,
 )
-from util.runs import UserError, load_checkpoint
+from util.errors import UserError
+from util.runs import load_checkpoint
 from util.streaming import make_batches
 
 N = 96
@@ -264,8 +265,6 @@ def test_data_that_changed_are_refused(parent):
     assert len(list(parent.parent.iterdir())) == 1
 
 
-# ----------------------------------------------------------------------------------------- measures
-
 IDS = [f"c{i}" for i in range(40)]
 
 
@@ -377,9 +376,6 @@ def test_few_cells_of_every_group_are_marked():
     marked = guidance_report._some_of_each(feedback)
     assert {1000, 1001, 1002} < set(marked) and len(set(marked)) == len(marked) == 103
     assert 300 < np.mean(marked[marked < 1000]) < 700  # from all of the group, not its beginning
-
-
-# ----------------------------------------------------------------------------------------- dSprites
 
 
 def test_the_study_anchors_what_the_thesis_did():

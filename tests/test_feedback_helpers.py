@@ -20,7 +20,7 @@ from human_guidance.feedback_helpers import (
     write_feedback,
     write_pairs,
 )
-from util.runs import UserError
+from util.errors import UserError
 
 IDS = [f"cell_{i}.tiff" for i in range(10)]
 GOOD = "Unique_ID,delta,x_anchor,y_anchor\ncell_3.tiff,1.28,-1,0\ncell_7.tiff,0.5,1,0\n"

@@ -6,6 +6,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from util.errors import UserError
 from util.file_size_distribution import (
     Settings,
     class_counts,
@@ -15,7 +16,6 @@ from util.file_size_distribution import (
     summarise_shapes,
 )
 from util.image_files import image_shape
-from util.runs import UserError
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import InfoMAX_VAE_framework
 import VAE_framework
 from util.data_processing import load_cells
 from util.devices import describe_device
-from util.runs import UserError, describe_run, load_checkpoint
+from util.errors import UserError
+from util.runs import describe_run, load_checkpoint
 
 # Small enough for seconds, large enough for every stage.
 SMALL = ["--simulated-cells", 80, "--image-size", 32, "--base", 4, "--learning-rate", 1e-3]

@@ -31,7 +31,7 @@ from optimization.grid import (
     read_grid,
     train_all,
 )
-from util.runs import DiskFullError, UserError
+from util.errors import DiskFullError, UserError
 
 pytestmark = pytest.mark.usefixtures("only_own_garbage")
 

@@ -16,7 +16,7 @@ from optimization.grid_figures import (
     score_columns,
     write_explorer,
 )
-from util.runs import UserError
+from util.errors import UserError
 
 
 @pytest.fixture

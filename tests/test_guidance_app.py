@@ -23,17 +23,17 @@ pytest.importorskip("dash")
 
 import VAE_framework
 from human_guidance.guidance_app import make_app, serve
-from human_guidance.page_access import is_loopback, protect
-from human_guidance.page_feedback import FeedbackList, ListChanged, check_name
-from human_guidance.page_figures import (
+from human_guidance.page.access import is_loopback, protect
+from human_guidance.page.feedback import FeedbackList, ListChanged, check_name
+from human_guidance.page.figures import (
     colour_points,
     compare_panels,
     explore_panels,
     packed,
     plain_text,
 )
-from human_guidance.page_run import GuidedRun
-from human_guidance.page_selection import (
+from human_guidance.page.run import GuidedRun
+from human_guidance.page.selection import (
     Differences,
     class_shares,
     inside,
@@ -41,19 +41,17 @@ from human_guidance.page_selection import (
     select,
     spread_out,
 )
-from human_guidance.page_training import FineTuning, guided_runs
+from human_guidance.page.training import FineTuning, guided_runs
 from models.networks import build_vae
 from util.data_processing import Cells
-from util.helpers import colour_column
-from util.runs import UserError, write_json
+from util.errors import UserError
+from util.runs import write_json
+from util.style import colour_column
 from VAE_framework import find_finished_run
 
 SCRIPT = "human_guidance/guidance_app.py"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
-
-
-# -------------------------------------------------------------------------------------- selection
 
 
 def test_lasso_over_300000_cells_agrees_with_the_half_planes_of_a_triangle():
@@ -156,9 +154,6 @@ def test_class_shares_and_a_gallery_that_shows_all_kinds():
     assert spread_out(np.arange(3), 24).tolist() == [0, 1, 2]
 
 
-# ---------------------------------------------------------------------------------------- figures
-
-
 def test_packed_arrays_are_read_back():
     for values in (np.array([1.5, -2.0, 0.1]), np.arange(5), np.empty(0, np.float32)):
         sent = packed(values)
@@ -203,8 +198,6 @@ def test_text_is_shown_as_written():
     assert plain_text("<b>A & B</b>") == "&lt;b&gt;A &amp; B&lt;/b&gt;"
     assert plain_text("x" * 50, 10) == "x" * 9 + "…"
 
-
-# --------------------------------------------------------------------------------------- feedback
 
 IDS = [f"cell_{i}.tiff" for i in range(12)]
 
@@ -328,9 +321,6 @@ def test_a_damaged_list_is_named_and_kept(feedback):
     assert feedback.read()[0] == []
 
 
-# ----------------------------------------------------------------------------------------- access
-
-
 @pytest.fixture
 def run(tmp_path):
     """A run of untrained weights, as the page sees it."""
@@ -438,8 +428,6 @@ def test_the_model_draws_and_the_nearest_cells_are_the_nearest(run):
     assert len(run.nearest(point, 99)) == 30
 
 
-# --------------------------------------------------------------------------------------- training
-
 FAKE = """
 import json, sys, time, signal
 options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
@@ -531,9 +519,6 @@ def test_only_finished_runs_of_this_run_are_compared(tmp_path):
     assert find_finished_run("2", tmp_path).name.startswith("0002")
     with pytest.raises(UserError, match="--run 3"):
         find_finished_run("3", tmp_path)
-
-
-# ---------------------------------------------------------------------------------------- browser
 
 
 # Where the cell drawn last stands on the screen in the first plane, and its row.

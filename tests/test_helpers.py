@@ -12,13 +12,10 @@ from matplotlib.text import Text
 from PIL import Image
 
 import util.helpers
-import util.report
+import util.pages.report
+from util.errors import UserError
 from util.helpers import (
-    CLASS_PALETTE,
-    ClassColours,
-    NumberColours,
     best_scores,
-    colour_column,
     compose_rgb,
     coordinates_of,
     format_table,
@@ -30,10 +27,15 @@ from util.helpers import (
     plot_samples,
     plot_scores,
     scores_table,
+)
+from util.style import (
+    CLASS_PALETTE,
+    ClassColours,
+    NumberColours,
+    colour_column,
     spread,
     thinning_stride,
 )
-from util.runs import UserError
 
 XYZ = ["VAE_x_coord", "VAE_y_coord", "VAE_z_coord"]
 UMAP = ["UMAP_X", "UMAP_Y", "UMAP_Z"]
@@ -112,9 +114,6 @@ def words_of(tmp_path, monkeypatch):
     return words
 
 
-# ---------------------------------------------------------------------------------------- cells
-
-
 def test_one_channel_is_grey():
     images = np.array([0, 50, 100, 200], np.uint8).reshape(1, 1, 2, 2)
     rgb = compose_rgb(images, scaling([0], [100]))
@@ -181,9 +180,6 @@ def test_a_reconstruction_of_another_shape_is_refused(tmp_path):
         )
 
 
-# --------------------------------------------------------------------------------------- losses
-
-
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_losses_of_one_epoch_and_of_several(tmp_path, epochs):
     path = tmp_path / "losses.png"
@@ -211,9 +207,6 @@ def test_losses_without_validation_or_with_a_diverged_epoch(tmp_path):
     opened(plot_losses(broken, tmp_path / "b.png"))
     with pytest.raises(UserError, match="history"):
         plot_losses([], tmp_path / "c.png")
-
-
-# ---------------------------------------------------------------------------------- projections
 
 
 def test_text_and_few_whole_numbers_are_classes():
@@ -312,9 +305,6 @@ def test_many_cells_are_thinned(tmp_path):
     ).all()
 
 
-# --------------------------------------------------------------------------------------- scores
-
-
 def test_the_short_table_holds_the_right_scores():
     table = scores_table(long_scores())
     assert list(table.index) == ["VAE", "UMAP"]
@@ -384,9 +374,6 @@ def test_scores_without_curves_or_classes_make_no_figure(tmp_path):
         scores_table(scores.drop(columns="metric"))
 
 
-# ------------------------------------------------------------------------------------ all of it
-
-
 def test_the_same_input_gives_the_same_bytes(tmp_path):
     table, scores = latent_table(), long_scores()
     cells = np.random.default_rng(0).random((5, 3, 8, 8))
@@ -405,5 +392,5 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
 
 
 def test_no_window_can_open():
-    for module in (util.helpers, util.report):
+    for module in (util.helpers, util.pages.report):
         assert "pyplot" not in Path(module.__file__).read_text(encoding="utf-8")

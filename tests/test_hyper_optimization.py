@@ -17,7 +17,8 @@ from optimization import (
     score_optimization,
 )
 from optimization.grid import attach, read_grid
-from util.runs import UserError, parse_settings
+from util.errors import UserError
+from util.settings import parse_settings
 
 pytestmark = pytest.mark.usefixtures("only_own_garbage")
 
@@ -61,7 +62,7 @@ def test_a_cell_is_an_ordinary_run(tmp_path, monkeypatch, blank_figures):
     pd.testing.assert_frame_equal(mine, other, check_dtype=False)
     assert {p.name for p in alone.iterdir()} <= {p.name for p in cell.iterdir()}
     settings = json.loads((cell / "settings.json").read_text())
-    assert settings["kind"] == "InfoMaxSettings" and settings["settings"]["alpha"] == 20
+    assert settings["script"] == "InfoMAX_VAE_framework" and settings["settings"]["alpha"] == 20
 
 
 def test_the_grid_says_what_became_of_it(grid):

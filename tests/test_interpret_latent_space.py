@@ -39,7 +39,8 @@ from human_guidance.interpretation_measures import (
     without_overlap,
     without_repeats,
 )
-from util.runs import UserError, read_json, write_json
+from util.errors import UserError
+from util.runs import read_json, write_json
 from VAE_framework import open_finished_run
 
 N = 96
@@ -49,9 +50,6 @@ TINY = {
     "image_size": 32, "base": 2, "epochs": 2, "learning_rate": 3e-3, "batch_size": 16,
     "metrics": ("axes",), "device": "cpu",
 }  # fmt: skip
-
-
-# ----------------------------------------------------------------------------------------- measures
 
 
 class Quadratic(nn.Module):
@@ -272,9 +270,6 @@ def test_nothing_to_follow_is_said():
     assert overall[0].startswith("No axis follows") and "nothing known closely" in sentences[1]
 
 
-# --------------------------------------------------------------------------------------- tiny runs
-
-
 def write_discs(folder):
     """A set of discs that differ in size and brightness, and one of 16 bits and four channels."""
     rng = np.random.default_rng(0)
@@ -306,7 +301,7 @@ def trained(tmp_path_factory):
         own = {"dataset": "discs.npz", "metadata": "discs.csv", "label": "kind", "latent_dim": 2}
         VAE_framework.main(dataclasses.replace(VAE_framework.SETTINGS, **TINY, **own))
         other = {"dataset": "four.npz", "latent_dim": 5, "features": "none", "architecture": "sc",
-                 "image_size": 64, "shrink": 2}  # fmt: skip
+                 "image_size": 64, "downsample": 2}  # fmt: skip
         VAE_framework.main(
             dataclasses.replace(InfoMAX_VAE_framework.SETTINGS, **(TINY | other)),
             InfoMAX_VAE_framework.infomax_objective,
@@ -409,7 +404,7 @@ def test_the_model_that_was_scored_is_the_one_looked_at(here):
     for name in ("0001-discs-VAE", "0002-four-InfoMAX-SC-VAE"):
         space = space_of(here / name)
         with torch.no_grad():
-            model = OnAllPixels(space.model, space.run.settings.shrink)
+            model = OnAllPixels(space.model, space.run.settings.downsample)
             codes = model.encode(space.scaled(np.arange(N)))[0].numpy()
             pictures = space.decode(codes[:2])
         np.testing.assert_allclose(codes, space.codes, atol=1e-4)
@@ -467,9 +462,6 @@ def test_mistakes_are_said_before_anything_is_written(here, values, message):
     with pytest.raises(UserError, match=re.escape(message)):
         main(quick(**{"run": "1"} | values))
     assert len(list(here.iterdir())) == 2
-
-
-# ------------------------------------------------------------------------------------ finished runs
 
 
 def test_damaged_and_foreign_run_folders_are_named(here):

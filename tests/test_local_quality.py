@@ -5,7 +5,7 @@ import pytest
 
 from quantitative_metrics.local_quality import neighbourhood
 from quantitative_metrics.unsupervised_metric import co_ranking
-from util.runs import UserError
+from util.errors import UserError
 
 
 def slow_pairs(reference, projection, kt, ks):

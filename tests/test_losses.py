@@ -8,19 +8,21 @@ import torch
 from torch.distributions import Bernoulli, Normal
 from torch.distributions import kl_divergence as exact_kl
 
-from models.infoMAX_VAE import InfoMaxObjective, scale_gradient
-from models.losses import (
+from models.guidance_losses import (
     AnchoredObjective,
     AnchorTerm,
     AxisTerm,
-    ELBOObjective,
     PairTerm,
     anchor_loss,
+    pair_loss,
+    rank_loss,
+)
+from models.infoMAX_VAE import InfoMaxObjective, scale_gradient
+from models.losses import (
+    ELBOObjective,
     build_likelihood,
     gaussian_loss,
     kl_divergence,
-    pair_loss,
-    rank_loss,
     reconstruction_loss,
 )
 from models.networks import build_vae
@@ -357,7 +359,7 @@ def test_feedback_is_added_to_any_objective(base, architecture):
 
 def test_firm_feedback_weighs_more_in_the_first_training_steps_only():
     objective, _ = guided(ELBOObjective())
-    objective.firmness, objective.firm_steps = 5.0, 2
+    objective.anchor_warmup, objective.warmup_steps = 5.0, 2
     model, x = build_vae("vanilla", 32, base=2).eval(), torch.rand(4, 3, 32, 32)
     factors = []
     for training in (True, False, True, True, True):

@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import gaussian_kde
 
-import util.metric_figures
-from util.helpers import CLASS_PALETTE
-from util.metric_figures import (
+import quantitative_metrics.metric_figures
+from quantitative_metrics.metric_figures import (
     plot_backbone,
     plot_co_ranking,
     plot_local_quality,
@@ -21,7 +20,8 @@ from util.metric_figures import (
     plot_ordered_distance,
     write_backbone_page,
 )
-from util.runs import UserError
+from util.errors import UserError
+from util.style import CLASS_PALETTE
 
 EVIL = "</script><script>alert(1)</script>"
 
@@ -72,9 +72,9 @@ def example(dimensions, n=90, branches=("1", "2", "10"), states=("green", "red")
 def drawn(monkeypatch):
     """The figure that was saved last."""
     kept = []
-    save = util.metric_figures.save_figure
+    save = quantitative_metrics.metric_figures.save_figure
     monkeypatch.setattr(
-        util.metric_figures,
+        quantitative_metrics.metric_figures,
         "save_figure",
         lambda figure, path: kept.append(figure) or save(figure, path),
     )
@@ -107,9 +107,6 @@ def line_data(line):
 
 def rows_of(array):
     return {tuple(row) for row in np.round(array, 9)}
-
-
-# --------------------------------------------------------------------------------------- backbones
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -190,7 +187,7 @@ def test_progress_colours_the_cells_where_there_are_no_branches(tmp_path, drawn)
 
 
 def test_many_cells_are_thinned_and_the_panel_says_so(tmp_path, drawn, monkeypatch):
-    monkeypatch.setattr("util.helpers.MAX_POINTS", 40)
+    monkeypatch.setattr("util.style.MAX_POINTS", 40)
     codes, backbone = example(2, n=105)
     plot_backbone({"VAE": codes}, {"VAE": backbone}, tmp_path / "b.png")
     (panel,) = panels(drawn())
@@ -210,9 +207,6 @@ def test_nothing_scored_is_drawn_without_a_crash(tmp_path):
         backbone, lines=[replace(line, knots=np.zeros((5, 3))) for line in backbone.lines]
     )
     plot_backbone({"a": np.zeros_like(codes)}, {"a": constant}, tmp_path / "c.png")
-
-
-# ------------------------------------------------------------------------------- ordered distances
 
 
 def rolling(values, window):
@@ -252,9 +246,6 @@ def test_few_cells_far_out_are_counted_and_do_not_flatten_the_rest(tmp_path, dra
     assert above >= 3 and f"{above} cells above" in [text.get_text() for text in panel.texts]
 
 
-# -------------------------------------------------------------------------------------- co-ranking
-
-
 def test_co_ranking_matrices_share_a_log_scale_from_1_to_the_most(tmp_path, drawn):
     perfect = np.eye(20, dtype=int) * 500
     mixed = np.random.default_rng(0).integers(0, 9, (20, 20))
@@ -266,9 +257,6 @@ def test_co_ranking_matrices_share_a_log_scale_from_1_to_the_most(tmp_path, draw
         np.testing.assert_array_equal(image.get_array().filled(0), block)
         assert image.get_extent() == [0.5, 20.5, 20.5, 0.5]  # rank 1 at the top and at the left
         np.testing.assert_array_equal(*panel.lines[0].get_data())  # the diagonal
-
-
-# ----------------------------------------------------------------------------------- local quality
 
 
 def test_local_quality_is_drawn_on_one_scale(tmp_path, drawn):
@@ -310,9 +298,6 @@ def test_densities_are_those_of_scipy_and_hold_all_cells(tmp_path, drawn):
     ]  # fmt: skip
 
 
-# -------------------------------------------------------------------------------------------- page
-
-
 def page_views(path):
     html = path.read_text(encoding="utf-8")
     found = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
@@ -351,9 +336,6 @@ def test_page_escapes_names(tmp_path):
     assert "<script>alert" not in html
     assert views[0]["name"] == EVIL  # written by textContent
     assert all("<" not in trace["name"] for trace in views[0]["traces"])  # read by plotly
-
-
-# ---------------------------------------------------------------------------------------- contract
 
 
 def draw_all(folder):

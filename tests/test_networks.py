@@ -5,7 +5,7 @@ import torch
 
 from models.losses import ELBOObjective
 from models.networks import ARCHITECTURES, IMAGE_SIZES, build_vae
-from util.runs import UserError
+from util.errors import UserError
 
 
 def n_parameters(module):

@@ -5,16 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.nn_modules import (
-    ConvDown,
-    ConvUp,
-    SkipDown,
-    SkipIn,
-    SkipUp,
-    TrilinearResize,
-    UpsampleConv2d,
-    initialise,
-)
+from models.nn_modules import ConvDown, ConvUp, SkipDown, SkipIn, SkipUp, initialise
+from models.upsampling import TrilinearResize, UpsampleConv2d
 
 SIZES = [(1, 1), (2, 2), (4, 4), (8, 8), (16, 16), (32, 32), (64, 64)]
 ODD_SIZES = [(1, 2), (3, 3), (2, 5), (7, 4)]

@@ -156,9 +156,6 @@ def test_new_names_of_crops(raw, process, tmp_path):
     assert "32 cells written" in process()
 
 
-# ---------------------------------------------------------------------------------------- damage
-
-
 def crop_path(raw, channel, place, number):
     root = raw / "CellProfiler_Outputs" / "SingleWholeCellCroppedImages"
     return root / f"CroppedImages_{channel}" / place / f"SplitCellBodies_{number}.png"
@@ -302,9 +299,6 @@ def test_killed_in_the_middle_it_goes_on(tmp_path, run_script, capsys, monkeypat
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
-# ------------------------------------------------------------------- from the published fields
-
-
 def write_fields(raw):
     """Fields of discs with a blue nucleus, and their masks, where the ground truth says."""
     images = raw / "BBBC031_v1_dataset" / "Images"
@@ -367,9 +361,6 @@ def test_missing_masks_and_swapped_columns(raw, process, tmp_path):
     masks = raw / "BBBC031_v1_dataset" / "Masks"
     masks.rename(masks.with_name("M"))
     assert "run with --cells-from fields" in process("--cells-from", "masks", ok=False)
-
-
-# ------------------------------------------------------------------------------- the real field
 
 
 REAL = DATA / "bbbc031"

@@ -7,8 +7,8 @@ import tifffile
 from raw_sets import DATA, read_cells, run_in_process, snapshot
 from skimage.draw import disk
 
-from util.file_patterns import match_files, pattern_to_regex
-from util.runs import UserError
+from util.errors import UserError
+from util.raw.file_patterns import match_files, pattern_to_regex
 
 SCRIPT = "util/Process_Fields.py"
 NUCLEI = [(40, 50), (42, 120), (110, 60), (100, 150)]  # y, x in the middle of their cells
@@ -212,8 +212,6 @@ def test_patterns(tmp_path):
     with pytest.raises(UserError, match="the folder is empty"):
         match_files(tmp_path, "{well}.tif", "--image-pattern")
 
-
-# ---------------------------------------------------------------------------------- real fields
 
 NF1 = DATA / "cellpainting_fields"
 HUMAN = DATA / "cellprofiler_examplehuman"

@@ -23,7 +23,9 @@ from torch import nn
 from models.train_net import Schedule, train
 from util import processes
 from util.data_processing import CellBatches, Cells
-from util.runs import UserError, run_script, seed_everything
+from util.errors import UserError
+from util.runs import seed_everything
+from util.settings import run_script
 from util.workers import Beside, apart
 
 ROOT = Path(__file__).parents[1]

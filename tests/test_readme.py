@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from quantitative_metrics.performance_metrics import compute_perf_metrics
-from util.runs import parse_options
+from util.settings import parse_options
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from scipy import ndimage
 from scipy.interpolate import CubicSpline, RegularGridInterpolator
 from skimage import draw, measure
 
-from util.rendering import (
+from util.simulators.rendering import (
     DARKEST,
     CellTiles,
     bounding_boxes,

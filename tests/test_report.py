@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from util.errors import UserError
 from util.helpers import scores_table
-from util.report import latent_view, thumbnail_sheet, write_latent_page, write_report
-from util.runs import UserError
+from util.pages.report import latent_view, thumbnail_sheet, write_latent_page, write_report
 
 EVIL = "</script><script>alert(1)</script>"
 IMG = "<img src=x onerror=alert(2)>"

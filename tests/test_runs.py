@@ -4,28 +4,29 @@ import dataclasses
 import errno
 import os
 import threading
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pytest
 import torch
 import tyro
 
+import VAE_framework
+from quantitative_metrics import performance_metrics
 from util.devices import pick_device
+from util.errors import UserError
 from util.runs import (
-    UserError,
     create_run_folder,
     describe_run,
     differences,
     load_checkpoint,
-    parse_settings,
-    run_script,
+    read_description,
     save_checkpoint,
     seed_everything,
-    settings_from_json,
     write_atomically,
     write_json,
 )
+from util.settings import parse_settings, run_script, settings_from_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,3 +191,51 @@ def test_a_users_mistake_is_one_line_and_code_2(capsys):
         run_script(fails)
     assert caught.value.code == 2
     assert capsys.readouterr().err == "error: --dataset x: there is no such folder\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed(Toy):
+    """The same script, later."""
+
+    downsample: int = 1
+    """Was called shrink."""
+    RENAMED: ClassVar = {"shrink": "downsample"}
+
+
+@pytest.mark.parametrize("words", [["--shrink", "2"], ["--shrink=2"], ["--downsample", "2"]])
+def test_old_options_stay(tmp_path, words):
+    default = Renamed(results=str(tmp_path))
+    assert parse_settings(default, PRESETS, words).downsample == 2
+
+
+def test_settings_of_an_old_run_load_by_their_new_names():
+    assert settings_from_json(Renamed, {"shrink": 4, "base": 8}) == Renamed(base=8, downsample=4)
+    assert settings_from_json(Toy, {"base": 8, "downsample": 4}, more=True) == Toy(base=8)
+
+
+@pytest.mark.parametrize(
+    "kind, settings, command, script",
+    [
+        ("Settings", {"architecture": "sc", "latent_dim": 3}, "x.py", "VAE_framework"),
+        ("InfoMaxSettings", {}, "InfoMAX_VAE_framework.py", "InfoMAX_VAE_framework"),
+        ("Settings", {"columns": []}, "performance_metrics.py a.csv", "performance_metrics"),
+        ("WidthSettings", {"architecture": "sc", "latent_dim": 3}, "x.py", "hyper_optimization"),
+    ],
+)
+def test_script_of_an_older_run(tmp_path, kind, settings, command, script):
+    described = {"kind": kind, "settings": settings, "command": command}
+    write_json(tmp_path / "settings.json", described)
+    assert read_description(tmp_path)["script"] == script
+
+
+@pytest.mark.parametrize("words", [["--resume"], ["--from", "last"]])
+def test_last_run_is_that_of_the_script(tmp_path, words):
+    """Thirteen scripts call their settings `Settings`; a run of another one lies behind."""
+    trained = dataclasses.replace(VAE_framework.SETTINGS, results=str(tmp_path), base=4)
+    scored = dataclasses.replace(performance_metrics.SETTINGS, results=str(tmp_path))
+    for settings in (trained, scored):
+        folder = create_run_folder(tmp_path, "x")
+        write_json(folder / "settings.json", describe_run(settings))
+    default = dataclasses.replace(VAE_framework.SETTINGS, results=str(tmp_path))
+    asked = parse_settings(default, VAE_framework.PRESETS, words)
+    assert asked.base == 4 and str(tmp_path / "0001-x") in (asked.resume, asked.original)

@@ -15,7 +15,8 @@ from quantitative_metrics.performance_metrics import (
     main,
 )
 from quantitative_metrics.scores import COLUMNS, Plan, score_projections
-from util.runs import UserError, parse_options
+from util.errors import UserError
+from util.settings import parse_options
 
 SCRIPT = "quantitative_metrics/performance_metrics.py"
 QUICK = ("neighbours", "classifier", "backbone", "axes")
@@ -117,9 +118,6 @@ def test_three_cells_and_fewer(line):
     assert value(scores.table, "trustworthiness", "kept", k=1) == 1
     with pytest.raises(UserError, match="2 cells have coordinates"):
         score_projections({"kept": codes["kept"][:2]}, {}, table[:2], Plan(("axes",)))
-
-
-# ------------------------------------------------------------------------------------ columns, ids
 
 
 def test_coordinates_are_found_by_their_names():

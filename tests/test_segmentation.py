@@ -3,7 +3,7 @@ import pytest
 from raw_sets import DATA
 from skimage.draw import disk, ellipse
 
-from util.segmentation import (
+from util.raw.segmentation import (
     cut_off,
     drop_small,
     foreground,

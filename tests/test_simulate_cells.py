@@ -10,8 +10,7 @@ import tifffile
 from scipy import ndimage, stats
 from skimage import io, measure
 
-from util.rendering import crop_cells
-from util.runs import UserError
+from util.errors import UserError
 from util.simulate_cells import (
     BBBC031_CLASS_SIZES,
     BBBC031_CORNERS,
@@ -27,6 +26,7 @@ from util.simulate_cells import (
     simulate_bbbc031,
     write_bbbc031_raw,
 )
+from util.simulators.rendering import crop_cells
 
 BBBC031 = Path(__file__).parents[2] / "shared" / "data" / "bbbc031"
 GROUND_TRUTH = BBBC031 / "REAL_GroundTruth_10rows.csv"
@@ -89,9 +89,6 @@ def solidity(crop):
 def coloured(colours):
     """Cells whose cytoplasm is not nearly pure blue, so that the nucleus can be told from it."""
     return np.asarray(colours)[:, :2].max(axis=1) > 0.05
-
-
-# --------------------------------------------------------------------------------- population law
 
 
 @needs_shared_data
@@ -239,9 +236,6 @@ def test_same_seed_same_bytes():
     assert (table[PLANE] != table_other[PLANE]).all(axis=None)
 
 
-# --------------------------------------------------------------------------------------- renderer
-
-
 def test_tiles_hold_a_textured_cell_around_its_blue_nucleus():
     colours = np.tile([0.8, 0.4, 0.2], (30, 1))
     image, cell, nucleus = render_cells(colours, np.linspace(0, 0.5, 30), np.random.default_rng(0))
@@ -275,9 +269,6 @@ def test_crops_are_one_object_in_a_tight_box_on_exact_zero(all_processes):
         assert not cell.all()  # the corners of the box
         assert ndimage.label(cell, np.ones((3, 3)))[1] == 1
         assert max(crop.shape) < TILE  # not cut off by the tile
-
-
-# ---------------------------------------- figures of the 40 cells of well A03 site 8 (reference.md)
 
 
 def test_cells_have_the_real_sizes(process_7):
@@ -367,9 +358,6 @@ def test_solidity_falls_with_shape_as_in_the_real_field(real_and_simulated):
     assert len(real) == 3 and np.all(np.diff(simulated) < -0.01)
     error = by_shape[0].sem().to_numpy()
     assert np.all(np.abs(real - simulated) < 3 * error + 0.003)
-
-
-# ---------------------------------------------------------------------------------------- raw set
 
 
 @pytest.fixture(scope="module")
@@ -528,9 +516,6 @@ def test_bad_arguments_of_the_raw_set_leave_nothing(tmp_path, arguments, named):
     with pytest.raises(UserError, match=named):
         write_bbbc031_raw(tmp_path / "raw", **arguments)
     assert not list(tmp_path.iterdir())
-
-
-# ----------------------------------------------------------------------------------- command line
 
 
 def test_main_writes_every_set(tmp_path, monkeypatch):

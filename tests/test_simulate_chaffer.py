@@ -9,9 +9,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import cross_val_predict
 
-from util.rendering import in_one_piece
-from util.runs import UserError
-from util.simulate_chaffer import (
+from util.errors import UserError
+from util.simulators.chaffer import (
     CHANNEL_FOLDERS,
     CONDITIONS,
     HIGHEST,
@@ -23,6 +22,7 @@ from util.simulate_chaffer import (
     render_chaffer_cells,
     write_chaffer_raw,
 )
+from util.simulators.rendering import in_one_piece
 
 CATEGORIES = ["Cell_Type_categ", "CD44_Level_categ", "CD104_Level_categ", "Treatment_categ"]
 N = 60

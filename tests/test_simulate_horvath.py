@@ -10,16 +10,16 @@ from skimage import io
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import cross_val_score
 
-from util.rendering import in_one_piece
-from util.runs import UserError
-from util.simulate_horvath import (
+from util.errors import UserError
+from util.simulators.common import measure_objects, share_out
+from util.simulators.horvath import (
     CLASS_SIZES,
     CLASSES,
     draw_traits,
     render_horvath_cells,
     write_horvath_raw,
 )
-from util.simulated_sets import measure_objects, share_out
+from util.simulators.rendering import in_one_piece
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ import pytest
 from scipy import ndimage
 from skimage import io
 
-from util.rendering import CellTiles
-from util.runs import UserError
-from util.simulated_sets import (
+from util.errors import UserError
+from util.simulators.common import (
     CellProfilerOutputs,
     blank_field,
     compose_field,
@@ -18,6 +17,7 @@ from util.simulated_sets import (
     new_folder,
     share_out,
 )
+from util.simulators.rendering import CellTiles
 
 SIDE = 160
 
@@ -168,9 +168,6 @@ def test_features_are_those_of_known_shapes():
             ("Integrated", values.sum()),
         ):
             assert disc[f"Intensity_{feature}Intensity_{name}"] == pytest.approx(expected)
-
-
-# ------------------------------------------------------------------------------------------ files
 
 
 def test_a_folder_appears_whole(tmp_path):

@@ -50,13 +50,13 @@ def numbers(batches):
     return [(60000 * x.flatten()).round().long().tolist() for x in batches]
 
 
-@pytest.mark.parametrize("dtype, shrink", [(np.uint8, 1), (np.uint16, 1), (np.uint16, 2)])
-def test_same_values_as_on_the_device(tmp_path, dtype, shrink):
+@pytest.mark.parametrize("dtype, downsample", [(np.uint8, 1), (np.uint16, 1), (np.uint16, 2)])
+def test_same_values_as_on_the_device(tmp_path, dtype, downsample):
     top = np.iinfo(dtype).max
     images = np.random.default_rng(0).integers(0, top, (70, 2, 8, 8), dtype=dtype, endpoint=True)
-    resident = CellBatches(cells_of(images), CPU, 16, False, shrink)
+    resident = CellBatches(cells_of(images), CPU, 16, False, downsample)
     cells = cells_of(mapped(tmp_path, images))
-    streamed = StreamedBatches(cells, CPU, 16, False, 40 * images[0].nbytes, shrink)
+    streamed = StreamedBatches(cells, CPU, 16, False, 40 * images[0].nbytes, downsample)
     indices = np.random.default_rng(1).permutation(70)[:60]
     ours, theirs = (list(batches.in_order(indices)) for batches in (streamed, resident))
     assert [len(x) for x in ours] == [16, 16, 16, 12]

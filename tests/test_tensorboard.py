@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from util.runs import TensorBoardLog, UserError
+from util.errors import UserError
+from util.runs import TensorBoardLog
 
 LOG = [
     {

@@ -24,8 +24,9 @@ from models.train_net import (
     train,
 )
 from util.data_processing import CellBatches, Cells, split_cells
+from util.errors import UserError
 from util.mutual_information import InformationEstimator
-from util.runs import UserError, load_checkpoint, save_checkpoint, seed_everything
+from util.runs import load_checkpoint, save_checkpoint, seed_everything
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def run(
     learning_rate=1e-3,
     freeze_norm=None,
     batch_size=16,
-    chances=None,
+    probabilities=None,
     bfloat16=False,
     keep_checkpoint=True,
 ):
@@ -91,7 +92,7 @@ def run(
         folder,
         {},
         progress=False,
-        chances=chances,
+        probabilities=probabilities,
         keep_checkpoint=keep_checkpoint,
     )
     return model, objective, batches, split, history
@@ -120,7 +121,7 @@ def test_the_best_model_is_returned_not_the_last(cells, tmp_path):
 def test_resumed_equals_undisturbed(cells, tmp_path, infomax, drawn):
     train_cells = split_cells(None, len(cells.table), 0.2, 0)[0]
     weights = np.linspace(1, 3, len(train_cells))
-    asked = {"infomax": infomax, "chances": weights / weights.sum() if drawn else None}
+    asked = {"infomax": infomax, "probabilities": weights / weights.sum() if drawn else None}
     whole, *_, history = run(cells, tmp_path / "whole", 5, **asked)
     run(cells, tmp_path / "parts", 2, **asked)
     torch.rand(7)  # what happens between does not matter
@@ -130,7 +131,7 @@ def test_resumed_equals_undisturbed(cells, tmp_path, infomax, drawn):
     assert [h["valid"] for h in history] == [h["valid"] for h in resumed]
 
 
-def test_cells_are_drawn_by_their_chances(cells, tmp_path, monkeypatch):
+def test_cells_are_drawn_by_their_probabilities(cells, tmp_path, monkeypatch):
     """Of the training cells only: every epoch anew, and validation sees each cell once."""
     learnt, judged = [], []
     shuffled, in_order = CellBatches.shuffled, CellBatches.in_order
@@ -141,8 +142,8 @@ def test_cells_are_drawn_by_their_chances(cells, tmp_path, monkeypatch):
         CellBatches, "in_order", lambda self, rows: judged.append(rows) or in_order(self, rows)
     )
     train_cells, valid_cells = split_cells(None, len(cells.table), 0.2, 0)
-    chances = np.where(np.arange(len(train_cells)) % 2, 3.0, 1.0)
-    run(cells, tmp_path / "r", 3, chances=chances / chances.sum())
+    probabilities = np.where(np.arange(len(train_cells)) % 2, 3.0, 1.0)
+    run(cells, tmp_path / "r", 3, probabilities=probabilities / probabilities.sum())
     odd = [np.isin(rows, train_cells[1::2]).mean() for rows in learnt]
     assert odd == pytest.approx([0.75] * 3, abs=0.1)  # 48 cells
     assert all(len(rows) == len(train_cells) for rows in learnt)

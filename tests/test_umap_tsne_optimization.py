@@ -7,7 +7,7 @@ import pytest
 
 import VAE_framework
 from optimization import UMAP_TSNE_optimization as sweep
-from util.runs import UserError
+from util.errors import UserError
 
 SMALL = {
     "simulated_cells": 60,

@@ -9,7 +9,7 @@ from sklearn.manifold import trustworthiness
 
 from quantitative_metrics import unsupervised_metric
 from quantitative_metrics.unsupervised_metric import MEASURES, area_sizes, co_ranking
-from util.runs import UserError
+from util.errors import UserError
 
 
 def slow_ranks(data):

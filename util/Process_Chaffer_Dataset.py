@@ -17,7 +17,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from util.data_set_writer import (
+from util.errors import UserError
+from util.image_files import IMAGE_SUFFIXES
+from util.metadata import count_and_name
+from util.raw.data_set_writer import (
     Cut,
     Outcome,
     Target,
@@ -26,10 +29,8 @@ from util.data_set_writer import (
     refuse_finished,
     write_data_set,
 )
-from util.image_files import IMAGE_SUFFIXES
-from util.metadata import count_and_name
-from util.raw_data import read_channels, read_ground_truth
-from util.runs import UserError, run_script
+from util.raw.raw_data import read_channels, read_ground_truth
+from util.settings import run_script
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from util import cellprofiler as cp
-from util.centroid_matching import link_objects, match_centroids, refuse_nonsense
-from util.data_set_writer import (
+from util.errors import UserError
+from util.metadata import count_and_name
+from util.raw import cellprofiler as cp
+from util.raw.centroid_matching import link_objects, match_centroids, refuse_nonsense
+from util.raw.data_set_writer import (
     Cut,
     Outcome,
     Target,
@@ -31,10 +33,8 @@ from util.data_set_writer import (
     refuse_finished,
     write_data_set,
 )
-from util.metadata import count_and_name
-from util.raw_data import find_in, merge_crops, read_channels, read_ground_truth
-from util.runs import UserError, run_script
-from util.segmentation import (
+from util.raw.raw_data import find_in, merge_crops, read_channels, read_ground_truth
+from util.raw.segmentation import (
     foreground,
     grow_cells,
     labels_of_mask,
@@ -42,6 +42,7 @@ from util.segmentation import (
     object_table,
     split_touching,
 )
+from util.settings import run_script
 from util.simulate_cells import distance_to_initial_state
 
 
@@ -180,9 +181,6 @@ def read_truth(path: Path) -> pd.DataFrame:
     return truth.drop(columns="ImageName")
 
 
-# ------------------------------------------------------------------------- crops of CellProfiler
-
-
 Plan = tuple[list[tuple[str, Any]], Any, list[Path]]  # groups, cut, tables it depends on
 
 
@@ -212,9 +210,6 @@ def cut_crops(crops: Path, rows: pd.DataFrame) -> Iterator[Cut]:
     well, site = rows[KEYS].iloc[0]
     folders = [crops / f"CroppedImages_{name}" / f"{well}_{site:02d}" for name in CHANNELS]
     yield from merge_crops(rows, folders, OBJECT)
-
-
-# ------------------------------------------------------------------------------ published fields
 
 
 def _from_fields(settings: Settings, truth: pd.DataFrame, path: Path) -> Plan:

@@ -21,9 +21,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from util import cellprofiler as cp
-from util.centroid_matching import match_centroids, refuse_nonsense
-from util.data_set_writer import (
+from util.errors import UserError
+from util.metadata import read_table
+from util.raw import cellprofiler as cp
+from util.raw.centroid_matching import match_centroids, refuse_nonsense
+from util.raw.data_set_writer import (
     Cut,
     Outcome,
     Target,
@@ -32,11 +34,9 @@ from util.data_set_writer import (
     refuse_finished,
     write_data_set,
 )
-from util.file_patterns import match_files, pattern_to_regex
-from util.metadata import read_table
-from util.raw_data import read_channels, read_ground_truth, safe_name
-from util.runs import UserError, run_script
-from util.segmentation import (
+from util.raw.file_patterns import match_files, pattern_to_regex
+from util.raw.raw_data import read_channels, read_ground_truth, safe_name
+from util.raw.segmentation import (
     cut_off,
     drop_small,
     foreground,
@@ -48,6 +48,7 @@ from util.segmentation import (
     split_touching,
     window,
 )
+from util.settings import run_script
 
 
 @dataclass(frozen=True)
@@ -192,9 +193,6 @@ def _check(settings: Settings) -> None:
         raise UserError("--metadata is missing: the CSV with those columns")
     if settings.window_size < 8 or settings.nucleus_diameter <= 1:
         raise UserError("--window-size must be 8 px or more, --nucleus-diameter more than 1 px")
-
-
-# ------------------------------------------------------------------------------ files and tables
 
 
 def find_fields(settings: Settings) -> tuple[list[Field], list[str]]:
@@ -347,9 +345,6 @@ def _images_of_run(folder: Path) -> dict[str, int]:
 def _metadata_column(objects: pd.DataFrame, name: str) -> str | None:
     wanted = f"metadata_{name}".lower()
     return next((column for column in objects if column.lower() == wanted), None)
-
-
-# -------------------------------------------------------------------------------- cutting a field
 
 
 def _try_one_field(settings: Settings, fields: list[Field]) -> None:

@@ -20,9 +20,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from util import cellprofiler as cp
-from util.centroid_matching import link_objects, match_centroids, refuse_nonsense
-from util.data_set_writer import (
+from util.errors import UserError
+from util.metadata import count_and_name
+from util.raw import cellprofiler as cp
+from util.raw.centroid_matching import link_objects, match_centroids, refuse_nonsense
+from util.raw.data_set_writer import (
     Cut,
     Outcome,
     Target,
@@ -31,9 +33,8 @@ from util.data_set_writer import (
     refuse_finished,
     write_data_set,
 )
-from util.metadata import count_and_name
-from util.raw_data import find_in, merge_crops
-from util.runs import UserError, run_script
+from util.raw.raw_data import find_in, merge_crops
+from util.settings import run_script
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from util.runs import UserError, explain_os_error, read_json
+from util.errors import UserError, explain_os_error
+from util.runs import read_json
 
 BLOCK = 512  # images copied or hashed at a time
 

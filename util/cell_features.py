@@ -1,4 +1,4 @@
-"""Human-designed features of single cells: measured here, or read from a CellProfiler table.
+"""Hand-crafted features of single cells: measured here, or read from a CellProfiler table.
 
 They are the classical description of a cell (size, shape, intensity, texture, ...) that a learned
 representation is compared with. The measurements are CellProfiler's (Stirling et al. 2021, BMC
@@ -25,10 +25,11 @@ import pandas as pd
 import scipy
 from tqdm import tqdm
 
-from util.cell_blocks import POSITION, Groups, measure_block
 from util.cell_cache import fingerprint
 from util.data_processing import Cells
-from util.runs import UserError, explain_os_error, write_atomically
+from util.errors import UserError, explain_os_error
+from util.features.cell_blocks import POSITION, Groups, measure_block
+from util.runs import write_atomically
 
 CELLS_PER_BLOCK = 64  # larger blocks fall out of the CPU cache, smaller ones cost calls
 CACHE_FORMAT = 2  # raise it when masks or measurements change, so that old caches are not read
@@ -117,10 +118,10 @@ def features_of(
     return table, report + mask_report
 
 
-def designed_features(
+def hand_crafted_features(
     choice: str, cells: Cells | None, ids: Sequence[str], groups: Groups = "fast"
 ) -> tuple[pd.DataFrame | None, list[str]]:
-    """Human-designed features of a data set, ready to compare cells by.
+    """Hand-crafted features of a data set, ready to compare cells by.
 
     Args:
         choice: `measure` on the images, `none`, or the path of a CSV with Unique_ID.

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from util.augmentation import augment
 from util.cell_cache import CellCache, cache_folder, fingerprint
 from util.devices import select_rows, tensor_type
+from util.errors import UserError
 from util.image_files import (
     LOOK_AT,
     Fitter,
@@ -40,7 +41,6 @@ from util.image_files import (
     try_read,
 )
 from util.metadata import count_and_name, join_metadata, read_table, refuse_duplicates
-from util.runs import UserError
 
 CACHE_VERSION = 1  # raise it when the pixels that load_cells makes change
 SIMULATED = Path("DataSets") / "simulated"  # where features of simulated cells are kept
@@ -126,9 +126,6 @@ class Cells:
             },
             "fingerprint": self.fingerprint,
         }
-
-
-# ------------------------------------------------------------------------------------------ sources
 
 
 def load_cells(
@@ -404,9 +401,6 @@ def _build_array_cache(
         )
 
 
-# -------------------------------------------------------------------------------- split and batches
-
-
 def split_cells(
     labels: Sequence | None, n_cells: int, valid_fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -450,20 +444,20 @@ def split_cells(
 
 
 def scale_pixels(
-    raw: torch.Tensor, low: torch.Tensor, span: torch.Tensor, shrink: int = 1
+    raw: torch.Tensor, low: torch.Tensor, span: torch.Tensor, downsample: int = 1
 ) -> torch.Tensor:
     """Images as the network sees them.
 
     Args:
         raw: (B, C, S, S) integers.
         low, span: (C, 1, 1) the value that becomes 0, and how far above it 1 lies.
-        shrink: side of the squares of pixels that are averaged to one; divides S.
+        downsample: side of the squares of pixels that are averaged to one; divides S.
 
     Returns:
-        (B, C, S / shrink, S / shrink) float32 in 0..1.
+        (B, C, S / downsample, S / downsample) float32 in 0..1.
     """
     scaled = (raw.float() - low).div_(span).clamp_(0, 1)
-    return scaled if shrink == 1 else F.avg_pool2d(scaled, shrink)
+    return scaled if downsample == 1 else F.avg_pool2d(scaled, downsample)
 
 
 class Batches(ABC):
@@ -478,7 +472,7 @@ class Batches(ABC):
         device: where batches come out.
         batch_size: cells per batch; may be changed between epochs.
         augmentation: turn and flip the training images.
-        shrink: side of the squares of pixels that are averaged to one.
+        downsample: side of the squares of pixels that are averaged to one.
     """
 
     def __init__(
@@ -487,7 +481,7 @@ class Batches(ABC):
         device: torch.device,
         batch_size: int,
         augmentation: bool,
-        shrink: int = 1,
+        downsample: int = 1,
     ):
         self.device = device
         self.low = self._per_channel(cells.low)
@@ -496,14 +490,14 @@ class Batches(ABC):
         self.fill = None if fill is None else fill.to(device)
         self.batch_size = batch_size
         self.augmentation = augmentation
-        self.shrink = shrink
+        self.downsample = downsample
         self.images = self._hold(cells.images)  # (N, C, S, S)
 
     def _per_channel(self, values: np.ndarray) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)[:, None, None]
 
     def _scale(self, raw: torch.Tensor) -> torch.Tensor:
-        return scale_pixels(raw, self.low, self.span, self.shrink)
+        return scale_pixels(raw, self.low, self.span, self.downsample)
 
     @abstractmethod
     def _hold(self, images: np.ndarray) -> torch.Tensor | np.ndarray:
@@ -522,7 +516,7 @@ class Batches(ABC):
         return indices[torch.randperm(len(indices))]
 
     def take(self, index: torch.Tensor) -> torch.Tensor:
-        """Cells (B,) -> (B, C, S', S') float32 in 0..1, S' = S / shrink."""
+        """Cells (B,) -> (B, C, S', S') float32 in 0..1, S' = S / downsample."""
         return self._scale(self._load(index))
 
     def in_order(self, indices: np.ndarray) -> Iterator[torch.Tensor]:

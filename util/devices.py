@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from util import processes
-from util.runs import UserError
+from util.errors import UserError
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -81,9 +81,6 @@ def describe_device(device: torch.device) -> dict[str, str]:
     }
 
 
-# -------------------------------------------------------------------------------------- arithmetic
-
-
 def resolve_precision(asked: str, device: torch.device) -> Precision:
     """What `auto` means: bfloat16 on CUDA, float32 elsewhere."""
     if asked == "auto":
@@ -116,9 +113,6 @@ def switch_off_tf32() -> None:
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-
-
-# ------------------------------------------------------------------------------------------- types
 
 
 def select_rows(values: Tensor, rows: Tensor | slice) -> Tensor:

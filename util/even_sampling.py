@@ -1,13 +1,13 @@
-"""Drawing training cells evenly over the space of images, so that a rare state counts.
+"""Density-balanced sampling: training cells drawn evenly over the space of their images.
 
 In most screens a few states hold nearly all cells. A mean over the cells hardly notices the others,
 and neither does a model that minimises it. Single-cell genomics thins out what is dense instead
-(geometric sketching: Hie et al. 2019, Cell Systems 8, 483): here a cell is drawn with a chance that
-is inverse to the density of cells around it. No label is needed, only the images.
+(geometric sketching: Hie et al. 2019, Cell Systems 8, 483). Here a cell is drawn with a probability
+that is inverse to the density of cells around it. No label is needed, only the images.
 
 The density is that of the k nearest neighbours (Loftsgaarden and Quesenberry 1965) in the first
 principal components of the images, reduced to a few pixels a side: in more dimensions all distances
-are alike, and the chances follow the noise.
+are alike, and the probabilities follow the noise.
 """
 
 import numpy as np
@@ -23,15 +23,15 @@ EXTREMES = 0.01  # share of the most crowded, and of the loneliest, cells that c
 AT_A_TIME = 1024  # images
 
 
-def even_chances(points: np.ndarray, evenness: float = 1.0) -> np.ndarray:
-    """Chance of each cell to be drawn, proportional to density to the power of -evenness.
+def sampling_probabilities(points: np.ndarray, balance: float = 1.0) -> np.ndarray:
+    """Probability of each cell to be drawn, proportional to density to the power of -balance.
 
     Args:
         points: (N, d) where the cells lie.
-        evenness: 0 to draw cells as they come, up to 1 to draw evenly over the space they fill.
+        balance: 0 to draw cells as they come, up to 1 to draw evenly over the space they fill.
 
     Returns:
-        (N,) chances above 0 that add up to 1; all the same where the cells lie in one place.
+        (N,) probabilities above 0 that add up to 1; all the same where the cells lie in one place.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -44,8 +44,8 @@ def even_chances(points: np.ndarray, evenness: float = 1.0) -> np.ndarray:
     shortest, longest = np.quantile(radius, [EXTREMES, 1 - EXTREMES])
     if shortest <= 0:  # copies of one cell lie at no distance
         shortest = radius[radius > 0].min(initial=1.0)
-    chances = radius.clip(shortest, max(longest, shortest)) ** (dim * evenness)
-    return chances / chances.sum()
+    probabilities = radius.clip(shortest, max(longest, shortest)) ** (dim * balance)
+    return probabilities / probabilities.sum()
 
 
 def image_components(cells: Cells) -> np.ndarray:
@@ -67,22 +67,22 @@ def image_components(cells: Cells) -> np.ndarray:
     return points[:, spread > 1e-6] / spread[spread > 1e-6]
 
 
-def draw_cells(cells: np.ndarray, chances: np.ndarray) -> np.ndarray:
-    """As many cells as there are, each as often as its chance says, up to a single one.
+def draw_cells(cells: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """As many cells as there are, each as often as its probability says, to within one.
 
-    Systematic sampling: N marks at equal distances on the line of all chances, on which the cells
-    lie in a random order. Randomness follows torch's global generator, which the training loop
-    seeds for each epoch.
+    Systematic sampling: N marks at equal distances on the line of all probabilities, on which the
+    cells lie in a random order. Randomness follows torch's global generator, which the training
+    loop seeds for each epoch.
 
     Args:
         cells: (N,) indices.
-        chances: (N,) that add up to 1.
+        probabilities: (N,) that add up to 1.
 
     Returns:
         (N,) indices in random order, some of them several times and some not at all.
     """
     order = torch.randperm(len(cells)).numpy()
     marks = (np.arange(len(cells)) + float(torch.rand((), dtype=torch.float64))) / len(cells)
-    ends = np.cumsum(chances[order])
+    ends = np.cumsum(probabilities[order])
     places = np.searchsorted(ends / ends[-1], marks, side="right").clip(max=len(cells) - 1)
     return cells[order[places]]

@@ -1,6 +1,6 @@
 """A run for other programs: AnnData, Parquet, and an encoder that needs none of this code.
 
-    h5ad        run.h5ad: human-designed features as X, projections in obsm, the table of the cells
+    h5ad        run.h5ad: hand-crafted features as X, projections in obsm, the table of the cells
                 and their local quality in obs, scores and settings in uns (Virshup et al. 2021,
                 anndata); scanpy, squidpy and cellxgene open it
     parquet     latents.parquet, scores.parquet, local_quality.parquet: the CSVs of the same names
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from util.data_processing import scale_pixels
-from util.runs import UserError, write_atomically
+from util.errors import UserError
+from util.runs import write_atomically
 
 ExportFormat = Literal["h5ad", "parquet", "encoder"]
 
@@ -106,18 +107,18 @@ class RawPixelEncoder(nn.Module):
     Args:
         model: with `encode`.
         low, high: (C,) raw values that become 0 and 1.
-        shrink: side of the squares of pixels that are averaged to one.
+        downsample: side of the squares of pixels that are averaged to one.
     """
 
-    def __init__(self, model: nn.Module, low: np.ndarray, high: np.ndarray, shrink: int = 1):
+    def __init__(self, model: nn.Module, low: np.ndarray, high: np.ndarray, downsample: int = 1):
         super().__init__()
-        self.model, self.shrink = model, shrink
+        self.model, self.downsample = model, downsample
         for name, value in (("low", low), ("span", np.asarray(high) - low)):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32)[:, None, None])
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels (B, C, S, S) -> mean and log-variance of the code, (B, d) each."""
-        return self.model.encode(scale_pixels(pixels, self.low, self.span, self.shrink))
+        return self.model.encode(scale_pixels(pixels, self.low, self.span, self.downsample))
 
 
 def write_encoder(
@@ -126,7 +127,7 @@ def write_encoder(
     shape: Sequence[int],
     low: np.ndarray,
     high: np.ndarray,
-    shrink: int = 1,
+    downsample: int = 1,
 ) -> Path:
     """Write encoder.pt2 for batches of any size, atomically; `torch.export.load` opens it.
 
@@ -134,9 +135,9 @@ def write_encoder(
         path: to write.
         model: a VAE.
         shape: (C, S, S) of an image.
-        low, high, shrink: as for `RawPixelEncoder`.
+        low, high, downsample: as for `RawPixelEncoder`.
     """
-    encoder = RawPixelEncoder(model, low, high, shrink).eval().cpu()
+    encoder = RawPixelEncoder(model, low, high, downsample).eval().cpu()
     example = torch.zeros(2, *shape)
     program = torch.export.export(
         encoder, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)

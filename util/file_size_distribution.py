@@ -21,26 +21,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from util.data_processing import Cells, load_cells
-from util.helpers import (
-    OKABE_ITO,
-    compose_rgb,
-    draw_sheet,
-    house_style,
-    mix_channels,
-    save_figure,
-)
+from util.errors import UserError
+from util.helpers import compose_rgb, draw_sheet, mix_channels
 from util.image_files import image_shape, list_images, read_array, read_image
 from util.metadata import choose_labels, read_table
-from util.report import write_report
-from util.runs import (
-    UserError,
-    create_run_folder,
-    describe_run,
-    parse_options,
-    run_script,
-    write_json,
-    write_table,
-)
+from util.pages.report import write_report
+from util.runs import create_run_folder, describe_run, write_json, write_table
+from util.settings import parse_options, run_script
+from util.style import OKABE_ITO, house_style, save_figure
 
 INPUT_SIZES = (32, 64, 128, 256)  # px, those of the networks
 CELLS_PER_CLASS = 10  # on the sheet of examples
@@ -141,9 +129,6 @@ def class_counts(labels: pd.Series) -> pd.DataFrame:
     counts = counts[order]
     table = pd.DataFrame({"cells": counts, "percent": 100 * counts / counts.sum()})
     return table.rename_axis("class")
-
-
-# ----------------------------------------------------------------------------------------- figures
 
 
 def plot_shapes(shapes: pd.DataFrame, input_size: int, path: Path) -> Path:
@@ -268,9 +253,6 @@ def plot_centroids(field: np.ndarray, rows: pd.DataFrame, label: str | None, pat
         panel.legend(**legend, facecolor="grey", labelcolor="white")
         panel.set_title(f"{len(rows)} cells of the field", loc="left")
         return save_figure(figure, path)
-
-
-# ------------------------------------------------------------------------------------------ script
 
 
 def main(settings: Settings) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import skimage
 
-from util.runs import UserError
+from util.errors import UserError
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 MASKED_BORDER = 0.1  # crops are masked from this share of border pixels 0 in every channel

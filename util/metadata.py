@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from util.runs import UserError
+from util.errors import UserError
 
 # Names that say which cell it is or where it lay: no property of the cell.
 NUMBERING = re.compile(

@@ -57,9 +57,6 @@ def is_main() -> bool:
     return rank() == 0
 
 
-# ----------------------------------------------------------------------------- beginning and ending
-
-
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
     """Connect the processes that torchrun started; all but the main one are silent inside."""
@@ -124,9 +121,6 @@ def _tell_or_hear(speaker: bool) -> None:
             _team.store.set("said", "all")
         else:
             _team.store.wait(["said"], LAST_WORDS)
-
-
-# -------------------------------------------------------------------------------- working together
 
 
 @contextlib.contextmanager

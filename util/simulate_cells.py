@@ -35,19 +35,10 @@ import pandas as pd
 import tifffile
 from tqdm import tqdm
 
-from util.dsprites import write_dsprites_raw
-from util.rendering import (
-    COARSEST_NODES,
-    CellTiles,
-    clouds,
-    crop_cells,
-    fill_outlines,
-    random_outlines,
-)
-from util.runs import UserError, parse_options, run_script
-from util.simulate_chaffer import write_chaffer_raw
-from util.simulate_horvath import write_horvath_raw
-from util.simulated_sets import (
+from util.errors import UserError
+from util.settings import parse_options, run_script
+from util.simulators.chaffer import write_chaffer_raw
+from util.simulators.common import (
     MISSED,
     CellProfilerOutputs,
     Field,
@@ -58,6 +49,16 @@ from util.simulated_sets import (
     new_folder,
     save_png,
     share_out,
+)
+from util.simulators.dsprites import write_dsprites_raw
+from util.simulators.horvath import write_horvath_raw
+from util.simulators.rendering import (
+    COARSEST_NODES,
+    CellTiles,
+    clouds,
+    crop_cells,
+    fill_outlines,
+    random_outlines,
 )
 
 
@@ -148,9 +149,6 @@ def simulate_bbbc031(
         batch = slice(start, start + CELLS_PER_BATCH)
         crops.extend(crop_cells(render_cells(colours[batch], irregularities[batch], rng)))
     return crops, table
-
-
-# --------------------------------------------------------------------------------- population law
 
 
 def class_sizes(n_cells: int, processes: Sequence[int] | None = None) -> dict[int, int]:
@@ -280,9 +278,6 @@ def distance_to_initial_state(
     return distance / farthest, np.where(red, "red", "green")
 
 
-# --------------------------------------------------------------------------------------- renderer
-
-
 def render_cells(
     colours: np.ndarray, irregularities: np.ndarray, rng: np.random.Generator
 ) -> CellTiles:
@@ -313,9 +308,6 @@ def render_cells(
     blue = image[..., 2]  # a view: the nucleus is written into the image
     blue[middle] = np.where(nucleus[middle], nucleus_texture, blue[middle])
     return CellTiles(np.rint(255 * image).astype(np.uint8), cell, nucleus)
-
-
-# ---------------------------------------------------------------------------------------- raw set
 
 
 def write_bbbc031_raw(
@@ -415,9 +407,6 @@ def _save_ground_truth(folder: Path, table: pd.DataFrame) -> None:
     ) + ("_id" + table["CellIdx"].astype(str) + ".tiff")
     table.insert(0, "Unique_ID", unique_id)
     table.to_csv(folder / "truth.csv", float_format="%.6f", index=False)
-
-
-# ----------------------------------------------------------------------------------- command line
 
 
 def main(settings: Settings = SETTINGS) -> Path:

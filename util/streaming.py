@@ -46,7 +46,7 @@ class StreamedBatches(Batches):
         batch_size: cells per batch; may be changed between epochs.
         augmentation: turn and flip the training images.
         window_bytes: integers that are mixed with each other; at least one batch.
-        shrink: side of the squares of pixels that are averaged to one.
+        downsample: side of the squares of pixels that are averaged to one.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class StreamedBatches(Batches):
         batch_size: int,
         augmentation: bool,
         window_bytes: int = WINDOW_BYTES,
-        shrink: int = 1,
+        downsample: int = 1,
     ):
-        super().__init__(cells, device, batch_size, augmentation, shrink)
+        super().__init__(cells, device, batch_size, augmentation, downsample)
         self.window_bytes = window_bytes
 
     def _hold(self, images: np.ndarray) -> np.ndarray:
@@ -129,7 +129,7 @@ def make_batches(
     batch_size: int,
     augmentation: bool,
     budget_bytes: int | None = None,
-    shrink: int = 1,
+    downsample: int = 1,
 ) -> Batches:
     """All cells on the device where their integers fit, else streamed; says so if streamed.
 
@@ -140,16 +140,16 @@ def make_batches(
         augmentation: turn and flip the training images.
         budget_bytes: what the integers may take; None means half of the free memory of a CUDA
             device, else a quarter of the available memory of the machine.
-        shrink: side of the squares of pixels that are averaged to one.
+        downsample: side of the squares of pixels that are averaged to one.
     """
     budget = memory_budget(device) if budget_bytes is None else budget_bytes
     if cells.images.nbytes <= budget:
-        return CellBatches(cells, device, batch_size, augmentation, shrink)
+        return CellBatches(cells, device, batch_size, augmentation, downsample)
     print(
         f"{len(cells.images):,} cells take {cells.images.nbytes / 2**30:.1f} GiB, more than the "
         f"{budget / 2**30:.1f} GiB set aside for them on {device}: they stream from the disk"
     )
-    return StreamedBatches(cells, device, batch_size, augmentation, shrink=shrink)
+    return StreamedBatches(cells, device, batch_size, augmentation, downsample=downsample)
 
 
 def memory_budget(device: torch.device) -> int:

@@ -33,7 +33,7 @@ measure_features(images, True, groups="full", n_jobs=1, progress=False)
 INFORMATION = """
 import numpy as np
 from quantitative_metrics.scores import Plan, score_projections
-from util.cell_features import designed_features
+from util.cell_features import hand_crafted_features
 from util.data_processing import load_cells
 
 cells = load_cells("simulated", simulated_cells=2500)

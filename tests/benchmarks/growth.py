@@ -36,7 +36,7 @@ from quantitative_metrics import scores  # noqa: E402
 PROJECTIONS = "projections"
 STAGES = {
     "cells": (VAE_framework, "load"),
-    "features": (VAE_framework, "design_features"),
+    "features": (VAE_framework, "load_features"),
     PROJECTIONS: (VAE_framework, "cached_projection"),
     "training": (VAE_framework, "learn"),
     "codes": (VAE_framework, "embed"),

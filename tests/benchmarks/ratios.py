@@ -39,7 +39,7 @@ sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 from plain_features import measure_plainly  # noqa: E402
 
-from human_guidance.page_figures import packed  # noqa: E402  the repository root has to be there
+from human_guidance.page.figures import packed  # noqa: E402  the repository root has to be there
 from models.losses import ELBOObjective  # noqa: E402
 from models.train_net import Schedule, train  # noqa: E402
 from optimization.grid_scores import score_each  # noqa: E402
@@ -48,8 +48,8 @@ from quantitative_metrics.MINE_metric import mutual_information_of  # noqa: E402
 from quantitative_metrics.scores import Plan, score_projections  # noqa: E402
 from quantitative_metrics.unsupervised_metric import co_ranking  # noqa: E402
 from util.cell_features import measure_features  # noqa: E402
-from util.centroid_matching import match_centroids  # noqa: E402
 from util.data_processing import CellBatches, load_cells  # noqa: E402
+from util.raw.centroid_matching import match_centroids  # noqa: E402
 
 KNOWN = Path(__file__).with_name("ratios.json")
 PAIRS = 5
@@ -201,7 +201,7 @@ def information() -> Pair:
 
 
 def features() -> Pair:
-    """Human-designed features, many cells in one block."""
+    """Hand-crafted features, many cells in one block."""
     images = load_cells("simulated", simulated_cells=64).images
     measure = partial(measure_features, masked=True, n_jobs=1, progress=False)
 

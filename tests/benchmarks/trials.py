@@ -60,8 +60,8 @@ TRIALS = {
     "likelihood heteroscedastic": {"likelihood": "heteroscedastic"},
     "free bits 2": {"free_bits": 2},
     # network and training
-    "evenness 0.5": {"evenness": 0.5},
-    "evenness 1": {"evenness": 1},
+    "density_balance 0.5": {"density_balance": 0.5},
+    "density_balance 1": {"density_balance": 1},
     "batch 64": {"batch_size": 64},
     "batch 512": {"batch_size": 512},
     "base 16": {"base": 16},

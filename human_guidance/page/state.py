@@ -11,13 +11,13 @@ import pandas as pd
 from dash import set_props
 
 from human_guidance.feedback_helpers import read_feedback
-from human_guidance.page_feedback import FeedbackList, Group, groups_of
-from human_guidance.page_figures import Points, colour_points
-from human_guidance.page_run import GuidedRun, codes_of, colouring
-from human_guidance.page_selection import Differences, parse_strokes, select
-from human_guidance.page_training import FineTuning, guided_runs
+from human_guidance.page.feedback import FeedbackList, Group, groups_of
+from human_guidance.page.figures import Points, colour_points
+from human_guidance.page.run import GuidedRun, codes_of, colouring
+from human_guidance.page.selection import Differences, parse_strokes, select
+from human_guidance.page.training import FineTuning, guided_runs
+from util.errors import UserError
 from util.metadata import read_table
-from util.runs import UserError
 
 MOST_SELECTED = 3_000  # selected cells drawn; all of them are selected
 

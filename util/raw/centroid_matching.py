@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from util.runs import UserError
+from util.errors import UserError
 
 NO_IMAGE = "no object in this image"
 TOO_FAR = "no object within {:g} px"

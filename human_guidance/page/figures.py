@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from util.helpers import MISSING_COLOUR, ClassColours, NumberColours
+from util.style import MISSING_COLOUR, ClassColours, NumberColours
 
 PLAIN_COLOUR = "#0072B2"
 INK, GRID, ANCHOR = "#1f2428", "#e4e7e9", "#b3003b"
@@ -82,9 +82,6 @@ def colour_points(
     scale = [[0, MISSING_COLOUR], [MISSING_SHARE, MISSING_COLOUR]]
     scale += [[float(step), colour] for step, colour in zip(steps, VIRIDIS, strict=True)]
     return np.where(np.isnan(known), 0, known).astype(np.float32), scale
-
-
-# ----------------------------------------------------------------------------------------- panels
 
 
 @dataclass(frozen=True)
@@ -234,9 +231,6 @@ def _annotation(panel: Panel, point: np.ndarray, text: str, **more: Any) -> dict
     place = {"x": float(point[panel.axes[0]]), "y": float(point[panel.axes[1]])}
     axes = {"xref": panel.name("x"), "yref": panel.name("y")}
     return {**place, **axes, "showarrow": False, "borderpad": 0, "text": text, **more}
-
-
-# ---------------------------------------------------------------------------------------- figures
 
 
 def layout_of(

@@ -19,8 +19,8 @@ from PIL import Image
 from scipy import ndimage
 from skimage import measure
 
-from util.rendering import CellTiles, bounding_boxes, in_one_piece
-from util.runs import UserError, explain_os_error
+from util.errors import UserError, explain_os_error
+from util.simulators.rendering import CellTiles, bounding_boxes, in_one_piece
 
 OBJECT = "SplitCellBodies"
 MISSED = 0.03  # share of cells that CellProfiler does not find, unless asked for
@@ -54,9 +54,6 @@ INTENSITY_FEATURES = {
     "intensity_min": "MinIntensity",
     "intensity_std": "StdIntensity",
 }
-
-
-# ------------------------------------------------------------------------------------------ sizes
 
 
 def share_out(n_cells: int, weights: Mapping[int, float]) -> dict[int, int]:
@@ -108,9 +105,6 @@ def check_share(name: str, share: float) -> None:
     """Raise a UserError unless the share is a number of 0 to 1."""
     if not 0 <= share <= 1:
         raise UserError(f"{name} = {share!r}: a share of 0 to 1 is needed")
-
-
-# ----------------------------------------------------------------------------------------- fields
 
 
 class Field(NamedTuple):
@@ -169,9 +163,6 @@ def _find_room(labels: np.ndarray, cell: np.ndarray, rng: np.random.Generator) -
     raise UserError(
         f"a field of {len(labels)} x {len(labels)} px has no room for so many cells: take fewer"
     )
-
-
-# -------------------------------------------------------------------------------- CellProfiler
 
 
 class CellProfilerOutputs:
@@ -275,9 +266,6 @@ def measure_objects(image: np.ndarray, objects: np.ndarray) -> pd.DataFrame:
     table = pd.DataFrame(dict(sorted(features.items())))
     table.insert(0, "ObjectNumber", measured["label"])
     return table
-
-
-# ------------------------------------------------------------------------------------------ files
 
 
 @contextlib.contextmanager

@@ -14,16 +14,10 @@ from human_guidance.feedback_helpers import axis_names
 from models.networks import VAE
 from util.data_processing import Cells
 from util.devices import pick_device
-from util.helpers import (
-    ClassColours,
-    NumberColours,
-    colour_column,
-    compose_rgb,
-    mix_channels,
-    thinning_stride,
-)
+from util.errors import UserError
+from util.helpers import compose_rgb, mix_channels
 from util.metadata import choose_labels, gradations, read_table
-from util.runs import UserError
+from util.style import ClassColours, NumberColours, colour_column, thinning_stride
 from VAE_framework import open_finished_run
 
 LOOSE_VALUES = 0.5  # text with more distinct values than this share of the cells is no class
@@ -40,7 +34,7 @@ class GuidedRun:
         model: the VAE at its best epoch, in evaluation mode.
         latents: latents.csv.
         label: column of the classes, or None.
-        features: (N, F) human-designed features, or None.
+        features: (N, F) hand-crafted features, or None.
         quality: (N, q) local quality of the projections.
         device: of the model.
     """

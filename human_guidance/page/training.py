@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from util.runs import UserError, explain_os_error, numbered_runs, read_json, write_json
+from util.errors import UserError, explain_os_error
+from util.runs import numbered_runs, read_json, write_json
 
 SCRIPT = Path(__file__).with_name("VAE_feedback_framework.py")
 MOST_EPOCHS = 10_000
@@ -181,9 +182,6 @@ def guided_runs(run_folder: Path) -> list[Path]:
         if guidance and Path(str(guidance.get("run", ""))).name == run_folder.resolve().name:
             found.append(folder)
     return found
-
-
-# ------------------------------------------------------------------------------------------- locks
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ import tifffile
 from tqdm import tqdm
 
 from util import processes
-from util.runs import UserError, explain_os_error
+from util.errors import UserError, explain_os_error
 
 GO_ON = "free some and run the same command again, it goes on where it stopped"
 WAITING = 4  # groups in the queue per worker: enough to keep it busy, few enough for flat memory
@@ -162,9 +162,6 @@ def file_stamp(*paths: Path) -> list[list[Any]]:
     """Name, size and time of files that a conversion depends on."""
     stats = [(path, path.stat()) for path in paths]
     return [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
-
-
-# ----------------------------------------------------------------------------------- conversion
 
 
 def _begin(target: Target, stamp: Any) -> None:
@@ -326,9 +323,6 @@ def _numbers_or_text(column: pd.Series) -> pd.Series:
         return column
 
 
-# ---------------------------------------------------------------------------------- publication
-
-
 def _stage(target: Target, outcome: Outcome, finish: Finish) -> None:
     """Write the tables and the subsets into the hidden folder, then the note that all is there."""
     tables, subsets = finish(outcome)
@@ -377,9 +371,6 @@ def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-# --------------------------------------------------------------------------------- command line
 
 
 def convert_from_command_line(convert: Callable[[Any], Outcome], default: Any) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from util.cellprofiler import SEVERAL, index_crops, numbers
-from util.data_set_writer import Cut
+from util.errors import UserError
 from util.image_files import read_image
 from util.metadata import read_table
-from util.runs import UserError
+from util.raw.cellprofiler import SEVERAL, index_crops, numbers
+from util.raw.data_set_writer import Cut
 
 
 def read_channels(files: Sequence[Path]) -> tuple[np.ndarray | None, str]:

@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from util import batched_features
-from util.batched_features import Block, Features
-from util.cell_masks import find_masks
+from util.features import batched_features
+from util.features.batched_features import Block, Features
+from util.features.cell_masks import find_masks
 from util.workers import end_with_parent
 
 Groups = Literal["fast", "full"]

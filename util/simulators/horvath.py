@@ -25,9 +25,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from util.rendering import CellTiles, clouds, fill_outlines, random_outlines
-from util.runs import UserError
-from util.simulated_sets import (
+from util.errors import UserError
+from util.simulators.common import (
     MISSED,
     CellProfilerOutputs,
     append_rows,
@@ -40,6 +39,7 @@ from util.simulated_sets import (
     save_png,
     share_out,
 )
+from util.simulators.rendering import CellTiles, clouds, fill_outlines, random_outlines
 
 # Of a set as large as is needed for the subsample of the thesis: 2,500, 2,500, 2,500, 850, 350, 210
 CLASS_SIZES = {1: 4200, 2: 3600, 3: 2900, 4: 880, 5: 362, 6: 218, 7: 50, 8: 40}
@@ -167,9 +167,6 @@ def _truth_rows(
     first = ["Unique_ID", "Plate", "Well", "row", "GT_pos_x", "GT_pos_y", "GT_label"]
     drawn = pd.DataFrame(traits, columns=TRAITS).round(4)
     return pd.concat([rows[first], link, drawn], axis=1)
-
-
-# ------------------------------------------------------------------------------------------ cells
 
 
 def draw_traits(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:

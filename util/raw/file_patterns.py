@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from util.runs import UserError
+from util.errors import UserError
 
 
 def pattern_to_regex(pattern: str) -> re.Pattern:

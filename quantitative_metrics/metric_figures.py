@@ -22,11 +22,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from util.helpers import (
+from util.errors import UserError
+from util.helpers import _projection_panel
+from util.pages.plot_page import json_for_page, write_page
+from util.style import (
     CLASS_PALETTE,
     LINE_STYLES,
     OKABE_ITO,
-    _projection_panel,
     colour_column,
     house_style,
     one_line,
@@ -34,8 +36,6 @@ from util.helpers import (
     spread,
     thinning_stride,
 )
-from util.plot_page import json_for_page, write_page
-from util.runs import UserError
 
 ONE_COLOUR = OKABE_ITO[0]  # of a continuum without branches
 INK = "#222222"
@@ -71,9 +71,6 @@ class Backbone(Protocol):
     latent_distance: np.ndarray  # (N,), NaN where left out
     spearman: Coefficient
     kendall: Coefficient
-
-
-# --------------------------------------------------------------------------------------- backbones
 
 
 def plot_backbone(
@@ -320,9 +317,6 @@ def _scale(arrays: Iterable[np.ndarray], low: float | None, high: float) -> Norm
     return Normalize(bottom, top if top > bottom else bottom + 1, clip=True)
 
 
-# ------------------------------------------------------------------------------- ordered distances
-
-
 def plot_ordered_distance(
     backbones: Mapping[str, Backbone],
     path: Path,
@@ -414,9 +408,6 @@ def _add_branch_legend(figure: Figure, colours: Mapping[str, str], title: str, w
     figure.legend(handles=handles, loc="outside right center", title=heading)
 
 
-# -------------------------------------------------------------------------------------- co-ranking
-
-
 def plot_co_ranking(blocks: Mapping[str, np.ndarray], path: Path) -> Path:
     """Co-ranking matrices of the nearest neighbours (Lee and Verleysen 2009), one panel each.
 
@@ -470,9 +461,6 @@ def _draw_co_ranking(panel: Axes, block: np.ndarray, scale: LogNorm) -> None:
     panel.set_ylabel("rank in the reference")
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-
-
-# ----------------------------------------------------------------------------------- local quality
 
 
 def plot_local_quality(
@@ -572,9 +560,6 @@ def _draw_density(panel: Axes, scores: np.ndarray, end: float, style: dict) -> N
     panel.plot(grid, kernel(grid) + kernel(-grid), **style)
 
 
-# ------------------------------------------------------------------------------------------ panels
-
-
 def _new_figure(n_panels: int, height: float = 4.1) -> tuple[Figure, list[tuple[int, int, int]]]:
     """A figure with room for panels of 4.1 x `height` inches and a legend, and their places."""
     columns = 2 if n_panels == 4 else min(n_panels, 3)
@@ -597,9 +582,6 @@ def _add_colour_bar(
     bar.outline.set_visible(False)
     bar.set_label(label)
     return bar
-
-
-# ------------------------------------------------------------------------------------ page to turn
 
 
 def write_backbone_page(

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.path import Path as Outline
 from scipy.stats import rankdata
 
-from util.runs import UserError
+from util.errors import UserError
 
 HOW = ("new", "add", "narrow", "remove")
 MOST_STROKES = 200
@@ -146,9 +146,6 @@ def inside(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
     outline = Outline(np.vstack([corners, corners[:1]]), closed=True)
     found[found] = outline.contains_points(points[found])
     return found
-
-
-# ------------------------------------------------------------------------------------ differences
 
 
 class Differences:

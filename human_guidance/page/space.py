@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from dash import Patch
 
-from human_guidance.page_feedback import Group
-from human_guidance.page_figures import (
+from human_guidance.page.feedback import Group
+from human_guidance.page.figures import (
     FAINT,
     Flag,
     axis_ranges,
@@ -22,7 +22,7 @@ from human_guidance.page_figures import (
     mark_traces,
     selected_traces,
 )
-from human_guidance.page_state import PageState
+from human_guidance.page.state import PageState
 
 
 class Space:

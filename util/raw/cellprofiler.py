@@ -21,16 +21,13 @@ import numpy as np
 import pandas as pd
 
 from util.cell_features import clean_features, is_metadata
+from util.errors import UserError
 from util.metadata import count_and_name
-from util.runs import UserError
 
 IMAGE, OBJECT = "ImageNumber", "ObjectNumber"
 CENTRE_X, CENTRE_Y = "AreaShape_Center_X", "AreaShape_Center_Y"
 COMPARTMENTS = ("Cells", "Nuclei", "Cytoplasm")
 SEVERAL = "several crops"  # in `index_crops`: two files claim to be this object
-
-
-# ------------------------------------------------------------------------------------ spreadsheets
 
 
 def find_spreadsheet(folder: Path, name: str) -> Path | None:
@@ -238,9 +235,6 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:120]
 
 
-# ------------------------------------------------------------------------ features of compartments
-
-
 def joined_features(
     spreadsheet: Path, name: str, prefix: str | None = None
 ) -> tuple[pd.DataFrame, list[str]]:
@@ -290,7 +284,7 @@ def joined_features(
 def feature_table(
     spreadsheet: Path, name: str, cells: pd.DataFrame, prefix: str | None = None
 ) -> pd.DataFrame | None:
-    """The human-designed features of a data set, cleaned as profilers do (`clean_features`).
+    """The hand-crafted features of a data set, cleaned as profilers do (`clean_features`).
 
     What went and why is printed. Spreadsheets without a usable feature are no reason to lose the
     cells: that is said, and there is no table.
@@ -348,9 +342,6 @@ def _part_of(
     if lonely:
         notes.append(f"{lonely} {name} have no {part_name}: these features are empty")
     return found, notes
-
-
-# ------------------------------------------------------------------------------------------- crops
 
 
 def index_crops(folder: Path, name: str) -> dict[int, Path | str]:

@@ -12,9 +12,9 @@ from dash import ALL, Dash, Input, Output, State, ctx, dcc, no_update
 from dash.exceptions import PreventUpdate
 from flask import Response, abort, jsonify, request
 
-from human_guidance import page_layout as pieces
-from human_guidance.page_feedback import ListChanged, name_for
-from human_guidance.page_figures import (
+from human_guidance.page import layout as pieces
+from human_guidance.page.feedback import ListChanged, name_for
+from human_guidance.page.figures import (
     axis_ranges,
     cell_traces,
     compare_panels,
@@ -23,13 +23,13 @@ from human_guidance.page_figures import (
     heading,
     layout_of,
 )
-from human_guidance.page_run import colouring
-from human_guidance.page_selection import HOW, MOST_STROKES, class_shares, spread_out
-from human_guidance.page_space import Space, flags_of
-from human_guidance.page_state import PageState
+from human_guidance.page.run import colouring
+from human_guidance.page.selection import HOW, MOST_STROKES, class_shares, spread_out
+from human_guidance.page.space import Space, flags_of
+from human_guidance.page.state import PageState
+from util.errors import UserError
 from util.helpers import scores_table
 from util.metadata import read_table
-from util.runs import UserError
 
 NOTED = "message shown"
 FARTHEST = 1e6  # latent units; beyond them a click means nothing
@@ -91,9 +91,6 @@ def connect_steps(app: Dash) -> None:
     )
 
 
-# -------------------------------------------------------------------------------------- selection
-
-
 def connect_selection(app: Dash, state: PageState) -> None:
     """Outlines, classes, groups and single cells make the selection; it is shown and described."""
 
@@ -141,9 +138,6 @@ def connect_selection(app: Dash, state: PageState) -> None:
         shown = pieces.gallery(run, spread_out(rows, pieces.GALLERY))
         place = size if len(rows) else "No cell is selected: go back to step 1"
         return size, place, shown, pieces.differences(apart, shares, run.label)
-
-
-# ------------------------------------------------------------------------------------------ cross
 
 
 def connect_cross(app: Dash, state: PageState) -> None:
@@ -217,9 +211,6 @@ def _centre(state: PageState, strokes: Any, before: np.ndarray | None) -> np.nda
     return state.run.codes[selected].mean(axis=0) if selected.any() else before
 
 
-# ------------------------------------------------------------------------------------------ space
-
-
 def connect_space(app: Dash, state: PageState) -> None:
     """The figure of the latent space and the key of its colours."""
 
@@ -260,9 +251,6 @@ def _axes(value: Any, dim: int) -> list[int] | None:
         return None
     good = len(set(value)) == len(value) in (2, 3) and all(0 <= axis < dim for axis in value)
     return value if good else None
-
-
-# --------------------------------------------------------------------------------------- feedback
 
 
 def connect_feedback(app: Dash, state: PageState) -> None:
@@ -358,9 +346,6 @@ def _change(
     return feedback.save_group(name, cells, np.array(point, float), float(delta), version)
 
 
-# --------------------------------------------------------------------------------------- training
-
-
 def connect_training(app: Dash, state: PageState) -> None:
     """Fine-tuning is started, followed and cancelled; finished runs can be compared with."""
 
@@ -399,9 +384,6 @@ def connect_training(app: Dash, state: PageState) -> None:
         view = "compare" if finished else no_update
         bar = pieces.progress_bar(progress)
         return bar, running, not running, not running, list(others), chosen, view
-
-
-# ------------------------------------------------------------------------------------- comparison
 
 
 def connect_comparison(app: Dash, state: PageState) -> None:

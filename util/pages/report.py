@@ -25,17 +25,16 @@ from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from util.helpers import (
+from util.errors import UserError
+from util.helpers import best_scores, coordinates_of
+from util.pages.plot_page import json_for_page, write_page
+from util.style import (
     MAX_CLASSES,
     ClassColours,
-    best_scores,
     colour_column,
-    coordinates_of,
     spread,
     thinning_stride,
 )
-from util.plot_page import json_for_page, write_page
-from util.runs import UserError
 
 SHEET_BYTES = 5_000_000  # of JPEG; a third more as base64, and the page stays below 15 MB
 THUMBNAILS = [(64, 88), (48, 85), (40, 80), (32, 80), (24, 75), (16, 70)]  # side in pixels, quality
@@ -58,9 +57,6 @@ class LatentView:
     data: str
     sheet: bytes
     remarks: list[str]
-
-
-# --------------------------------------------------------------------------------- latent space
 
 
 def latent_view(
@@ -287,9 +283,6 @@ def _view_html(view: LatentView, wheel: bool) -> str:
 def _write_page(path: Path, title: str, body: str, view: LatentView | None) -> None:
     script, data = (None, "") if view is None else (VIEW_SCRIPT, view.data)
     write_page(path, title, body, STYLE, script, data)
-
-
-# --------------------------------------------------------------------------------------- report
 
 
 def write_report(

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 from dash import dcc, html
 
-from human_guidance.page_feedback import Group
-from human_guidance.page_figures import VIRIDIS
-from human_guidance.page_run import GuidedRun
-from human_guidance.page_training import STAGES, Progress
-from util.helpers import MISSING_COLOUR, ClassColours, NumberColours
+from human_guidance.page.feedback import Group
+from human_guidance.page.figures import VIRIDIS
+from human_guidance.page.run import GuidedRun
+from human_guidance.page.training import STAGES, Progress
+from util.style import MISSING_COLOUR, ClassColours, NumberColours
 
 DEFAULT_DELTA = 1.28  # of the thesis, as a mean over a batch
 DEFAULT_EPOCHS = 5
@@ -294,9 +294,6 @@ def train_step() -> list[Any]:
         ),
         html.Div(id="scores"),
     ]  # fmt: skip
-
-
-# ------------------------------------------------------------------------- pieces filled in later
 
 
 def cell_image(row: int, title: str, side: int) -> html.Img:

@@ -24,8 +24,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from util.runs import UserError, write_atomically
-from util.simulated_sets import check_seed, is_integer, new_folder
+from util.errors import UserError
+from util.runs import write_atomically
+from util.simulators.common import check_seed, is_integer, new_folder
 
 DSPRITES_FILE = (
     Path(__file__).parents[1] / "human_guidance" / "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
@@ -140,9 +141,6 @@ def write_dsprites_raw(
         save_dsprites(folder / DSPRITES_FILE.name, np.sort(rows), progress)
 
 
-# ---------------------------------------------------------------------------------------- factors
-
-
 def classes_of(rows: np.ndarray) -> np.ndarray:
     """Factor indices of images: rows (N,) of the whole set to `latents_classes` (N, 6)."""
     return np.stack(np.unravel_index(_checked_rows(rows), FACTOR_SIZES), axis=-1)
@@ -187,9 +185,6 @@ def _checked_classes(classes: np.ndarray) -> np.ndarray:
         if len(wrong):
             raise UserError(f"dSprites {name} index {wrong[0]}: 0 to {size - 1} are possible")
     return classes
-
-
-# ---------------------------------------------------------------------------------------- drawing
 
 
 def render_dsprites(classes: np.ndarray) -> np.ndarray:
@@ -248,9 +243,6 @@ def _in_heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _chunks(n: int) -> list[slice]:
     return [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]
-
-
-# ------------------------------------------------------------------------------------------ files
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> BinaryIO:

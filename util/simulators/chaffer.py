@@ -21,22 +21,22 @@ from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from tqdm import tqdm
 
-from util.rendering import (
-    CellTiles,
-    bounding_boxes,
-    clouds,
-    fill_outlines,
-    in_one_piece,
-    random_outlines,
-)
-from util.runs import UserError
-from util.simulated_sets import (
+from util.errors import UserError
+from util.simulators.common import (
     append_rows,
     check_seed,
     check_share,
     new_folder,
     save_png,
     share_out,
+)
+from util.simulators.rendering import (
+    CellTiles,
+    bounding_boxes,
+    clouds,
+    fill_outlines,
+    in_one_piece,
+    random_outlines,
 )
 
 CHANNEL_FOLDERS = (
@@ -196,9 +196,6 @@ def projections(traits: np.ndarray, sub_population: pd.Series) -> pd.DataFrame:
             for i, axis in enumerate("XYZ")
         }
     )
-
-
-# ------------------------------------------------------------------------------------------ cells
 
 
 def _crops(traits: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:

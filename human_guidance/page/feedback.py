@@ -25,7 +25,8 @@ from human_guidance.feedback_helpers import (
     read_feedback,
     write_feedback,
 )
-from util.runs import UserError, explain_os_error, write_atomically
+from util.errors import UserError, explain_os_error
+from util.runs import write_atomically
 
 # A name is shown and written, never run: no line breaks, and nothing that opens a formula.
 GROUP_NAME = re.compile(r"[^\W_][\w .()+\-]{0,39}")

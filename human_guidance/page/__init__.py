@@ -1,0 +1,1 @@
+"""The parts of the guidance page, which `guidance_app.py` puts together."""

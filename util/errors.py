@@ -1,0 +1,51 @@
+"""What can go wrong, in words for the user."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+
+class UserError(ValueError):
+    """A mistake of the user's: one line that names the file or value and says what would be right.
+
+    The scripts print it without a traceback and exit with code 2.
+    """
+
+
+class DiskFullError(UserError):
+    """The disk is full, which is no fault of what was being done: with room the same works."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a device or of the machine ran out.
+
+    PyTorch has an error of its own for CUDA alone; the CPU, MPS, cuBLAS and cuDNN tell it in words.
+    """
+    words = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)
+    )
+
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def explain_os_error(path: Path, mend: str = "free some") -> Iterator[None]:
+    """Turn a full disk or a forbidden folder into one line that names it.
+
+    Args:
+        path: what is written.
+        mend: what to do about a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise DiskFullError(f"no space left on the disk of {path}: {mend}") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
+        raise

@@ -1,0 +1,1 @@
+"""Measuring hand-crafted features on images; `util.cell_features` calls it."""

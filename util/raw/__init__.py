@@ -1,0 +1,1 @@
+"""From raw downloads to single cells: reading plates, matching, segmenting, cutting, writing."""

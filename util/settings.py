@@ -1,0 +1,223 @@
+"""Settings of a script."""
+
+import dataclasses
+import math
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from util import processes
+from util.errors import DiskFullError, UserError
+from util.runs import find_run, read_description, script_of
+
+SettingsT = TypeVar("SettingsT")
+
+
+# Settings that say where a run stands and what it began from, not what it computes.
+PROVENANCE = ("preset", "original", "resume", "results")
+
+
+def parse_settings(
+    default: SettingsT,
+    presets: dict[str, dict[str, Any]],
+    argv: Sequence[str] | None = None,
+    changeable_on_resume: Sequence[str] = (),
+) -> SettingsT:
+    """Settings of a script: its defaults, then a preset or another run, then the command line.
+
+    `--resume` alone means the newest run in the folder `results`; with a number or path that run.
+    A resumed run keeps its own settings; of them only `changeable_on_resume` may be given again.
+    `--from` starts a new run with the settings of another, any of which may be given again.
+
+    Args:
+        default: the frozen dataclass instance on top of the script, with the fields `PROVENANCE`.
+        presets: name -> values that differ from the defaults; an explicit option wins over a
+            preset.
+        argv: the command line without the program's name; None for `sys.argv`.
+        changeable_on_resume: names of fields that may differ from the run resumed.
+
+    Raises:
+        UserError: a field is changed that a resumed run cannot change, or there is no such run.
+        SystemExit: code 2 for a misspelt option or a value of the wrong kind, 0 after `--help`.
+    """
+    argv = _give_bare_resume_a_value(list(sys.argv[1:] if argv is None else argv))
+
+    def parse(base: SettingsT) -> SettingsT:
+        return parse_options(base, argv)
+
+    asked = parse(default)
+    if asked.original:
+        return _as_of_another_run(asked, default, parse)
+    if asked.resume:
+        folder = find_run(asked.resume, Path(asked.results), script_of(type(default)))
+        saved = settings_from_json(type(default), read_description(folder)["settings"])
+        resumed = dataclasses.replace(parse(saved), resume=str(folder))
+        _refuse_changes(resumed, saved, changeable_on_resume, folder)
+        return resumed
+    if asked.preset not in presets:
+        raise UserError(f"--preset {asked.preset}: must be one of {', '.join(presets)}")
+    return parse(dataclasses.replace(default, **presets[asked.preset]))
+
+
+def _as_of_another_run(
+    asked: SettingsT, default: SettingsT, parse: Callable[[SettingsT], SettingsT]
+) -> SettingsT:
+    """Settings of a new run: those of the run of `--from` where no option says otherwise."""
+    for name in ("resume", "preset"):
+        if getattr(asked, name) != getattr(default, name):
+            raise UserError(f"--from with --{name}: a run has one beginning, give one of them")
+    folder = find_run(asked.original, Path(asked.results), script_of(type(default)), "--from")
+    described = read_description(folder)
+    if "guidance" in described:
+        raise UserError(
+            f"--from {asked.original}: that run learnt from feedback; fine-tune again with "
+            "human_guidance/VAE_feedback_framework.py"
+        )
+    saved = settings_from_json(type(default), described["settings"])
+    here = {name: getattr(default, name) for name in PROVENANCE}
+    return dataclasses.replace(parse(dataclasses.replace(saved, **here)), original=str(folder))
+
+
+def parse_options(default: SettingsT, argv: Sequence[str] | None = None) -> SettingsT:
+    """Settings of a script without presets: its defaults, then the command line.
+
+    Args:
+        default: the frozen dataclass instance on top of the script.
+        argv: the command line without the program's name; None for `sys.argv`.
+
+    Raises:
+        SystemExit: code 2 for a misspelt option or a value of the wrong kind, 0 after `--help`.
+    """
+    import tyro
+
+    argv = _by_new_names(sys.argv[1:] if argv is None else argv, getattr(default, "RENAMED", {}))
+    about = sys.modules[type(default).__module__].__doc__.split("\n\n")[0]
+    return tyro.cli(type(default), default=default, args=argv, description=about)
+
+
+def _by_new_names(argv: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
+    """The command line with the options of today for those that an older version had."""
+    options = {_option(old): _option(new) for old, new in renamed.items()}
+    parts = (word.partition("=") for word in argv)
+    return [options.get(name, name) + equals + value for name, equals, value in parts]
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
+def _give_bare_resume_a_value(argv: list[str]) -> list[str]:
+    """`--resume` at the end or before another option means the newest run."""
+    for place in range(len(argv) - 1, -1, -1):
+        bare = place + 1 == len(argv) or argv[place + 1].startswith("--")
+        if argv[place] == "--resume" and bare:
+            argv = [*argv[: place + 1], "last", *argv[place + 1 :]]
+    return argv
+
+
+def _refuse_changes(new: Any, saved: Any, changeable: Sequence[str], folder: Path) -> None:
+    for field in dataclasses.fields(saved):
+        name = field.name
+        if name in (*changeable, *PROVENANCE) or getattr(new, name) == getattr(saved, name):
+            continue
+        raise UserError(
+            f"--{name.replace('_', '-')} {getattr(new, name)} differs from {getattr(saved, name)} "
+            f"of {folder}; a resumed run can change only {', '.join(changeable)}: "
+            "leave it out or start a new run"
+        )
+
+
+def settings_from_json(
+    kind: type[SettingsT], values: Mapping[str, Any], more: bool = False
+) -> SettingsT:
+    """Rebuild a settings dataclass; tuples come back from JSON as lists.
+
+    A field that an older version did not write takes its default: what was added since then does by
+    default what was done before. One that has been renamed since (`RENAMED` of the class) keeps its
+    value.
+
+    Args:
+        kind: the dataclass.
+        values: field -> value, as in settings.json.
+        more: leave out what is no field of it, as of a script that builds on the class.
+
+    Raises:
+        UserError: a field is unknown, as in a run of a newer version.
+    """
+    renamed = getattr(kind, "RENAMED", {})
+    values = {renamed.get(name, name): value for name, value in values.items()}
+    names = {field.name for field in dataclasses.fields(kind)}
+    odd = sorted(set(values) - names)
+    if more:
+        values = {name: value for name, value in values.items() if name in names}
+    elif odd:
+        raise UserError(
+            f"settings.json was written by another version: there is no setting {odd[0]!r} here"
+        )
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers that a setting can have: low <= x <= high, without an end that is excluded."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    without: tuple[float, ...] = ()
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and value not in (*self.without, math.inf)
+
+    def __str__(self) -> str:
+        least = f"{'above' if self.low in self.without else 'at least'} {self.low:.10g}"
+        if self.high == math.inf:
+            return least
+        return f"{least} and {'below' if self.high in self.without else 'at most'} {self.high:.10g}"
+
+
+AT_LEAST_0, AT_LEAST_1, ABOVE_0 = Range(0), Range(1), Range(0, without=(0,))
+
+
+def refuse_out_of_range(settings: Any, ranges: Mapping[str, Range]) -> None:
+    """Refuse numbers that mean nothing, before anything is read or made.
+
+    Args:
+        settings: a dataclass; None passes, of a tuple every value is looked at.
+        ranges: field -> its numbers.
+
+    Raises:
+        UserError: a number is outside its range, or is NaN.
+    """
+    for name, numbers in ranges.items():
+        values = getattr(settings, name)
+        for value in values if isinstance(values, tuple) else (values,):
+            if value is not None and value not in numbers:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be {numbers}")
+
+
+RESUMES = "stopped; nothing is lost: --resume goes on from the last finished epoch"
+
+
+def run_script(
+    main: Callable[[], Any], stopped: str = "stopped; give the same command again"
+) -> None:
+    """Run `main` as a command, in one process or in all that torchrun started.
+
+    A user's mistake is one line on stderr and exit code 2; Ctrl-C is the line `stopped`, which says
+    how to go on, and exit code 130. A full disk is both.
+    """
+    try:
+        try:
+            with processes.joined():
+                main()
+        except UserError as error:
+            hint = f" ({stopped})" if isinstance(error, DiskFullError) else ""
+            processes.exit_saying(f"error: {' '.join(str(error).split())}{hint}", 2)
+        except Exception:
+            if processes.world_size() == 1:
+                raise
+            processes.exit_saying(traceback.format_exc(), 1)
+    except KeyboardInterrupt:  # also one that comes while a lost connection is being reported
+        processes.exit_saying(stopped, 130)
