@@ -1,4 +1,4 @@
-"""What README tells people to type is understood, and the files it names are there."""
+"""What the READMEs tell people to type is understood, and the files they name are there."""
 
 import importlib
 import inspect
@@ -13,12 +13,15 @@ from quantitative_metrics.performance_metrics import compute_perf_metrics
 from util.settings import parse_options
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+PAGES = [README, *sorted(ROOT.glob("[!.]*/README.md")), ROOT / "optimization" / "RESULTS.md"]
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
+TEXT = "\n".join(TEXTS.values())
 SHELL = [
-    block.replace("\\\n", " ").splitlines()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
+    block.replace("\\\n", " ").splitlines() for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S)
 ]
-INLINE = [code.replace("\n", " ") for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", README)]
+PROSE = re.sub(r"```.*?```", "", TEXT, flags=re.S)
+INLINE = [code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", PROSE)]
 TYPED = [line for line in [*sum(SHELL, []), *INLINE] if ".py" in line]
 COMMANDS = [
     re.sub(r"\|\w+|\.\.\.$", "", line).removeprefix("python ")  # one of a|b|c
@@ -68,8 +71,36 @@ def test_the_function_takes_what_is_shown():
     inspect.signature(compute_perf_metrics).bind("my.csv", dataset="DataSets/MySet")
 
 
-@pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"(?:tests|util|\.github)/[\w./-]+\.\w+", README)))
-)
-def test_a_file_is_there(path):
-    assert (ROOT / path).is_file()
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_somewhere(page):
+    """To a file, or to a heading of the same page."""
+    text, home = TEXTS[page], (ROOT / page).parent
+    headings = {
+        re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-")
+        for line in text.splitlines()
+        if line.startswith("#")
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif "://" not in target:
+            assert (home / target).exists(), target
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_files_that_are_named_are_there(page):
+    home = (ROOT / page).parent
+    named = re.findall(r"`((?:[\w.]+/)*\w+\.py)`", TEXTS[page])
+    named += re.findall(r"(?:tests|util|\.github)/[\w./-]+\.\w+", TEXTS[page])
+    for name in named:
+        assert (home / name).is_file() or (ROOT / name).is_file(), name
+
+
+def test_every_folder_of_code_has_a_page():
+    folders = {path.parent for path in ROOT.glob("[!.]*/*.py") if "build" not in path.parts}
+    assert folders <= {path.parent for path in PAGES}
+
+
+def test_a_newcomer_reads_readme_to_its_end():
+    text = TEXTS["README.md"]
+    assert len(text.splitlines()) <= 200 and len(text.split()) <= 2200
