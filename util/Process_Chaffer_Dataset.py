@@ -1,13 +1,13 @@
-"""Chaffer and Lock's breast cancer cells: four channel images a cell become one, with the metadata.
+"""Chaffer and Lock's breast cancer cells: merge the four channel images of each cell.
 
 Edit SETTINGS below, or give them on the command line, and run
 
     python util/Process_Chaffer_Dataset.py --raw DataSets/raw/Chaffer
 
-The raw folder holds a folder of single-cell images per channel and the ground-truth CSV; it is only
-read. Written are DataSets/Chaffer_Data/Class_{1..12} and its metadata. A conversion that was
-stopped goes on with the same command. Cells that could not be merged are listed with the reason in
-MetaData3_Chaffer_GT_link_CP_unmatched.csv.
+The raw folder holds one folder of single-cell images per channel and the ground-truth CSV; it is
+never changed. The script writes DataSets/Chaffer_Data/Class_{1..12} and its metadata. A stopped
+conversion goes on with the same command. Cells that could not be merged are listed with the reason
+in MetaData3_Chaffer_GT_link_CP_unmatched.csv.
 """
 
 from collections.abc import Iterator

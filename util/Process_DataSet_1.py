@@ -6,8 +6,8 @@ Edit SETTINGS below, or give them on the command line, and run
     python util/Process_DataSet_1.py --raw DataSets/raw/BBBC031 --cells-from masks
 
 The raw folder is the download (BBBC031_v1_dataset and BBBC031_v1_DatasetGroundTruth.csv) and, to
-take the cells from CellProfiler, its CellProfiler_Outputs. It is only read. A conversion that was
-stopped goes on with the same command. Cells of the ground truth that have no image are listed with
+take the cells from CellProfiler, its CellProfiler_Outputs. It is never changed. A stopped
+conversion goes on with the same command. Cells of the ground truth without an image are listed with
 the reason in MetaData1_GT_link_CP_unmatched.csv.
 """
 
@@ -55,7 +55,7 @@ class Settings:
     out: Path = Path("DataSets")
     """Folder of data sets; Synthetic_Data_1 and its tables must not be there yet."""
     cells_from: Literal["cellprofiler", "masks", "fields"] = "cellprofiler"
-    """Crops of a CellProfiler run, or cut here by the published masks, or from the fields alone by
+    """Take the crops of a CellProfiler run, cut by the published masks, or segment the fields by
     threshold and watershed."""
     cellprofiler: Path | None = None
     """CellProfiler's outputs; None for CellProfiler_Outputs in the raw folder."""
@@ -64,7 +64,8 @@ class Settings:
     ground_truth: Path | None = None
     """The CSV; None for BBBC031_v1_DatasetGroundTruth.csv in the raw folder."""
     max_distance: float = 35.0
-    """px from a cell of the ground truth to its object at most; a cell has a radius of about 30."""
+    """Largest distance in px from a cell of the ground truth to its object; a cell has a radius of
+    about 30."""
     workers: int | None = None
     """Processes that cut cells; None for one per CPU."""
     progress: bool = True

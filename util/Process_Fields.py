@@ -5,12 +5,12 @@ Edit SETTINGS below, or give them on the command line, and run for example
     python util/Process_Fields.py --fields plate1 --image-pattern '{well}_{site}_{channel}.tif' \
         --channels DAPI GFP RFP --nucleus-channel DAPI --name Plate1
 
-A pattern says what the parts of a file name mean: {channel} is the channel, {_} anything, any other
-name (well, site, ...) becomes a column and tells the fields apart. Where cells are comes from, in
-this order: CellProfiler's table of centres, masks of the nuclei, a threshold on the nucleus
-channel; where they end from masks of the cells, or a threshold on the cell channels, between
-neighbours by watershed. The raw data are only read. A conversion that was stopped goes on with the
-same command.
+A pattern says what the parts of a file name mean: {channel} is the channel, {_} anything; any other
+name (well, site, ...) becomes a column and identifies the field. Cells are located by the first of
+these that is given: CellProfiler's table of centres, masks of the nuclei, a threshold on the
+nucleus channel. Their outlines come from masks of the cells, or from a threshold on the cell
+channels and a watershed between neighbours. The raw data are never changed. A stopped conversion
+goes on with the same command.
 """
 
 from collections.abc import Iterator
@@ -67,8 +67,8 @@ class Settings:
     """Folder of data sets."""
 
     nucleus_channel: str | None = None
-    """Channel that shows the nuclei; needed where neither masks nor CellProfiler say where cells
-    are."""
+    """Channel that shows the nuclei; needed where neither masks nor CellProfiler locate the
+    cells."""
     cell_channels: tuple[str, ...] = ()
     """Channels that show the whole cell; () for all but the nucleus channel."""
     nucleus_masks: str | None = None
@@ -76,12 +76,12 @@ class Settings:
     cell_masks: str | None = None
     """Pattern of binary or label images of the cells."""
     nucleus_diameter: float = 20.0
-    """Typical diameter of a nucleus in px: touching nuclei are parted by it."""
+    """Typical diameter of a nucleus in px, by which touching nuclei are split."""
     min_area: int = 50
     """Smallest nucleus (or cell, where there are no nuclei) in px."""
 
     cellprofiler: Path | None = None
-    """Folder of a CellProfiler run's spreadsheets: its centres are the cells, its features become
+    """Folder of a CellProfiler run's spreadsheets: its centres mark the cells, its features become
     <name>_features.csv."""
     centres: str = "Nuclei"
     """The object whose centres mark the cells."""
@@ -89,7 +89,7 @@ class Settings:
     crop: Literal["masked", "window"] = "masked"
     """A cell's bounding box, 0 outside of the cell; or a square of the field around it."""
     window_size: int = 128
-    """Side of that square in px. Cells too near to the edge for it are left out, and listed."""
+    """Side of that square in px. Cells too near to the edge are left out and listed."""
 
     metadata: Path | None = None
     """CSV of yours to join: by the names in the pattern, and by position if it has positions."""
@@ -101,9 +101,9 @@ class Settings:
     class_column: str | None = None
     """Column whose values become the class folders; None for none."""
     edge_cells: bool = False
-    """Keep masked cells that the edge of the field cuts off; else they are left out, and listed."""
+    """Keep masked cells that the edge of the field cuts; else they are left out and listed."""
     max_distance: float = 35.0
-    """px from a row of the metadata to its cell at most."""
+    """Largest distance in px from a row of the metadata to its cell."""
     workers: int | None = None
     """Processes that cut cells; None for one per CPU."""
     progress: bool = True
@@ -257,7 +257,7 @@ def _with_channels(settings: Settings, fields: list[Field], channels: list[str])
 
 
 def _share_out_metadata(settings: Settings, fields: list[Field]) -> list[Field]:
-    """Give each field its rows of the metadata, by the columns called like parts of the pattern."""
+    """Give each field its rows of the metadata, by the columns named like parts of the pattern."""
     path = settings.metadata
     position = [c for c in (settings.metadata_x, settings.metadata_y) if c]
     wanted = [settings.class_column] if settings.class_column else []
@@ -292,7 +292,7 @@ def _share_out_metadata(settings: Settings, fields: list[Field]) -> list[Field]:
 
 
 def plain(value: Any) -> str:
-    """A part of a name as text in which 3, 3.0, "3" and "003" are one."""
+    """A part of a name as text; 3, 3.0, "3" and "003" are the same."""
     text = str(value).strip()
     try:
         number = float(text)
@@ -348,7 +348,7 @@ def _metadata_column(objects: pd.DataFrame, name: str) -> str | None:
 
 
 def _try_one_field(settings: Settings, fields: list[Field]) -> None:
-    """Stop before anything is written if the positions of the metadata are nonsense."""
+    """Stop before anything is written if the positions of the metadata match no cells."""
     for field in fields:
         if field.metadata is None:
             continue

@@ -7,21 +7,21 @@ Edit SETTINGS below, or give them on the command line, and run
     python util/simulate_cells.py --dataset chaffer
     python util/simulate_cells.py --dataset dsprites
 
-The folder appears whole or not at all; its truth.csv, which no real set has, links each cell of the
-ground truth with CellProfiler's object. `simulate_horvath`, `simulate_chaffer` and `dsprites` say
-how their cells look; the BBBC031 population is here, drawn from its own law.
+The folder appears whole or not at all. Its truth.csv, which no real set has, links each cell of the
+ground truth with CellProfiler's object. `util/simulators` describes the cells of Horvath, Chaffer
+and dSprites; the BBBC031 population is drawn here from its published law.
 
 BBBC031v1 (Broad Bioimage Benchmark Collection, CC BY 3.0) holds 8,640 synthetic cells that change
 continuously along six processes. Every cell is a point (x, y) of the unit square, the "regression
-plane"; the point alone decides the colour of the cytoplasm and how jagged the outline is
-(`bbbc031_appearance`), all else is chance. From the green, jagged extreme (0, 0) to the red, round
-one (1, 1), process 1..6 runs along a broken line with its corner at (e, 1 - e); process 7 fills the
-square. The constants of the pictures were fitted to the 40 cells of one real field (well A03, site
-8), of which `tests/test_simulate_cells.py` keeps the figures.
+plane". The point alone decides the colour of the cytoplasm and how jagged the outline is
+(`bbbc031_appearance`); everything else is random. Processes 1 to 6 run from the green, jagged
+extreme (0, 0) to the red, round one (1, 1) along a broken line with its corner at (e, 1 - e);
+process 7 fills the square. The constants of the pictures were fitted to the 40 cells of one real
+field (well A03, site 8), whose measurements `tests/test_simulate_cells.py` keeps.
 
-The population (`draw_bbbc031_population`) and the renderer (`render_cells`) know nothing of each
-other; `simulate_bbbc031` joins them into single-cell crops and their table, `write_bbbc031_raw`
-into the fields, masks and tables of the download with CellProfiler's outputs.
+The population (`draw_bbbc031_population`) and the renderer (`render_cells`) are independent.
+`simulate_bbbc031` joins them into single-cell crops and their table; `write_bbbc031_raw` into the
+fields, masks and tables of the download with CellProfiler's outputs.
 """
 
 import math
@@ -69,13 +69,12 @@ class Settings:
     dataset: Literal["bbbc031", "horvath", "chaffer", "dsprites"] = "bbbc031"
     """Which of the real sets to imitate."""
     out: Path | None = None
-    """Folder to write, which must not hold anything yet; None for DataSets/raw/ with the name of
-    the set."""
+    """Folder to write, empty or new; None for DataSets/raw/ with the name of the set."""
     cells: int | None = None
     """How many cells; None for 8,640 of BBBC031, 12,250 of Horvath, 5,400 of Chaffer, and all
     737,280 of dSprites. BBBC031 is rounded up to whole fields of 40."""
     seed: int = 0
-    """Of all that is random."""
+    """Seed of everything random."""
     missed: float = MISSED
     """Share of cells that CellProfiler does not find, 0 to 1, in BBBC031 and Horvath."""
     progress: bool = True
@@ -260,7 +259,7 @@ def bbbc031_appearance(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.nda
 def distance_to_initial_state(
     x: np.ndarray, y: np.ndarray, process: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How far a cell has come from the extreme it started from, and which extreme that is.
+    """How far a cell has moved from the extreme where it started, and which extreme that is.
 
     Args:
         x: (N,) in 0..1, position on the regression plane.
@@ -291,7 +290,7 @@ def render_cells(
         rng: source of outlines and textures.
 
     Returns:
-        The cells and their masks on tiles of TILE x TILE px.
+        the cells and their masks on tiles of TILE x TILE px.
     """
     n_cells = len(irregularities)
     nucleus_irregularities = np.full(n_cells, NUCLEUS_IRREGULARITY)
@@ -319,14 +318,14 @@ def write_bbbc031_raw(
 ) -> None:
     """Write a BBBC031 download with a CellProfiler run over it, and truth.csv.
 
-    Fields, masks, tables and their places are those of the real set; what CellProfiler would make
-    of it stands in CellProfiler_Outputs. Unlike in the real fields, no cell touches another or
-    the border. Site 1 of all wells comes first, so that 24 fields hold all processes; fewer fields
-    are the same ones. The whole set takes 170 MB and one to two minutes on one core.
+    Fields, masks, tables and their places are those of the real set; CellProfiler_Outputs holds
+    what CellProfiler would write. Unlike in the real fields, no cell touches another or the border.
+    Site 1 of all wells comes first, so that 24 fields hold all processes. A smaller set is the
+    beginning of a larger one. The whole set takes 170 MB and one to two minutes on one core.
 
-    truth.csv has the columns of the ground truth, Unique_ID (the file name the thesis gave to the
-    cell), ImageNumber, and ObjectNumber, AreaShape_Center_X, AreaShape_Center_Y of CellProfiler's
-    object, which are empty for a cell that it missed.
+    truth.csv has the columns of the ground truth, Unique_ID (the cell's file name in the thesis),
+    ImageNumber, and ObjectNumber, AreaShape_Center_X, AreaShape_Center_Y of CellProfiler's object,
+    which are empty for a cell that it missed.
 
     Args:
         out: folder that holds nothing yet.
@@ -368,7 +367,7 @@ def _draw_field(well: str, site: int, rng: np.random.Generator) -> tuple[pd.Data
     shares = [MAIN_SHARE] + [(1 - MAIN_SHARE) / len(others)] * len(others)
     process = rng.choice([main, *others], CELLS_PER_FIELD, p=shares)
     x, y = bbbc031_positions(process, rng)
-    # The CSV holds 6 decimals; what is drawn is what it says.
+    # The CSV holds 6 decimals; the cells are drawn from these rounded values.
     x, y = x.round(6), y.round(6)
     colour, shape = bbbc031_appearance(x, y)
     field = compose_field(render_cells(colour, shape, rng), FIELD_SIDE, rng)

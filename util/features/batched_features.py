@@ -146,7 +146,6 @@ def _order_in_cells(cell: np.ndarray, level: np.ndarray) -> np.ndarray:
     return order[np.argsort(cell[order].astype(np.uint16), kind="stable")]
 
 
-# --- intensity --------------------------------------------------------------------------------
 
 
 def intensity(block: Block, channel: int) -> Features:
@@ -230,7 +229,6 @@ def _mass_displacement(block: Block, grey: np.ndarray) -> np.ndarray:
     return np.hypot(*shift)
 
 
-# --- texture ----------------------------------------------------------------------------------
 
 
 TEXTURE_SCALE = 3  # pixels between the two pixels of a pair
@@ -349,7 +347,6 @@ def _entropy(shares: np.ndarray) -> np.ndarray:
     return -(shares * np.log2(np.where(shares > 0, shares, 1))).sum(axis=1)
 
 
-# --- radial distribution ----------------------------------------------------------------------
 
 
 RINGS = 4
@@ -409,7 +406,6 @@ def _rings_and_wedges(block: Block) -> tuple[np.ndarray, np.ndarray]:
     return ring, (down > 0) + 2 * (right > 0) + 4 * (np.abs(down) > np.abs(right))
 
 
-# --- Zernike moments --------------------------------------------------------------------------
 
 
 ZERNIKE_DEGREE = 9
@@ -475,7 +471,6 @@ def _radial_polynomial(n: int, m: int, square: np.ndarray) -> np.ndarray:
     return value
 
 
-# --- granularity ------------------------------------------------------------------------------
 
 
 BACKGROUND_RADIUS = 10  # pixels; of the opening that is subtracted as background
@@ -586,7 +581,6 @@ def _reconstruct(marker: np.ndarray, mask: np.ndarray) -> np.ndarray:
 _STEPS_BETWEEN_LOOKS = 8
 
 
-# --- correlation between channels -------------------------------------------------------------
 
 
 THRESHOLD = 0.15  # of a channel's maximum in the cell, for Manders and rank-weighted

@@ -1,4 +1,4 @@
-"""CellProfiler's outputs as they really come: spreadsheets of objects, files of cropped objects.
+"""CellProfiler's outputs: spreadsheets of objects, files of cropped objects.
 
 CellProfiler (Stirling et al. 2021, BMC Bioinformatics 22:433) writes with ExportToSpreadsheet one
 row per object: `ImageNumber, ObjectNumber`, then `Metadata_*`, then the features. Its files vary:
@@ -33,7 +33,7 @@ SEVERAL = "several crops"  # in `index_crops`: two files claim to be this object
 def find_spreadsheet(folder: Path, name: str) -> Path | None:
     """The CSV of an object in a folder of CellProfiler's, whatever prefix its name has.
 
-    `Cells.csv` itself goes before `MyExpt_Cells.csv`, and that before `MyExptCells.csv`.
+    `Cells.csv` is preferred to `MyExpt_Cells.csv`, and that to `MyExptCells.csv`.
 
     Raises:
         UserError: two files fit equally well.
@@ -70,8 +70,8 @@ def read_spreadsheet(
         Metadata_* as text, then the features under their plain names.
 
     Raises:
-        UserError: no such file, empty, no rows, a column missing, numbers that are none, an
-            object in two rows.
+        UserError: the file is missing or empty, has no rows, lacks a column, holds text where a
+            number belongs, or lists an object twice.
     """
     header, separator, n_header = _read_header(path)
     wanted = _choose_columns(path, header, columns)
@@ -202,7 +202,7 @@ def _choose_columns(
 def _unique_columns(
     path: Path, cells: pd.DataFrame, header: list[tuple[str, str]], places: list[int]
 ) -> pd.DataFrame:
-    """The columns at these places under their names; one that stands twice must agree."""
+    """The columns at these places under their names; a name that occurs twice must agree."""
     first = {}
     for place in places:
         name = header[place][1]
@@ -286,8 +286,8 @@ def feature_table(
 ) -> pd.DataFrame | None:
     """The hand-crafted features of a data set, cleaned as profilers do (`clean_features`).
 
-    What went and why is printed. Spreadsheets without a usable feature are no reason to lose the
-    cells: that is said, and there is no table.
+    Prints which features are dropped and why. Spreadsheets without a usable feature are no reason
+    to lose the cells: a note says so, and there is no table.
 
     Args:
         spreadsheet: the CSV of the main object.

@@ -1,9 +1,9 @@
 """Which segmented object is which cell of the ground truth: the nearest centroid of the same image.
 
 A cell takes its nearest object or none. Where two cells have the same nearest object, the nearer
-cell has it and the other goes without: its own object was missed by the segmentation, and the
-second nearest would be somebody else's or debris, that is, a wrong label. (The original gave such
-an object to both; among its 7,387 cells of BBBC031 that never happened.)
+cell takes it and the other gets none: the segmentation missed its object, and the second nearest
+object belongs to another cell or is debris, so that the label would be wrong. (The original gave
+such an object to both cells; this never happened among its 7,387 cells of BBBC031.)
 """
 
 from collections.abc import Sequence
@@ -40,12 +40,12 @@ def match_centroids(
 ) -> Match:
     """Match each cell to its nearest object of the same image, each object to one cell at most.
 
-    All images are searched in one k-d tree: the image is a third coordinate, so far apart that
-    nothing of another image is within reach.
+    One k-d tree searches all images: the image is a third coordinate, spaced so far apart that
+    objects of another image are out of reach.
 
     Args:
         cells: (N rows) columns `x`, `y` in px and the keys.
-        objects: (M rows) the same; rows without a centre are nobody's.
+        objects: (M rows) the same; rows without a centre match no cell.
         keys: columns that name the image, e.g. Well and Site, of the same type in both.
         max_distance: in px, the farthest an object may be.
 
@@ -106,7 +106,7 @@ def refuse_nonsense(
     max_distance: float,
     source: str,
 ) -> None:
-    """Stop where so few cells match that a table must be wrong, before anything is written.
+    """Stop before anything is written if so few cells match that a table must be wrong.
 
     Args:
         match: of these cells and objects.
@@ -117,7 +117,7 @@ def refuse_nonsense(
         source: the ground truth by name, with its columns of X and Y.
 
     Raises:
-        UserError: X and Y are swapped (swapped back, twice as many match), or nothing matches.
+        UserError: X and Y are swapped (twice as many match when exchanged), or nothing matches.
     """
     matched = int((match.object >= 0).sum())
     if matched >= SUSPICIOUS * len(cells):

@@ -1,4 +1,4 @@
-"""Writing a data set of single cells so that it is there whole or not at all.
+"""Write a data set of single cells, completely or not at all.
 
     out/.<name>.partial/plan.json     what this conversion is made of
     out/.<name>.partial/cells/...     the images, while they are being written
@@ -7,8 +7,8 @@
       --rename--> out/<name>/, the tables, and last of all the metadata
       --rename--> out/.<name>.over/, which is removed
 
-A conversion that was killed goes on with the groups that are not done. A data set that is finished
-is never touched again. Nothing is ever written beside the raw data.
+A killed conversion goes on with the groups that are not done. A finished data set is never changed.
+Nothing is written beside the raw data.
 """
 
 import io
@@ -44,7 +44,7 @@ Cut = tuple[dict[str, Any], np.ndarray | None]
 
 @dataclass(frozen=True)
 class Target:
-    """Where a data set goes, by the names it will have in the end.
+    """Where a data set goes, by its final names.
 
     Attributes:
         out: the folder of data sets, e.g. DataSets.
@@ -65,12 +65,12 @@ class Target:
 
     @property
     def over(self) -> Path:
-        """What becomes of that folder at its end: nothing in it counts, it is being removed."""
+        """That folder once it is being removed; its content no longer counts."""
         return self.out / f".{self.name}.over"
 
     @property
     def finals(self) -> list[Path]:
-        """Everything that will be there in the end, in the order in which it appears."""
+        """Everything that is published, in the order of publication."""
         return [self.out / name for name in (self.name, *self.subsets, *self.tables)]
 
 
@@ -87,8 +87,8 @@ class Outcome:
     unmatched: pd.DataFrame
 
 
-# The tables of a data set by file name (None: there is none), and the rows of `Outcome.cells` that
-# are in each subset.
+# The tables of a data set by file name (None: no such table), and the rows of `Outcome.cells` in
+# each subset.
 Finish = Callable[[Outcome], tuple[dict[str, pd.DataFrame | None], dict[str, pd.DataFrame]]]
 
 
@@ -106,10 +106,10 @@ def write_data_set(
 
     Args:
         target: where it goes.
-        settings: dataclass of the script; of its fields `workers` (None for one per CPU) and
-            `progress` are used here.
-        inputs: what else the cells depend on (`file_stamp`); a conversion goes on only where the
-            settings and this are the same.
+        settings: dataclass of the script, with the fields `workers` (None for one per CPU) and
+            `progress`.
+        inputs: what else the cells depend on (`file_stamp`). A conversion is continued only where
+            settings and inputs are the same.
         groups: name and content of each group; the name, unique, becomes a file name.
         cut: turns the content of a group into cells; picklable, it runs in the pool.
         finish: turns the outcome of all groups into the tables, and the subsets.
@@ -118,8 +118,8 @@ def write_data_set(
         What became of the cells.
 
     Raises:
-        UserError: the data set is there already, another conversion was left unfinished, the disk
-            is full or forbidden, no cell could be cut, or `cut` met a user's mistake.
+        UserError: the data set exists, another conversion is unfinished, the disk is full or
+            read-only, no cell could be cut, or `cut` found a user's mistake.
     """
     if settings.workers is not None and settings.workers < 1:
         raise UserError(f"--workers {settings.workers}: 1 or more")
@@ -142,12 +142,12 @@ def write_data_set(
 
 
 def refuse_finished(target: Target) -> None:
-    """Stop if the data set, or a part of it, is there already.
+    """Stop if the data set, or a part of it, exists.
 
-    If the conversion that made it was killed while it removed its hidden folder, that is removed.
+    A hidden folder that a killed conversion was removing is removed.
 
     Raises:
-        UserError: it says how to mend that. Not raised while its own publication is unfinished.
+        UserError: the data set exists; not while its own publication is unfinished.
     """
     shutil.rmtree(target.over, ignore_errors=True)
     there = [path for path in target.finals if path.exists()]
@@ -236,7 +236,7 @@ def _in_pool(
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the main process, and end when that one is killed."""
+    """Leave Ctrl-C to the main process, and end when the main process is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def follow() -> None:
@@ -305,9 +305,9 @@ def _collect(target: Target, names: list[str]) -> Outcome:
 
 
 def _numbers_or_text(column: pd.Series) -> pd.Series:
-    """Integers, floats or text, whichever all values of a column are.
+    """Integers, floats or text: the first of these that fits every value of a column.
 
-    Text such as "NA" or "None" may be a class: only what is empty is missing. A number with a
+    Text such as "NA" or "None" may be a class, so only an empty field is missing. A number with a
     leading zero is a name (plate 001).
     """
     values = column.dropna()
@@ -324,7 +324,7 @@ def _numbers_or_text(column: pd.Series) -> pd.Series:
 
 
 def _stage(target: Target, outcome: Outcome, finish: Finish) -> None:
-    """Write the tables and the subsets into the hidden folder, then the note that all is there."""
+    """Write tables and subsets into the hidden folder, then the note that all is complete."""
     tables, subsets = finish(outcome)
     for name in target.tables:
         if tables[name] is not None:
@@ -358,13 +358,13 @@ def _publish(target: Target) -> None:
 
 
 def _remove_partial(target: Target) -> None:
-    """Remove the hidden folder; who is killed meanwhile leaves none that looks unfinished."""
+    """Remove the hidden folder; a kill meanwhile leaves none that looks unfinished."""
     os.rename(target.partial, target.over)
     shutil.rmtree(target.over)
 
 
 def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under another name first, so that it is there whole or not at all."""
+    """Write a file under another name, then rename it, so that it is never half written."""
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         write(temporary)
@@ -374,7 +374,7 @@ def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def convert_from_command_line(convert: Callable[[Any], Outcome], default: Any) -> None:
-    """Run a conversion with the settings of the command line and say what became of the cells.
+    """Run a conversion with the settings of the command line and report the cells.
 
     Args:
         convert: the `main` of a script.
@@ -389,7 +389,7 @@ def convert_from_command_line(convert: Callable[[Any], Outcome], default: Any) -
 
 
 def describe_outcome(outcome: Outcome, label: str | None) -> list[str]:
-    """Lines for the user: how many cells there are, which were lost, by class and by reason."""
+    """Lines for the user: cells by class, and lost cells by reason."""
     cells, lost = outcome.cells, outcome.unmatched
     lines = [f"{len(cells)} cells written, {len(lost)} left out"]
     if len(lost):

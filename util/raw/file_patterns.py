@@ -1,4 +1,4 @@
-"""Names of image files as people have them: `{well}_{site}_{channel}.tif`."""
+"""Patterns of image file names: `{well}_{site}_{channel}.tif`."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from util.errors import UserError
 
 
 def pattern_to_regex(pattern: str) -> re.Pattern:
-    """`{well}_{site}_{channel}.tif` as a regular expression; a name used twice must agree.
+    """`{well}_{site}_{channel}.tif` as a regular expression; a name used twice must match the same.
 
     Raises:
         UserError: the braces do not close.
@@ -30,7 +30,7 @@ def match_files(folder: Path, pattern: str, option: str) -> dict[frozenset, dict
     """Files whose name fits: frozenset of (key, value) -> channel -> file, in the files' order.
 
     Raises:
-        UserError: no file fits, or two stand for the same channel of the same field.
+        UserError: no file fits, or two files are the same channel of the same field.
     """
     regex = pattern_to_regex(pattern)
     names = [

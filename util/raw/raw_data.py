@@ -1,7 +1,7 @@
 """Reading a user's raw data: their folders, their tables, one image file per channel.
 
-What is wrong with a table stops the conversion before it begins; what is wrong with one image is
-returned as a reason, to be counted.
+A fault in a table stops the conversion before it begins; a fault in one image is returned as a
+reason, to be counted.
 """
 
 import re
@@ -21,8 +21,8 @@ from util.raw.data_set_writer import Cut
 def read_channels(files: Sequence[Path]) -> tuple[np.ndarray | None, str]:
     """The images of one cell or field, a file per channel, as one (H, W, C); else None and why.
 
-    A file may hold several channels if it is the only one. Nothing is raised: what cannot be read
-    is to be counted.
+    A single file may hold several channels. Nothing is raised, so that unreadable images can be
+    counted.
     """
     images = []
     for file in files:
@@ -78,10 +78,11 @@ def _first_line(error: Exception) -> str:
 def read_ground_truth(
     path: Path, numeric: Sequence[str] = (), text: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """A table of the user's with columns that must be there, and be numbers where they have to.
+    """A user's table with its required columns, numeric where they have to be.
 
     Raises:
-        UserError: no such file, empty, a column missing or empty in places, a number that is none.
+        UserError: the file is missing or empty, a column is missing or has gaps, or text stands
+            where a number belongs.
     """
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
@@ -102,7 +103,7 @@ def read_ground_truth(
 
 
 def find_in(folder: Path, *names: str) -> Path:
-    """The first of these paths that is there below a folder of raw data.
+    """The first of these paths that exists below a folder of raw data.
 
     Raises:
         UserError: there is none.
@@ -116,5 +117,5 @@ def find_in(folder: Path, *names: str) -> Path:
 
 
 def safe_name(text: str) -> str:
-    """The text as part of a file name; what a file system may refuse becomes a hyphen."""
+    """The text as part of a file name; characters that a file system may refuse become hyphens."""
     return re.sub(r"[^\w.+-]+", "-", str(text)).strip(".-") or "unnamed"

@@ -24,12 +24,12 @@ def foreground(
 
     Args:
         channel: (H, W).
-        threshold: in grey levels; None takes the minimum cross-entropy (Li and Tam 1998), which,
-            other than Otsu's, also finds few or dim cells on much background.
+        threshold: in grey levels; None takes the minimum cross-entropy (Li and Tam 1998), which
+            also finds few or dim cells on a large background, where Otsu's fails.
         smoothing: sigma of a Gaussian in px that takes away the noise first; 0 for none.
 
     Returns:
-        (H, W) bool; nothing at all in a flat image.
+        (H, W) bool; all False in a flat image.
     """
     if channel.min() == channel.max():
         return np.zeros(channel.shape, bool)
@@ -38,10 +38,10 @@ def foreground(
 
 
 def split_touching(mask: np.ndarray, diameter: float, min_area: int) -> np.ndarray:
-    """Label round objects; those that touch are cut where they are narrow.
+    """Label round objects; touching objects are split at their narrow parts.
 
     The watershed of the distance to the background (Beucher and Lantuéjoul 1979), smoothed so that
-    a ragged outline makes no objects of its own. Holes are filled, small objects left out.
+    a ragged outline does not split an object. Holes are filled and small objects left out.
 
     Args:
         mask: (H, W) bool.
@@ -63,10 +63,10 @@ def split_touching(mask: np.ndarray, diameter: float, min_area: int) -> np.ndarr
 
 
 def grow_cells(seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Grow cells from their nuclei until they meet the background, or each other half-way.
+    """Grow cells from their nuclei up to the background, or half-way to the next cell.
 
-    The watershed of the distance to the nearest nucleus. The stain takes no part: its bright lines
-    are borders between epithelial cells, but the middle of spread ones.
+    The watershed of the distance to the nearest nucleus. The stain is not used: its bright lines
+    are borders of epithelial cells, but centres of spread cells.
 
     Args:
         seeds: (H, W) labels of the nuclei; each keeps its number.

@@ -1,12 +1,12 @@
 """Synthetic four-channel cells of eight sub-populations, in the layout of Chaffer and Lock's data.
 
 The real set is unpublished fluorescence of breast cancer cells: actin (phalloidin), DNA (DAPI), the
-androgen receptor (AR) and the transcription factor Zeb1, 16 bit. What is kept of it is the layout,
+androgen receptor (AR) and the transcription factor Zeb1, 16 bit. The simulator keeps its layout,
 the names and relative sizes of the 12 conditions, and a few cells whose channels differ in shape.
 
 Sub-populations (cell type, treatment, CD44, CD104) differ in the size of cell and nucleus, in how
 far actin is bundled into fibres, and in the levels of AR and Zeb1, all with overlap
-(`SUB_POPULATIONS`). The direction of the effects is that of biology: DHT, an androgen, draws AR
+(`SUB_POPULATIONS`). The effects have the direction known from biology: DHT, an androgen, draws AR
 into the nucleus; Zeb1 goes with the mesenchymal state (CD44 high) and its actin fibres. Two clones
 of one sub-population are alike.
 """
@@ -101,15 +101,15 @@ def write_chaffer_raw(
     cell. The ground truth holds Unique_Cell_ID, Cell_Condition_status, Cell_Type_categ,
     Treatment_categ, CD44_Level_categ, CD104_Level_categ, and UMAP_*, RTSNE_* and PCA_*
     coordinates, which are cheap stand-ins made of the true traits (`projections`). truth.csv has
-    per cell Unique_ID (the file name the thesis gave to it), the traits, and the name of the
-    channel whose shape differs, if one does. The default takes 180 MB and a minute on one core.
+    for each cell Unique_ID (its file name in the thesis), the traits, and the name of the channel
+    whose shape differs, if any. The default takes 180 MB and a minute on one core.
 
     Args:
         out: folder that holds nothing yet.
         n_cells: shared out in the proportions of the real conditions.
         seed: of all randomness; the same seed gives the same bytes.
-        unequal: share of the cells one channel of which has another shape, 0 to 1; one cell at
-            least if it is not 0.
+        unequal: share of cells in which one channel has another shape, 0 to 1; at least one cell
+            if it is not 0.
         progress: show a bar.
 
     Raises:
@@ -175,7 +175,7 @@ def draw_chaffer_population(
 
 
 def projections(traits: np.ndarray, sub_population: pd.Series) -> pd.DataFrame:
-    """Three coordinates a method that look like what it gives, without running it.
+    """Three coordinates per method that resemble its output, without running it.
 
     PCA_* are the principal components of the standardised traits, UMAP_* their linear discriminants
     between the sub-populations (separate groups), RTSNE_* the ranks of the principal components
@@ -243,8 +243,7 @@ def render_chaffer_cells(traits: np.ndarray, rng: np.random.Generator) -> CellTi
 def _bundles(bend: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Bundles of fibres along a random direction for each cell: (N, T, T) in 0..1.
 
-    A sum of waves of nearly one direction and various widths, bent by a cloud, of which the crests
-    are kept.
+    The crests of a sum of waves of nearly one direction and various widths, bent by a cloud.
     """
     shape = (FIBRE_WAVES, len(bend), 1, 1)
     direction = rng.uniform(0, 2 * np.pi, shape[1:]) + FIBRE_SCATTER * rng.standard_normal(shape)

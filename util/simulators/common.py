@@ -91,7 +91,7 @@ def share_out(n_cells: int, weights: Mapping[int, float]) -> dict[int, int]:
 
 
 def is_integer(value: object) -> bool:
-    """Whether it is an integer and no truth value."""
+    """Whether it is an integer, but not a truth value."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
@@ -117,10 +117,10 @@ class Field(NamedTuple):
 
 
 def compose_field(tiles: CellTiles, side: int, rng: np.random.Generator) -> Field:
-    """Put the cells at random places of a field, one after the other where there is room.
+    """Put the cells at random free places of a field, one after the other.
 
     Args:
-        tiles: the cells; of each only what is in one piece with its nucleus is taken.
+        tiles: the cells; only the part connected to the nucleus is used.
         side: of the field, px.
         rng: source of the places.
 
@@ -151,7 +151,7 @@ def blank_field(side: int) -> Field:
 
 
 def _find_room(labels: np.ndarray, cell: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
-    """First row and column of a box for the cell, at a pixel's distance from all else."""
+    """First row and column of a box for the cell, at least one pixel away from all others."""
     with_rim = ndimage.binary_dilation(np.pad(cell, 1), np.ones((3, 3)))  # (h + 2, w + 2)
     height, width = with_rim.shape
     if min(len(labels) - height, len(labels) - width) >= 0:
@@ -168,9 +168,9 @@ def _find_room(labels: np.ndarray, cell: np.ndarray, rng: np.random.Generator) -
 class CellProfilerOutputs:
     """The folder of a CellProfiler run: a spreadsheet, and crops with a folder per channel.
 
-    Objects are numbered by the first pixel of each in reading order, as CellProfiler does, so that
-    their numbers are not those of the ground truth. Fields are added one by one and nothing of
-    them is kept in memory.
+    Objects are numbered by their first pixel in reading order, as CellProfiler does, so that their
+    numbers differ from those of the ground truth. Fields are added one by one and not kept in
+    memory.
 
     Args:
         folder: to write into.
@@ -273,7 +273,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """Give a temporary folder beside `out`; it becomes `out` on success and is removed otherwise.
 
     Raises:
-        UserError: there is something at `out`, it cannot be written, or the disk is full.
+        UserError: `out` is not empty or cannot be written, or the disk is full.
     """
     out = Path(out).absolute()
     refuse_occupied(out)
@@ -301,7 +301,7 @@ def refuse_occupied(out: Path) -> None:
 
 
 def save_png(path: Path, image: np.ndarray) -> None:
-    """Write an image of (H, W) or (H, W, 3), uint8 or (H, W) uint16; losslessly, quickly."""
+    """Write an image, (H, W) or (H, W, 3) uint8 or (H, W) uint16, losslessly and quickly."""
     Image.fromarray(image).save(path, compress_level=1)
 
 

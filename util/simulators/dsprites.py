@@ -10,9 +10,9 @@ combination of six independent factors:
     orientation  linspace(0, 2 pi, 40)         rad, anticlockwise; the last equals the first
     posX, posY   linspace(0, 1, 32)            of 32 px; the centre lies at 15.5 + 32 px * position
 
-The last factor varies fastest. `load_dsprites` reads the published npz where it lies at
-`DSPRITES_FILE` and draws the images where it does not. Of 64 published squares 62 are drawn exactly
-and two differ in 4 px; none of 64 ellipses and 192 hearts differs in more than 2 px
+The last factor varies fastest. `load_dsprites` reads the published npz if it lies at
+`DSPRITES_FILE`, and draws the images otherwise. Of 64 published squares 62 are drawn exactly and
+two differ in 4 px; none of 64 ellipses and 192 hearts differs in more than 2 px
 (`tests/test_dsprites.py`).
 """
 
@@ -63,10 +63,10 @@ class DSprites(NamedTuple):
 
 
 def load_dsprites(path: Path | None = None, rows: np.ndarray | None = None) -> DSprites:
-    """Read the published images where they are present, else draw them.
+    """Read the published images if they are present, else draw them.
 
-    The archive's pickled `metadata` is never unpickled, and it is read in chunks, so that a part
-    of it needs no more memory than that part.
+    The archive's pickled `metadata` is never unpickled. The images are read in chunks, so that a
+    part of them needs no more memory than that part.
 
     Args:
         path: npz of the published layout; None for `DSPRITES_FILE` if there is such a file.
@@ -74,7 +74,7 @@ def load_dsprites(path: Path | None = None, rows: np.ndarray | None = None) -> D
             None means all of the file, or all that there are: 3 GB.
 
     Raises:
-        UserError: no such file, it is damaged or of another layout, or lacks a row asked for.
+        UserError: the file is missing, damaged or of another layout, or lacks a requested row.
     """
     if rows is not None:
         rows = _checked_rows(rows)
@@ -286,7 +286,7 @@ def _read_latents(archive: zipfile.ZipFile, path: Path, name: str) -> np.ndarray
 def _read_images(
     archive: zipfile.ZipFile, path: Path, n_images: int, place: np.ndarray | None = None
 ) -> np.ndarray:
-    """Those lines (n,) of `imgs`, in that order, without ever holding all of them; None for all."""
+    """These rows (n,) of `imgs`, in this order, without holding all of them; None for all."""
     place = np.arange(n_images) if place is None else place
     images = np.empty((len(place), SIDE, SIDE), np.uint8)
     order = np.argsort(place)

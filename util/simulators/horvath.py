@@ -1,8 +1,8 @@
 """Synthetic plates with cells of six classes and two kinds of junk, in the layout of Horvath's.
 
-The real set (Piccinini et al. 2017, Cell Systems 4:651) is synthetic too but not public. What is
-kept of it is the layout, the imbalance of the classes, the rare junk that is not segmented
-(classes 7 and 8), and an empty well. The classes differ in what microscopists tell cells apart by:
+The real set (Piccinini et al. 2017, Cell Systems 4:651) is synthetic too but not public. The
+simulator keeps its layout, the imbalance of the classes, the rare junk that is not segmented
+(classes 7 and 8), and an empty well. The classes differ in what microscopists look at:
 
     1 plain         round, evenly stained
     2 spindle       elongated, smooth
@@ -13,10 +13,11 @@ kept of it is the layout, the imbalance of the classes, the rare junk that is no
     7 debris        a fragment with hardly any nucleus
     8 smear         large, ragged, dim
 
-A cell shows its class more or less: its traits are drawn from a normal law (`SPREAD`) around a
-point on the way from the mean of the plain cells to that of its class (`CLASSES`), at a strength
-drawn from `STRENGTH`. So the classes overlap: a random forest on the true traits is right for 93 %
-of cells of six equally large classes. Blue is the nucleus, green the cytoplasm, red the vesicles.
+A cell shows its class more or less strongly. Its traits are drawn from a normal distribution
+(`SPREAD`) around a point between the mean of the plain cells and that of its class (`CLASSES`), at
+a strength drawn from `STRENGTH`. So the classes overlap: a random forest on the true traits is
+right for 93 % of cells of six equally large classes. Blue is the nucleus, green the cytoplasm, red
+the vesicles.
 """
 
 from pathlib import Path
@@ -88,7 +89,7 @@ def write_horvath_raw(
     px and the class, without a header. The last well of the last plate is empty. The default takes
     210 MB and one to two minutes on one core.
 
-    truth.csv has a row per cell: Unique_ID (the file name the thesis gave to it), Plate, Well, row
+    truth.csv has a row per cell: Unique_ID (its file name in the thesis), Plate, Well, row
     in the .class file, GT_pos_x, GT_pos_y, GT_label, ImageNumber, ObjectNumber,
     AreaShape_Center_X, AreaShape_Center_Y of CellProfiler's object (empty if it missed the cell),
     and the traits it was drawn with.
@@ -97,8 +98,8 @@ def write_horvath_raw(
         out: folder that holds nothing yet.
         n_cells: of all plates, shared out in the proportions of `CLASS_SIZES`.
         seed: of all randomness; the same seed gives the same bytes.
-        missed: share of classes 1 to 6 that CellProfiler does not find, 0 to 1; of the junk it
-            misses most whatever this is.
+        missed: share of classes 1 to 6 that CellProfiler does not find, 0 to 1; it always misses
+            most of the junk.
         n_plates: among which the wells are divided.
         progress: show a bar.
 
