@@ -10,9 +10,9 @@ from util.errors import UserError
 from util.file_size_distribution import (
     Settings,
     class_counts,
+    larger_than_input,
     main,
     shapes_of,
-    larger_than_input,
     summarise_shapes,
 )
 from util.image_files import image_shape

@@ -3,7 +3,7 @@
 They are the classical description of a cell (size, shape, intensity, texture, ...) that a learned
 representation is compared with. The measurements are CellProfiler's (Stirling et al. 2021, BMC
 Bioinformatics 22:433): those of outlines are taken with cp_measure (Muñoz et al. 2025,
-arXiv:2507.01163), those of pixels by `batched_features`. The clean-up follows image-based profiling
+arXiv:2507.01163), those of pixels by `util.features`. The clean-up follows image-based profiling
 practice (Caicedo et al. 2017, Nature Methods 14:849).
 
 Every function that builds a table returns `(table, report)`: `report` is a list of lines for the

@@ -11,9 +11,13 @@ from typing import Literal
 
 import numpy as np
 
-from util.features import batched_features
-from util.features.batched_features import Block, Features
+from util.features.block import Block, Features
 from util.features.cell_masks import find_masks
+from util.features.correlation import costes, manders, pearson, rank_weighted
+from util.features.distribution import radial_distribution, zernike_moments
+from util.features.granularity import granularity
+from util.features.intensity import intensity
+from util.features.texture import texture
 from util.workers import end_with_parent
 
 Groups = Literal["fast", "full"]
@@ -95,25 +99,25 @@ def _measurements(
     shape = get_sizeshape(labels, None, calculate_advanced=full) | get_feret(labels, None)
     yield from ((f"AreaShape_{name}", values) for name, values in shape.items())
     if full:
-        shape_moments, intensity_moments = batched_features.zernike_moments(block)
+        shape_moments, intensity_moments = zernike_moments(block)
         yield from ((f"AreaShape_{name}", values) for name, values in shape_moments.items())
         for channel, measured in zip(names, intensity_moments, strict=True):
             yield from ((f"{name}_{channel}", values) for name, values in measured.items())
 
-    spectra = batched_features.granularity(block) if full else []
+    spectra = granularity(block) if full else []
     for index, channel in enumerate(names):
-        measured = batched_features.intensity(block, index)
+        measured = intensity(block, index)
         if full:
-            measured |= batched_features.texture(block, index)
-            measured |= batched_features.radial_distribution(block, index)
+            measured |= texture(block, index)
+            measured |= radial_distribution(block, index)
             measured |= spectra[index]
         yield from ((f"{name}_{channel}", values) for name, values in measured.items())
 
     for first, second in combinations(range(len(names)), 2):
-        measured = batched_features.pearson(block, first, second)
-        measured |= batched_features.manders(block, first, second)
+        measured = pearson(block, first, second)
+        measured |= manders(block, first, second)
         if full:
-            measured |= batched_features.rank_weighted(block, first, second)
-            measured |= batched_features.costes(block, first, second)
+            measured |= rank_weighted(block, first, second)
+            measured |= costes(block, first, second)
         pair = f"{names[first]}_{names[second]}"
         yield from ((f"{name}_{pair}", values) for name, values in measured.items())

@@ -10,7 +10,9 @@ from skimage.morphology import disk, erosion, opening, reconstruction
 
 from util.cell_features import measure_features
 from util.data_processing import load_cells
-from util.features.batched_features import Block, _mean_and_variance, granularity
+from util.features.block import Block
+from util.features.correlation import _mean_and_variance
+from util.features.granularity import granularity
 
 JURKAT = (
     Path(__file__).parents[2] / "shared" / "data" / "jurkat_cell_cycle" / "cells_40x40x3_uint16.npz"
