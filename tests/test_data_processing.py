@@ -13,7 +13,8 @@ from skimage.transform import resize
 
 from util.data_processing import CellBatches, Cells, load_cells, split_cells
 from util.errors import UserError
-from util.image_files import Fitter, choose_padding, choose_scaling, read_image
+from util.fitting import Fitter, choose_padding, choose_scaling
+from util.image_files import read_image
 from util.metadata import choose_labels
 
 RNG = np.random.default_rng(0)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from util.errors import UserError
-from util.image_files import IMAGE_SUFFIXES
+from util.image_folders import IMAGE_SUFFIXES
 from util.metadata import count_and_name
 from util.raw.data_set_writer import (
     Cut,

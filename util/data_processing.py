@@ -30,19 +30,20 @@ from util.augmentation import augment
 from util.cell_cache import CellCache, cache_folder, fingerprint
 from util.devices import select_rows, tensor_type
 from util.errors import UserError
-from util.image_files import (
+from util.fitting import (
     LOOK_AT,
     Fitter,
     choose_padding,
     choose_scaling,
-    list_images,
-    read_array,
     scaling_rule,
-    try_read,
 )
+from util.image_checks import ImageChecks, Seen, look_at
+from util.image_files import Meaning, Projection, read_array, try_read
+from util.image_folders import class_folders, in_nfc, list_images
 from util.metadata import count_and_name, join_metadata, read_table, refuse_duplicates
+from util.pixel_numbers import choose_numbers, kind_of
 
-CACHE_VERSION = 1  # raise it when the pixels that load_cells makes change
+CACHE_VERSION = 2  # raise it when the pixels that load_cells makes change
 SIMULATED = Path("DataSets") / "simulated"  # where features of simulated cells are kept
 CHUNK = 512  # images read and resized at a time
 
@@ -136,6 +137,8 @@ def load_cells(
     array_axes: str | None = None,
     simulated_cells: int = 7387,
     simulated_seed: int = 0,
+    image_axes: str | None = None,
+    project_z: Projection | None = None,
     progress: bool = True,
 ) -> Cells:
     """Turn a source into cells at the input size.
@@ -168,7 +171,7 @@ def load_cells(
         return _load_simulated(simulated_cells, simulated_seed, image_size)
     path = Path(source)
     if path.is_dir():
-        return _load_folder(path, metadata, image_size, progress)
+        return _load_folder(path, metadata, image_size, Meaning(image_axes, project_z), progress)
     if path.is_file() and path.suffix.lower() in (".npz", ".npy"):
         return _load_array(path, metadata, image_size, array_key, array_axes)
     if path.is_file():
@@ -199,26 +202,31 @@ def _load_simulated(n_cells: int, seed: int, image_size: int) -> Cells:
 
 
 def _load_folder(
-    folder: Path, metadata: str | Path | None, image_size: int, progress: bool
+    folder: Path,
+    metadata: str | Path | None,
+    image_size: int,
+    meaning: Meaning,
+    progress: bool,
 ) -> Cells:
     files = list_images(folder)
-    names = [file.name for file in files]
+    paths = [in_nfc(file.relative_to(folder).as_posix()) for file in files]
+    names = [path.rsplit("/")[-1] for path in paths]
     unique = len(set(names)) == len(names)
-    ids = names if unique else [file.relative_to(folder).as_posix() for file in files]
-    classes = [file.relative_to(folder).parts[0] if file.parent != folder else "" for file in files]
-    table, notes = pd.DataFrame({"Unique_ID": ids}), []
+    table = pd.DataFrame({"Unique_ID": names if unique else paths})
+    classes, notes = class_folders(folder, files, joined=metadata is not None)
     if any(classes):
         table["class"] = classes
     if metadata is not None:  # before the images: a mistake in it should not show after an hour
-        table, notes = join_metadata(table, Path(metadata))
+        table, join_notes = join_metadata(table, Path(metadata))
+        notes += join_notes
 
-    stamp = hashlib.sha256(f"{CACHE_VERSION} {image_size}".encode())
+    stamp = hashlib.sha256(f"{CACHE_VERSION} {image_size} {meaning}".encode())
     for file in files:
-        stat = file.stat()
+        stat = file.stat() if file.exists() else file.lstat()
         stamp.update(f"{file.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     cached = CellCache(cache_folder(folder, f"cells_{image_size}"), stamp.hexdigest())
     if not cached.fresh():
-        _build_folder_cache(cached, folder, files, image_size, progress)
+        _build_folder_cache(cached, folder, files, image_size, meaning, progress)
     images, facts = cached.load()
 
     unreadable = dict(facts["unreadable"])
@@ -234,12 +242,9 @@ def _load_folder(
     if not unique:
         notes.append("file names repeat between class folders: Unique_ID is class/file name")
     if facts["alpha_dropped"]:
-        notes.append("the alpha channel of PNG images was dropped")
-    channels = [f"channel_{c}" for c in range(images.shape[1])]
-    if images.shape[1] == 3 and facts["rgb"]:
-        channels = ["Red", "Green", "Blue"]
+        notes.append("the alpha channel of images was dropped")
     table = table.iloc[kept]
-    return _assemble(images, table, folder.resolve().name, facts, channels, notes, cached.folder)
+    return _assemble(images, table, folder.resolve().name, facts, notes, cached.folder)
 
 
 def _load_array(
@@ -268,7 +273,7 @@ def _load_array(
                 "an array is joined by row, so give a table with one row per image"
             )
         table = rows if "Unique_ID" in rows else pd.concat([table, rows], axis=1)
-    return _assemble(images, table, path.stem, facts, facts["channels"], [], cached.folder)
+    return _assemble(images, table, path.stem, facts, [], cached.folder)
 
 
 def _assemble(
@@ -276,7 +281,6 @@ def _assemble(
     table: pd.DataFrame,
     name: str,
     facts: dict,
-    channels: list[str],
     notes: list[str],
     cache: Path | None,
 ) -> Cells:
@@ -289,47 +293,58 @@ def _assemble(
         padding=np.array(facts["padding"]),
         low=np.array(facts["low"]),
         high=np.array(facts["high"]),
-        channels=channels,
-        notes=notes,
+        channels=facts["channels"],
+        notes=facts["remarks"] + notes,
         fingerprint=facts["fingerprint"],
         cache=cache,
     )
 
 
 def _build_folder_cache(
-    cached: CellCache, folder: Path, files: list[Path], image_size: int, progress: bool
+    cached: CellCache,
+    folder: Path,
+    files: list[Path],
+    image_size: int,
+    meaning: Meaning,
+    progress: bool,
 ) -> None:
-    looked = _look_at_some(folder, files)
+    looked = _look_at_some(folder, files, meaning)
     reference_file, reference = looked[0]
-    n_channels, dtype = len(reference), reference.dtype
-    masked, padding = choose_padding([image for _, image in looked])
+    some = [image for _, image in looked]
+    masked, _ = choose_padding(some)
+    numbers = choose_numbers(some, masked, str(folder))
+    masked, padding = choose_padding([numbers.convert(image, "")[0] for image in some])
     fit = Fitter(image_size, padding)
 
-    def prepare(file: Path) -> tuple[np.ndarray | None, str, bool]:
-        image, reason, alpha = try_read(file)
-        if image is not None:
-            _refuse_other_kind(file, image, reference_file, reference)
-            image = fit(image)
-        return image, reason, alpha
+    def prepare(file: Path) -> tuple[np.ndarray | None, Seen | str, bool, int]:
+        image, reason, alpha = try_read(file, meaning)
+        if image is None:
+            return None, reason, alpha, 0
+        _refuse_other_kind(file, image, reference_file, reference)
+        image, clipped = numbers.convert(image, str(file))
+        return fit(image), look_at(image), alpha, clipped
 
-    unreadable, alpha_dropped, row = [], False, 0
-    with cached.writing((len(files), n_channels, image_size, image_size), dtype) as (
-        images,
-        finish,
-    ):
+    unreadable, alpha_dropped, n_clipped, row = [], False, 0, 0
+    checks = ImageChecks(numbers.dtype)
+    shape = (len(files), len(reference), image_size, image_size)
+    with cached.writing(shape, numbers.dtype) as (images, finish):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for chunk in _chunks(files, f"reading {folder.name}", progress):
                 # A chunk at a time: a pool would run ahead and fill the memory.
-                for file, (image, reason, alpha) in zip(
-                    chunk, pool.map(prepare, chunk), strict=True
-                ):
+                prepared = pool.map(prepare, chunk)
+                for file, (image, seen, alpha, clipped) in zip(chunk, prepared, strict=True):
+                    name = file.relative_to(folder).as_posix()
                     if image is None:
-                        unreadable.append((file.relative_to(folder).as_posix(), reason))
+                        unreadable.append((name, seen))
                         continue
+                    checks.add(name, seen)
                     images[row] = image
                     row += 1
                     alpha_dropped |= alpha
+                    n_clipped += clipped
         low, high = choose_scaling(images[:row], masked)
+        coloured = len(reference) == 3 and reference_file.suffix.lower() not in (".tif", ".tiff")
+        channels = ["Red", "Green", "Blue"] if coloured else channel_names(len(reference))
         facts = {
             "masked": masked,
             "padding": padding.tolist(),
@@ -337,16 +352,19 @@ def _build_folder_cache(
             "high": high.tolist(),
             "unreadable": unreadable,
             "alpha_dropped": alpha_dropped,
-            "rgb": reference_file.suffix.lower() not in (".tif", ".tiff"),
+            "channels": channels,
+            "remarks": [*numbers.notes(n_clipped), *checks.notes(channels)],
         }
         finish(row, facts)
 
 
-def _look_at_some(folder: Path, files: list[Path]) -> list[tuple[Path, np.ndarray]]:
-    """Readable images, evenly spaced over the files, that agree in channels and type."""
+def _look_at_some(
+    folder: Path, files: list[Path], meaning: Meaning
+) -> list[tuple[Path, np.ndarray]]:
+    """Readable images, evenly spaced over the files, that agree in channels and kind."""
     reason, looked = "", []
     for file in files[:: math.ceil(len(files) / LOOK_AT)]:
-        image, why, _ = try_read(file)
+        image, why, _ = try_read(file, meaning)
         if image is None:
             reason = reason or f"{file.name}: {why}"
             continue
@@ -357,13 +375,19 @@ def _look_at_some(folder: Path, files: list[Path]) -> list[tuple[Path, np.ndarra
     return looked
 
 
+def channel_names(n_channels: int) -> list[str]:
+    """Names of channels that nothing names."""
+    return [f"channel_{c}" for c in range(n_channels)]
+
+
 def _refuse_other_kind(
     file: Path, image: np.ndarray, reference_file: Path, reference: np.ndarray
 ) -> None:
-    if (len(image), image.dtype) != (len(reference), reference.dtype):
+    kind, expected = kind_of(image), kind_of(reference)
+    if (len(image), kind) != (len(reference), expected):
         raise UserError(
-            f"{file} has {len(image)} channels of {image.dtype}, but {reference_file} has "
-            f"{len(reference)} of {reference.dtype}: a data set has images of one kind; convert it "
+            f"{file} has {len(image)} channels of {kind}, but {reference_file} has "
+            f"{len(reference)} of {expected}: a data set has images of one kind; convert it "
             "or take it out"
         )
 
@@ -380,14 +404,21 @@ def _build_array_cache(
     cached: CellCache, path: Path, image_size: int, key: str | None, axes: str | None
 ) -> None:
     array, channels = read_array(path, key, axes)
-    masked, padding = choose_padding(array[:: max(1, len(array) // LOOK_AT)])
+    channels = channels or channel_names(array.shape[1])
+    some = array[:: max(1, len(array) // LOOK_AT)]
+    masked, _ = choose_padding(some)
+    numbers = choose_numbers(list(some), masked, str(path))
+    masked, padding = choose_padding(numbers.convert(some, str(path))[0])
     fit = Fitter(image_size, padding)
-    with cached.writing((len(array), array.shape[1], image_size, image_size), array.dtype) as (
-        images,
-        finish,
-    ):
+    n_clipped, checks = 0, ImageChecks(numbers.dtype)
+    shape = (len(array), array.shape[1], image_size, image_size)
+    with cached.writing(shape, numbers.dtype) as (images, finish):
         for start in range(0, len(array), CHUNK):
-            images[start : start + CHUNK] = fit(array[start : start + CHUNK])
+            block, clipped = numbers.convert(array[start : start + CHUNK], str(path))
+            images[start : start + CHUNK] = fit(block)
+            n_clipped += clipped
+            for row, image in enumerate(block, start):
+                checks.add(f"cell_{row:06d}", look_at(image))
         low, high = choose_scaling(images, masked)
         finish(
             len(array),
@@ -396,7 +427,8 @@ def _build_array_cache(
                 "padding": padding.tolist(),
                 "low": low.tolist(),
                 "high": high.tolist(),
-                "channels": channels or [f"channel_{c}" for c in range(array.shape[1])],
+                "channels": channels,
+                "remarks": [*numbers.notes(n_clipped), *checks.notes(channels)],
             },
         )
 

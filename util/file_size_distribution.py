@@ -23,7 +23,8 @@ from matplotlib.figure import Figure
 from util.data_processing import Cells, load_cells
 from util.errors import UserError
 from util.helpers import compose_rgb, draw_sheet, mix_channels
-from util.image_files import image_shape, list_images, read_array, read_image
+from util.image_files import image_shape, read_array, read_image
+from util.image_folders import list_images
 from util.metadata import choose_labels, read_table
 from util.pages.report import write_report
 from util.runs import create_run_folder, describe_run, write_json, write_table

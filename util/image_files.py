@@ -1,83 +1,80 @@
-"""Image files and array files as integers (C, H, W), and the way to one input size and range."""
+"""What an image file means: its axes, channels, photometric interpretation and number type.
 
-import math
-from collections.abc import Sequence
-from functools import cache
+A TIFF says what its axes are (OME, ImageJ, tifffile's own description, samples per pixel), and that
+is believed. Only an array whose axes nothing names is guessed by its shape, and refused where two
+guesses fit. Every reader gives (C, H, W) in the numbers of the file; how the numbers of a whole set
+become 8 or 16 bit is in `util.pixel_numbers`.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-import skimage
 
 from util.errors import UserError
 
-IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
-MASKED_BORDER = 0.1  # crops are masked from this share of border pixels 0 in every channel
-LOOK_AT = 1000  # images looked at to choose padding and scaling
+MOST_CHANNELS = 16  # an axis of unknown meaning with at most so many entries can be the channels
+CHANNEL_AXES = "CES"  # channel, emission wavelength, sample
+ALPHA = (1, 2)  # ExtraSamples: associated and unassociated alpha
+PHOTOMETRIC = {  # what can be shown as it is, and what is done to the others
+    "MINISBLACK": "",
+    "RGB": "",
+    "YCBCR": "",  # decoded as RGB
+    "MINISWHITE": "turned",
+    "PALETTE": "coloured",
+}
+
+Projection = Literal["max", "mean"]
 
 
-def list_images(folder: Path) -> list[Path]:
-    """All TIFF, PNG and JPEG files below a folder, sorted; hidden ones are passed over.
+@dataclass(frozen=True)
+class Meaning:
+    """What the user says of the image files where they do not say it themselves.
 
-    Raises:
-        UserError: there are none.
+    Attributes:
+        axes: of the stored array, e.g. CYX, YXC, ZCYX; None believes the file.
+        project_z: how focal planes become one; None refuses more than one plane.
     """
-    files = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
-    if not files:
-        raise UserError(
-            f"--dataset {folder}: no TIFF, PNG or JPEG image in it or in its subfolders"
-        )
-    return files
+
+    axes: str | None = None
+    project_z: Projection | None = None
 
 
-def read_image(path: Path) -> tuple[np.ndarray, bool]:
-    """One image as (C, H, W), with its own integers; True beside it if an alpha channel was
-    dropped.
+AS_THE_FILE_SAYS = Meaning()
 
-    A TIFF may be H x W, H x W x C or C x H x W: C is the axis of at most 16 entries, the last one
-    if both are.
+
+def read_image(path: Path, meaning: Meaning = AS_THE_FILE_SAYS) -> tuple[np.ndarray, bool]:
+    """One image as (C, H, W) in the numbers of the file, and whether an alpha channel was dropped.
+
+    A bit is 0 or 255, as are the grey levels of fewer than 8 bits stretched. Palettes become
+    colours and min-is-white is turned.
+
+    Args:
+        path: TIFF, PNG or JPEG.
+        meaning: what the user says of the axes.
 
     Raises:
-        UserError: it holds something else than one image of 8 or 16 bit.
+        UserError: the file holds something else than one image of one kind, or does not say what
+            its axes are.
         Exception: whatever the reader raises on a damaged file.
     """
-    alpha = False
     if path.suffix.lower() in (".tif", ".tiff"):
-        import tifffile
-
-        image = tifffile.imread(path)
-    else:
-        image = _read_deep_png(path) if _is_deep_png(path) else _read_with_pillow(path)
-        alpha = image.ndim == 3 and image.shape[-1] == 4
-        if alpha:
-            image = image[..., :3]
-    if image.ndim == 2:
-        image = image[None]
-    elif image.ndim == 3 and (image.shape[-1] <= 16 or image.shape[0] > 16):
-        image = np.moveaxis(image, -1, 0)
-    if image.ndim != 3 or image.shape[0] > 16 or 0 in image.shape:
-        raise UserError(
-            f"{path} has shape {image.shape}: one image of at most 16 channels is expected"
-        )
-    return _as_integers(image, str(path)), alpha
+        return _read_tiff(path, meaning)
+    image = _read_deep_png(path) if _is_deep_png(path) else _read_with_pillow(path)
+    alpha = image.ndim == 3 and image.shape[-1] == 4
+    image = image[..., :3] if alpha else image
+    return np.moveaxis(np.atleast_3d(image), -1, 0), alpha
 
 
-def image_shape(path: Path) -> tuple[int, int] | None:
+def image_shape(path: Path, meaning: Meaning = AS_THE_FILE_SAYS) -> tuple[int, int] | None:
     """Height and width in pixels from the header of the file; None if it cannot be read."""
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
-            import tifffile
-
-            with tifffile.TiffFile(path) as opened:
-                shape = opened.series[0].shape
-            if len(shape) == 3 and (shape[-1] <= 16 or shape[0] > 16):
-                return shape[:2]
-            return shape[-2:] if len(shape) in (2, 3) else None
+            with _open_tiff(path) as opened:
+                stack = _stack_of(opened, path)
+                sizes = dict(zip(_axes_of(stack, path, meaning), stack.shape, strict=True))
+                return sizes["Y"], sizes["X"]
         from PIL import Image
 
         with Image.open(path) as opened:
@@ -86,11 +83,206 @@ def image_shape(path: Path) -> tuple[int, int] | None:
         return None
 
 
+@dataclass(frozen=True)
+class _Stack:
+    """The pages of a TIFF that make one array.
+
+    Attributes:
+        series: of equal shape and axes; several where pages were appended one by one.
+        axes, shape: of the array: those of the series, below an axis `I` of the pages.
+    """
+
+    series: list[Any]
+    axes: str
+    shape: tuple[int, ...]
+
+    def array(self) -> np.ndarray:
+        """Its numbers, in the shape of the stack and in the byte order of this machine."""
+        parts = [np.asarray(one.asarray()) for one in self.series]
+        array = parts[0] if len(parts) == 1 else np.stack(parts)
+        return array.astype(array.dtype.newbyteorder("="), copy=False).reshape(self.shape)
+
+
+def _open_tiff(path: Path) -> Any:
+    import tifffile
+
+    # A file of a multi-file OME set gives its own pages, not those of the whole set.
+    return tifffile.TiffFile(path, _multifile=False)
+
+
+def _stack_of(opened: Any, path: Path) -> _Stack:
+    """The array of a TIFF; thumbnails and the smaller levels of a pyramid are no part of it."""
+    series = [one for one in opened.series if not one.keyframe.is_reduced] or opened.series
+    kinds = {(one.axes, one.shape) for one in series}
+    if len(kinds) > 1:
+        shapes = ", ".join(" x ".join(map(str, shape)) for _, shape in sorted(kinds))
+        raise UserError(f"{path} holds several images ({shapes}): save one image per file")
+    axes, shape = series[0].axes, series[0].shape
+    if len(series) > 1:
+        axes, shape = f"I{axes}", (len(series), *shape)
+    return _Stack(series, axes, shape)
+
+
+def _axes_of(stack: _Stack, path: Path, meaning: Meaning) -> str:
+    """A letter for each axis of the array, with Y and X among them."""
+    if meaning.axes is not None:
+        return _asked_axes(stack, path, meaning.axes.upper())
+    unknown = [
+        axis for axis, n in zip(stack.axes, stack.shape, strict=True) if axis in "QI" and n > 1
+    ]
+    if not unknown:
+        return stack.axes
+    sizes = " x ".join(map(str, stack.shape))
+    ask = "say what they are with `image_axes`, e.g. CYX, YXC or ZYX"
+    if "I" in unknown:
+        pages = stack.shape[stack.axes.index("I")]
+        raise UserError(
+            f"{path} holds {pages} pages of one size, and does not say whether they are channels, "
+            f"focal planes or time points: {ask}, or save one image per file"
+        )
+    if len(stack.shape) != 3:
+        raise UserError(f"{path} has unnamed axes ({sizes}): {ask}")
+    first, last = stack.shape[0] <= MOST_CHANNELS, stack.shape[-1] <= MOST_CHANNELS
+    if first == last:
+        why = (
+            "its channels may be the first axis or the last" if first else "no axis can be channels"
+        )
+        raise UserError(f"{path} has unnamed axes ({sizes}), and {why}: {ask}")
+    return "CYX" if first else "YXC"
+
+
+def _asked_axes(stack: _Stack, path: Path, asked: str) -> str:
+    """The axes that the user names, with those of length 1 that he leaves out."""
+    if sorted(set(asked)) != sorted(asked) or not {"Y", "X"} <= set(asked) <= set("CZYX"):
+        raise UserError(f"`image_axes` {asked}: give Y, X and perhaps C and Z, e.g. CYX or ZCYX")
+    if len(asked) == len(stack.shape):
+        return asked
+    long = [n > 1 for n in stack.shape]
+    if sum(long) != len(asked):
+        sizes = " x ".join(map(str, stack.shape))
+        raise UserError(f"`image_axes` {asked} does not fit {path} of {sizes}")
+    letters = iter(asked)
+    return "".join(next(letters) if is_long else "Q" for is_long in long)
+
+
+def _read_tiff(path: Path, meaning: Meaning) -> tuple[np.ndarray, bool]:
+    with _open_tiff(path) as opened:
+        stack = _stack_of(opened, path)
+        axes = _axes_of(stack, path, meaning)
+        page = stack.series[0].keyframe
+        way = PHOTOMETRIC.get(page.photometric.name)
+        if way is None:
+            raise UserError(
+                f"{path} has colours of the kind {page.photometric.name}: convert it to RGB or grey"
+            )
+        array = stack.array()
+        array = _in_full_range(array, page.bitspersample)
+        if way == "turned":
+            array = _turned(array, page.bitspersample)
+        if way == "coloured":
+            array, axes = _coloured(array, page.colormap), f"{axes}S"
+        alpha = meaning.axes is None and _has_alpha(opened, page, array, axes)
+        if alpha:
+            array = np.take(array, _colour_samples(page), axis=axes.index("S"))
+    return _channels_first(array, axes, path, meaning), alpha
+
+
+def _in_full_range(array: np.ndarray, bits: int) -> np.ndarray:
+    """Grey levels of fewer than 8 bits stretched to 0..255."""
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    if bits < 8 and array.dtype == np.uint8:
+        return (array.astype(np.uint16) * 255 // (2**bits - 1)).astype(np.uint8)
+    return array
+
+
+def _turned(array: np.ndarray, bits: int) -> np.ndarray:
+    """Min-is-white as min-is-black."""
+    if array.dtype.kind == "f":
+        return array.max() - array
+    top = 255 if bits < 8 else 2**bits - 1
+    return (top - array.astype(np.int64)).astype(array.dtype)
+
+
+def _coloured(array: np.ndarray, colormap: np.ndarray) -> np.ndarray:
+    """Indices (...) into a map (3, n) of 16 bit as colours (..., 3) of 8 bit."""
+    return (np.moveaxis(np.asarray(colormap), 0, -1) >> 8).astype(np.uint8)[array]
+
+
+def _colour_samples(page: Any) -> list[int]:
+    """Samples of a pixel that are not flagged as alpha."""
+    extra = list(page.extrasamples)
+    plain = page.samplesperpixel - len(extra)
+    return [i for i in range(page.samplesperpixel) if i < plain or extra[i - plain] not in ALPHA]
+
+
+def _has_alpha(opened: Any, page: Any, array: np.ndarray, axes: str) -> bool:
+    """Whether samples of a pixel are alpha.
+
+    tifffile and scikit-image flag the last of any four samples as alpha, a fourth stain as well.
+    Of their files it is alpha only where it is opaque throughout.
+    """
+    kept = _colour_samples(page)
+    if "S" not in axes or len(kept) == page.samplesperpixel:
+        return False
+    if not opened.is_shaped:
+        return True
+    flagged = [i for i in range(page.samplesperpixel) if i not in kept]
+    samples = np.take(array, flagged, axis=axes.index("S"))
+    opaque = 1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max
+    return bool((samples == opaque).all())
+
+
+def _channels_first(array: np.ndarray, axes: str, path: Path, meaning: Meaning) -> np.ndarray:
+    """(C, H, W) of an array with these axes."""
+    long = [i for i, axis in enumerate(axes) if array.shape[i] > 1 or axis in "YX"]
+    axes, array = "".join(axes[i] for i in long), array.reshape([array.shape[i] for i in long])
+    if "Z" in axes:
+        if meaning.project_z is None:
+            planes = array.shape[axes.index("Z")]
+            raise UserError(
+                f"{path} holds {planes} focal planes: choose a projection with `project_z` max or "
+                "mean, or save one plane per file"
+            )
+        place = axes.index("Z")
+        array = _projected(array, place, meaning.project_z)
+        axes = axes[:place] + axes[place + 1 :]
+    other = [axis for axis in axes if axis not in "YX" + CHANNEL_AXES]
+    channels = [axis for axis in axes if axis in CHANNEL_AXES]
+    if other:
+        what = "time points" if "T" in other else f"entries along an axis {other[0]}"
+        n = array.shape[axes.index(other[0])]
+        raise UserError(f"{path} holds {n} {what}: save one image per file")
+    if len(channels) > 1:
+        raise UserError(f"{path} has colour pictures in several channels: save them one per file")
+    array = np.transpose(array, [axes.index(axis) for axis in [*channels, "Y", "X"]])
+    array = array if channels else array[None]
+    if len(array) > MOST_CHANNELS or 0 in array.shape:
+        raise UserError(
+            f"{path} has {len(array)} channels of {array.shape[1]} x {array.shape[2]}: one image "
+            f"of at most {MOST_CHANNELS} channels is expected"
+        )
+    return array
+
+
+def _projected(array: np.ndarray, axis: int, how: Projection) -> np.ndarray:
+    """Focal planes as one, in the type of the array."""
+    if how == "max":
+        return array.max(axis=axis)
+    mean = array.mean(axis=axis, dtype=np.float64)
+    return (mean if array.dtype.kind == "f" else np.rint(mean)).astype(array.dtype)
+
+
 def _read_with_pillow(path: Path) -> np.ndarray:
+    """(H, W) or (H, W, 3 or 4)."""
     from PIL import Image
 
     with Image.open(path) as opened:
-        if opened.mode in ("P", "1", "LA", "PA", "CMYK", "YCbCr"):
+        if opened.mode == "CMYK":
+            raise UserError(f"{path} has colours of the kind CMYK: convert it to RGB or grey")
+        if opened.mode in ("P", "PA"):  # with what is transparent as alpha, which is dropped
+            return np.asarray(opened.convert("RGBA"))[..., :3]
+        if opened.mode in ("1", "LA", "YCbCr"):
             return np.asarray(opened.convert({"1": "L", "LA": "L"}.get(opened.mode, "RGB")))
         return np.asarray(opened)
 
@@ -111,44 +303,37 @@ def _read_deep_png(path: Path) -> np.ndarray:
     return np.moveaxis(decoded.numpy(), 0, -1)
 
 
-def _as_integers(image: np.ndarray, name: str) -> np.ndarray:
-    """uint8 or uint16 as they are; bool and floats in 0..1 and small integers converted."""
-    if image.dtype in (np.uint8, np.uint16):
-        return image
-    if image.dtype == bool:
-        return image.astype(np.uint8) * 255
-    if not np.isfinite(image).all():
-        raise UserError(
-            f"{name} holds NaN or infinite pixels: replace them, or leave these images out"
-        )
-    low, high = float(image.min()), float(image.max())
-    if image.dtype.kind in "iu" and 0 <= low and high <= 65535:
-        return image.astype(np.uint16)
-    if image.dtype.kind == "f" and 0 <= low and high <= 1:
-        return np.round(image * 65535).astype(np.uint16)
-    raise UserError(
-        f"{name} has {image.dtype} pixels from {low:g} to {high:g}: "
-        "give 8 or 16 bit integers, or floats in 0..1"
-    )
+def try_read(
+    path: Path, meaning: Meaning = AS_THE_FILE_SAYS
+) -> tuple[np.ndarray | None, str, bool]:
+    """`read_image` of a file that may be damaged: the image or None, the reason, alpha dropped.
 
-
-def try_read(path: Path) -> tuple[np.ndarray | None, str, bool]:
-    """`read_image` of a file that may be damaged: the image or None, the reason, alpha dropped."""
+    Raises:
+        UserError: the file is sound but means something else than one image, or is compressed in a
+            way that no installed package reads.
+    """
     try:
-        image, alpha = read_image(path)
+        image, alpha = read_image(path, meaning)
         return image, "", alpha
     except UserError:
         raise
     except Exception as error:  # readers raise anything on a damaged file; it is named and counted
-        reason = str(error).strip().splitlines()
-        return None, (reason[0] if reason else type(error).__name__)[:100], False
+        if not path.exists():
+            return None, "a link that leads nowhere", False
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "imagecodecs" in reason:
+            raise UserError(
+                f"{path} is compressed in a way that cannot be read ({reason[:100]}): "
+                "pip install imagecodecs, or save it uncompressed"
+            ) from error
+        return None, reason[:100], False
 
 
 def read_array(
     path: Path, key: str | None, axes: str | None
 ) -> tuple[np.ndarray, list[str] | None]:
-    """The images of an array file as (N, C, H, W) integers, and the channel names if the file has
-    them.
+    """The images of an array file as (N, C, H, W) numbers, perhaps a memory map, and the channel
+    names if the file has them.
     """
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -178,7 +363,7 @@ def read_array(
         array = array[:, None]
     if array.shape[0] == 0:
         raise UserError(f"{path} holds no image")
-    return _as_integers(array, str(path)), names if names and len(names) == array.shape[1] else None
+    return array, names if names and len(names) == array.shape[1] else None
 
 
 def _numeric_arrays(loaded: np.lib.npyio.NpzFile) -> dict[str, np.ndarray]:
@@ -209,105 +394,3 @@ def _guess_axes(path: Path, shape: tuple[int, ...]) -> str:
             f"{path} has shape {shape}: which axis is the channel? Say --array-axes NHWC or NCHW"
         )
     return "NHWC" if last else "NCHW"
-
-
-def choose_padding(images: Sequence[np.ndarray]) -> tuple[bool, np.ndarray]:
-    """Zeros for crops masked by the cell's outline, the channel's border median for windows of the
-    field.
-
-    Crops count as masked if at least a tenth of all border pixels are 0 in every channel at once.
-
-    Args:
-        images: (C, H, W) each, any size.
-
-    Returns:
-        masked, and (C,) padding values.
-    """
-    rims = [
-        np.concatenate([im[:, 0], im[:, -1], im[:, 1:-1, 0], im[:, 1:-1, -1]], axis=1)
-        for im in images
-    ]  # (C, pixels)
-    rim = np.concatenate(rims, axis=1)
-    masked = bool((rim == 0).all(axis=0).mean() >= MASKED_BORDER)
-    padding = np.zeros(len(rim)) if masked else np.median(rim, axis=1)
-    return masked, padding
-
-
-def choose_scaling(images: np.ndarray, masked: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Raw values (C,), (C,) that become 0 and 1.
-
-    8-bit images keep 0..255, as in the thesis. 16-bit ones run per channel to the 99.99 percentile
-    of all pixels, so that hot pixels (up to one pixel in ten thousand) do not press the cells
-    together; from 0 for masked crops, else from the 0.01 percentile. At most `LOOK_AT` images,
-    evenly spaced, are looked at.
-    """
-    n_channels = images.shape[1]
-    if images.dtype == np.uint8:
-        return np.zeros(n_channels), np.full(n_channels, 255.0)
-    some = images[:: math.ceil(len(images) / LOOK_AT)]
-    low, high = np.empty(n_channels), np.empty(n_channels)
-    for c in range(n_channels):
-        pixels = np.sort(some[:, c], axis=None)
-        if masked:
-            pixels = pixels[np.searchsorted(pixels, 1) :]
-        if len(pixels) == 0:
-            pixels = np.zeros(1)
-        low[c] = 0.0 if masked else np.quantile(pixels, 1e-4)
-        high[c] = np.quantile(pixels, 1 - 1e-4)
-    return low, np.maximum(high, low + 1)
-
-
-def scaling_rule(dtype: np.dtype, masked: bool) -> str:
-    """The rule of `choose_scaling` in words, for settings.json and the report."""
-    if dtype == np.uint8:
-        return "0..255 -> 0..1"
-    low = "0" if masked else "0.01 percentile"
-    return f"per channel, {low} to 99.99 percentile of the pixels -> 0..1"
-
-
-@cache
-def _resize_matrix(length: int, size: int) -> np.ndarray:
-    """(size, length) matrix of scikit-image's anti-aliased linear resize along one axis.
-
-    The resize is linear and separable, so what it does to the identity is all there is to know.
-    """
-    return skimage.transform.resize(
-        np.eye(length),
-        (size, length),
-        order=1,
-        anti_aliasing=True,
-        mode="reflect",
-        preserve_range=True,
-        clip=False,
-    ).astype(np.float32)
-
-
-class Fitter:
-    """Brings images to S x S: rescaled, whatever their aspect, if a side is larger, else padded to
-    the centre.
-
-    Args:
-        size: S in pixels.
-        padding: (C,) value around smaller images.
-    """
-
-    def __init__(self, size: int, padding: np.ndarray):
-        self.size = size
-        self.padding = np.asarray(padding)
-
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """(..., C, H, W) integers -> (..., C, S, S) of the same type."""
-        height, width = images.shape[-2:]
-        size = self.size
-        if height > size or width > size:
-            rows, columns = _resize_matrix(height, size), _resize_matrix(width, size)
-            scaled = rows @ images.astype(np.float32) @ columns.T  # (..., C, S, S)
-            limit = np.iinfo(images.dtype).max
-            return np.clip(np.round(scaled), 0, limit).astype(images.dtype)
-        if (height, width) == (size, size):
-            return images
-        out = np.empty((*images.shape[:-2], size, size), images.dtype)
-        out[...] = np.round(self.padding).astype(images.dtype)[:, None, None]
-        top, left = round((size - height) / 2), round((size - width) / 2)
-        out[..., top : top + height, left : left + width] = images
-        return out

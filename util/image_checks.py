@@ -1,0 +1,106 @@
+"""What is odd about the images of a set: constant or identical ones, dead or saturated channels."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from util.metadata import count_and_name
+
+SATURATED = 0.01  # share of the pixels of a channel at the highest number that is worth a warning
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is remembered of an image (C, H, W).
+
+    Attributes:
+        low, high: (C,) least and highest number of each channel.
+        at_top: (C,) pixels at the highest number of the type.
+        grey: (C,) whether there is a number between 0 and that.
+        pixels: H x W.
+        digest: the same for identical images.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    at_top: np.ndarray
+    grey: np.ndarray
+    pixels: int
+    digest: bytes
+
+
+def look_at(image: np.ndarray) -> Seen:
+    """Look at an image (C, H, W), uint8 or uint16."""
+    top = np.iinfo(image.dtype).max
+    flat = image.reshape(len(image), -1)
+    at_top, black = ((flat == number).sum(axis=1) for number in (top, 0))
+    key = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16)
+    key.update(str(image.shape).encode())
+    return Seen(
+        low=flat.min(axis=1),
+        high=flat.max(axis=1),
+        at_top=at_top,
+        grey=at_top + black < flat.shape[1],
+        pixels=flat.shape[1],
+        digest=key.digest(),
+    )
+
+
+class ImageChecks:
+    """What the images of a set have in common; a few bytes are kept of each.
+
+    Args:
+        dtype: of the images, uint8 or uint16.
+    """
+
+    def __init__(self, dtype: np.dtype):
+        self.top = np.iinfo(dtype).max
+        self.all: Seen | None = None  # of the set as one image
+        self.n_images = 0
+        self.constant: dict[str, None] = {}
+        self.first: dict[bytes, str] = {}
+        self.copies: list[tuple[str, str]] = []
+
+    def add(self, name: str, seen: Seen) -> None:
+        """Take in an image."""
+        self.n_images += 1
+        known = self.all or seen
+        self.all = Seen(
+            low=np.minimum(known.low, seen.low),
+            high=np.maximum(known.high, seen.high),
+            at_top=seen.at_top + (self.all.at_top if self.all else 0),
+            grey=known.grey | seen.grey,
+            pixels=seen.pixels + (self.all.pixels if self.all else 0),
+            digest=b"",
+        )
+        if (seen.low == seen.high).all():
+            self.constant[name] = None
+        first = self.first.setdefault(seen.digest, name)
+        if first is not name:
+            self.copies.append((name, f"as {first}"))
+
+    def notes(self, channels: Sequence[str]) -> list[str]:
+        """A line for each thing that is odd."""
+        if self.all is None:
+            return []
+        notes = []
+        if self.constant:
+            notes.append(count_and_name("images are constant in every channel", [*self.constant]))
+        dead = (self.all.low == self.all.high) & (len(self.constant) < self.n_images)
+        for channel in np.flatnonzero(dead):
+            notes.append(
+                f"{channels[channel]} is dead: it is {self.all.low[channel]} in every pixel of "
+                "every cell"
+            )
+        shares = self.all.at_top / self.all.pixels
+        for channel in np.flatnonzero(self.all.grey & (shares >= SATURATED)):
+            notes.append(
+                f"{channels[channel]} is saturated: {shares[channel]:.1%} of its pixels are "
+                f"{self.top}"
+            )
+        copies = [copy for copy in self.copies if copy[0] not in self.constant]
+        if copies:
+            notes.append(count_and_name("images are identical to another one", copies))
+        return notes
