@@ -8,7 +8,6 @@ from util.raw.segmentation import (
     drop_small,
     foreground,
     grow_cells,
-    labels_of_mask,
     masked_crop,
     object_table,
     seeds_at,
@@ -67,16 +66,6 @@ def test_threshold_parts_two_levels():
     assert found[discs((30, 30), radius=9)].all() and not found[~discs((30, 30), radius=12)].any()
     assert not foreground(np.full((5, 5), 9)).any()
     np.testing.assert_array_equal(foreground(image, threshold=100, smoothing=0), image > 100)
-
-
-def test_masks_and_label_images():
-    mask = np.zeros((6, 9), np.uint8)
-    mask[1, 1], mask[2, 2], mask[4, 7] = 255, 255, 255
-    labels, numbered = labels_of_mask(mask)
-    assert not numbered and labels.max() == 2 and labels[1, 1] == labels[2, 2]  # 8-connected
-    mask[4, 7] = 9
-    labels, numbered = labels_of_mask(mask)
-    assert numbered and labels[4, 7] == 9
 
 
 def test_table_crop_window():

@@ -33,11 +33,11 @@ from util.raw.data_set_writer import (
     refuse_finished,
     write_data_set,
 )
+from util.raw.masks import mask_of
 from util.raw.raw_data import find_in, merge_crops, read_channels, read_ground_truth
 from util.raw.segmentation import (
     foreground,
     grow_cells,
-    labels_of_mask,
     masked_crop,
     object_table,
     split_touching,
@@ -282,7 +282,7 @@ def segment_field(
         if parts.shape[:2] != field.shape[:2]:
             sizes = [f"{height} x {width}" for height, width, _ in (parts.shape, field.shape)]
             return f"mask and field of unequal shape ({', '.join(sizes)})"
-        labels = grow_cells(labels_of_mask(parts[..., 1])[0], (parts > 0).any(axis=-1))
+        labels = grow_cells(mask_of(parts[..., 1]).labels, (parts > 0).any(axis=-1))
     else:  # the background is exactly 0
         labels = split_touching(foreground(field.max(axis=-1), 0, 0), CELL_DIAMETER, MIN_AREA)
     objects = object_table(labels)

@@ -13,7 +13,8 @@ channels and a watershed between neighbours. The raw data are never changed. A s
 goes on with the same command.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -35,13 +36,13 @@ from util.raw.data_set_writer import (
     write_data_set,
 )
 from util.raw.file_patterns import match_files, pattern_to_regex
-from util.raw.raw_data import read_channels, read_ground_truth, safe_name
+from util.raw.masks import Mask, read_mask
+from util.raw.raw_data import first_line, read_channels, read_ground_truth, safe_name
 from util.raw.segmentation import (
     cut_off,
     drop_small,
     foreground,
     grow_cells,
-    labels_of_mask,
     masked_crop,
     object_table,
     seeds_at,
@@ -142,6 +143,7 @@ def main(settings: Settings = SETTINGS) -> Outcome:
     refuse_finished(target)
     fields, channels = find_fields(settings)
     settings = _with_channels(settings, fields, channels)
+    _tell_of_masks(settings, fields)
     tables = [settings.metadata] if settings.metadata else []
     if settings.metadata:
         fields = _share_out_metadata(settings, fields)
@@ -175,6 +177,15 @@ def main(settings: Settings = SETTINGS) -> Outcome:
     return write_data_set(target, settings, inputs, groups, Cutter(settings), finish)
 
 
+def _tell_of_masks(settings: Settings, fields: Sequence[Field]) -> None:
+    """Print what is done to the masks, by the first one of each kind that can be read."""
+    for option, kind in (("nucleus-masks", "nuclei"), ("cell-masks", "cells")):
+        files = [file for field in fields if (file := getattr(field, kind))]
+        with contextlib.suppress(Exception):  # of a damaged file the fields will say so
+            if files and (note := read_mask(files[0]).note):
+                print(f"note: --{option}: {files[0].name}: {note}")
+
+
 def group_name(field: Field, settings: Settings) -> str:
     """What the cells of a field begin with: `B7_3`; the name of the set for a single field."""
     return safe_name("_".join(field.key.values()) or settings.name)
@@ -204,7 +215,17 @@ def find_fields(settings: Settings) -> tuple[list[Field], list[str]]:
     folder = settings.fields
     if not folder.is_dir():
         raise UserError(f"--fields {folder}: there is no such folder")
-    images = match_files(folder, settings.image_pattern, "--image-pattern")
+    masks = {
+        option: match_files(folder, pattern, option) if pattern else {}
+        for option, pattern in (
+            ("--nucleus-masks", settings.nucleus_masks),
+            ("--cell-masks", settings.cell_masks),
+        )
+    }
+    no_images = {
+        path for found in masks.values() for one in found.values() for path in one.values()
+    }
+    images = match_files(folder, settings.image_pattern, "--image-pattern", no_images)
     channels = sorted({channel for files in images.values() for channel in files})
     if channels != [""]:
         missing = [name for name in settings.channels if name not in channels]
@@ -213,13 +234,6 @@ def find_fields(settings: Settings) -> tuple[list[Field], list[str]]:
                 f"--channels {missing[0]}: no such files; there are {', '.join(channels)}"
             )
         channels = list(settings.channels) or channels
-    masks = {
-        option: match_files(folder, pattern, option) if pattern else {}
-        for option, pattern in (
-            ("--nucleus-masks", settings.nucleus_masks),
-            ("--cell-masks", settings.cell_masks),
-        )
-    }
     for option, files in masks.items():
         if files and not set(files) & set(images):
             raise UserError(
@@ -403,33 +417,37 @@ def find_objects(image: np.ndarray, field: Field, settings: Settings) -> Found |
         masks.append(mask)
     nucleus_mask, cell_mask = masks
 
-    cells, numbered = labels_of_mask(cell_mask) if cell_mask is not None else (None, False)
     seeds = _seeds(image, nucleus_mask, field.centres, settings)
+    numbered = cell_mask is not None and cell_mask.numbered
     if seeds is None or (numbered and field.centres is None):
-        labels = cells if numbered else drop_small(cells, settings.min_area)
+        labels = drop_small(cell_mask.labels, settings.min_area, numbered)
         return Found(_objects(labels, labels, None), labels)
     if settings.crop == "window" and nucleus_mask is None and field.centres is not None:
         labels = None  # the centres are all that is needed
     elif settings.crop == "window":
         labels = seeds
     else:
-        inside = cell_mask > 0 if cell_mask is not None else _cell_foreground(image, settings)
+        inside = (
+            cell_mask.labels > 0 if cell_mask is not None else _cell_foreground(image, settings)
+        )
         labels = grow_cells(seeds, inside)
         labels = np.where(np.isin(labels, np.unique(labels[inside])), labels, 0)
     return Found(_objects(labels, seeds, field.centres), labels)
 
 
-def _read_mask(
-    path: Path | None, pattern: str, shape: tuple[int, int]
-) -> tuple[np.ndarray | None, str]:
-    """A mask (H, W) of the shape of its field; None and why not."""
+def _read_mask(path: Path | None, pattern: str, shape: tuple[int, int]) -> tuple[Mask | None, str]:
+    """The mask of a field; None and why not."""
     if path is None:
         return None, f"no mask like {pattern}"
-    mask, reason = read_channels([path])
-    if mask is not None and mask.shape != (*shape, 1):
-        sizes = f"{mask.shape[0]} x {mask.shape[1]} and {shape[0]} x {shape[1]}"
+    try:
+        mask = read_mask(path)
+    except Exception as error:  # readers raise anything on a damaged file
+        return None, f"mask {path.name} cannot be read ({first_line(error)})"
+    if mask.labels.shape != shape:
+        height, width = mask.labels.shape
+        sizes = f"{height} x {width} and {shape[0]} x {shape[1]}"
         return None, f"mask {path.name} and field of unequal shape ({sizes})"
-    return (None if mask is None else mask[..., 0]), reason
+    return mask, ""
 
 
 def _cell_foreground(image: np.ndarray, settings: Settings) -> np.ndarray:
@@ -445,7 +463,7 @@ def _nuclei(image: np.ndarray, settings: Settings) -> np.ndarray:
 
 def _seeds(
     image: np.ndarray,
-    nucleus_mask: np.ndarray | None,
+    nucleus_mask: Mask | None,
     centres: pd.DataFrame | None,
     settings: Settings,
 ) -> np.ndarray | None:
@@ -459,8 +477,7 @@ def _seeds(
             else grow_cells(discs, _nuclei(image, settings))
         )
     if nucleus_mask is not None:
-        labels, numbered = labels_of_mask(nucleus_mask)
-        return labels if numbered else drop_small(labels, settings.min_area)
+        return drop_small(nucleus_mask.labels, settings.min_area, nucleus_mask.numbered)
     if settings.nucleus_channel is None:
         return None
     return split_touching(_nuclei(image, settings), settings.nucleus_diameter, settings.min_area)

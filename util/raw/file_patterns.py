@@ -1,6 +1,7 @@
 """Patterns of image file names: `{well}_{site}_{channel}.tif`."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from util.errors import UserError
@@ -26,8 +27,16 @@ def pattern_to_regex(pattern: str) -> re.Pattern:
     return re.compile("".join(parts))
 
 
-def match_files(folder: Path, pattern: str, option: str) -> dict[frozenset, dict[str, Path]]:
+def match_files(
+    folder: Path, pattern: str, option: str, leave_out: Collection[Path] = ()
+) -> dict[frozenset, dict[str, Path]]:
     """Files whose name fits: frozenset of (key, value) -> channel -> file, in the files' order.
+
+    Args:
+        folder: of the files; those in hidden folders are passed over.
+        pattern: e.g. `{well}_{site}_{channel}.tif`.
+        option: that gives the pattern, for an error.
+        leave_out: files that are something else.
 
     Raises:
         UserError: no file fits, or two files are the same channel of the same field.
@@ -37,6 +46,7 @@ def match_files(folder: Path, pattern: str, option: str) -> dict[frozenset, dict
         path.relative_to(folder).as_posix()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
+        and path not in leave_out
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     found: dict[frozenset, dict[str, Path]] = {}

@@ -32,7 +32,7 @@ def read_channels(files: Sequence[Path]) -> tuple[np.ndarray | None, str]:
         except FileNotFoundError:
             return None, f"no file {where}"
         except Exception as error:  # readers raise anything on a damaged file
-            return None, f"{where} cannot be read ({_first_line(error)})"
+            return None, f"{where} cannot be read ({first_line(error)})"
         images.append(image)  # (C, H, W)
     if len(files) > 1 and (
         several := [f for f, im in zip(files, images, strict=True) if len(im) > 1]
@@ -70,7 +70,8 @@ def merge_crops(rows: pd.DataFrame, folders: list[Path], name: str) -> Iterator[
         yield row, image
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, on one line."""
     text = " ".join(str(error).split())
     return text[:100] or type(error).__name__
 

@@ -101,22 +101,11 @@ def seeds_at(x: np.ndarray, y: np.ndarray, shape: tuple[int, int], radius: float
     return np.where(distance <= radius, points[tuple(nearest)], 0).astype(np.int32)
 
 
-def drop_small(labels: np.ndarray, min_area: int) -> np.ndarray:
-    """Labels without objects below `min_area` px, numbered 1..N again."""
+def drop_small(labels: np.ndarray, min_area: int, keep_numbers: bool = False) -> np.ndarray:
+    """Labels without objects below `min_area` px, numbered 1..N again unless kept."""
     areas = np.bincount(labels.ravel())
     labels = np.where(areas[labels] >= min_area, labels, 0)
-    return relabel_sequential(labels)[0].astype(np.int32)
-
-
-def labels_of_mask(mask: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Labels from a mask file, and whether it was a label image.
-
-    An image of one value besides 0 is a binary mask: its 8-connected components are the objects.
-    """
-    values = np.unique(mask)
-    if len(values[values > 0]) > 1:
-        return mask.astype(np.int32), True
-    return label(mask > 0, connectivity=2).astype(np.int32), False
+    return (labels if keep_numbers else relabel_sequential(labels)[0]).astype(np.int32)
 
 
 def object_table(labels: np.ndarray) -> pd.DataFrame:
