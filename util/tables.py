@@ -34,7 +34,7 @@ SEPARATORS = ";\t,|"
 LOOK_AT = 50  # rows, to find the separator
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?inf(inity)?", re.IGNORECASE)
 DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+([eE][-+]?\d+)?")
-NAME_LIKE = re.compile(r"[-+]?0\d+|\d+[eE]\d+")  # 007 and 1E1 are names, not 7 and 10
+NAME_LIKE = re.compile(r"[-+]?0\d+|\d+[eE]\d+|\d{16,}")  # 007, 1E1 and long ids are names
 NO_NUMBER = ("nan", "na", "n/a", "null", "none", "-")  # of a column that otherwise holds numbers
 WHOLE = re.compile(r"[-+]?\d+\.0+")  # how pandas writes whole numbers beside a gap
 
