@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from dash import ALL, Dash, Input, Output, State, ctx, dcc, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, no_update
 from dash.exceptions import PreventUpdate
 from flask import Response, abort, jsonify, request
 
@@ -69,26 +69,18 @@ def connect_steps(app: Dash) -> None:
     """Show the step and the view that is chosen, and tell the card of a cell the column of the
     colours; done in the browser.
     """
-    app.clientside_callback(
-        "colour => colour", Output("page", "data-colour"), Input("colour", "value")
-    )
-    app.clientside_callback(
-        "step => `panel show-${step}`", Output("panel", "className"), Input("step", "value")
-    )
-    app.clientside_callback(
-        # plotly has to measure a figure that was hidden
-        "view => { setTimeout(() => window.dispatchEvent(new Event('resize')), 60);"
-        " return `page view-${view}`; }",
-        Output("page", "className"),
-        Input("view", "value"),
-    )
-    app.clientside_callback(
-        "tool => { const plot = document.querySelector('#explore .js-plotly-plot');"
-        " if (plot) window.Plotly.relayout(plot, {dragmode: tool}); return tool; }",
-        Output("page", "data-tool"),
-        Input("tool", "value"),
-        prevent_initial_call=True,
-    )
+    for name, part, attribute in (
+        ("colour", "page", "data-colour"),
+        ("step", "panel", "className"),
+        ("view", "page", "className"),
+        ("tool", "page", "data-tool"),
+    ):
+        app.clientside_callback(
+            ClientsideFunction("guidance", name),
+            Output(part, attribute),
+            Input(name, "value"),
+            prevent_initial_call=name == "tool",
+        )
 
 
 def connect_selection(app: Dash, state: PageState) -> None:
