@@ -695,7 +695,7 @@ GUIDANCE = [
     Fault("feedback on no run", FEEDBACK, "--run 9 --feedback feedback.csv",
           "--run 9: no run of that number in results is finished"),
     Fault("feedback on other images", FEEDBACK, f"{GUIDE} --feedback feedback.csv",
-          "cells is no longer what results/0001-cells-VAE learnt from: train a",
+          "cells has changed since results/0001-cells-VAE was trained: train a",
           replace_image("cell_00.png", np.full((SIZE, SIZE, 3), 9, np.uint8))),
 ]  # fmt: skip
 

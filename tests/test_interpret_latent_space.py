@@ -17,13 +17,7 @@ from torch.distributions import Normal, kl_divergence
 import InfoMAX_VAE_framework
 import VAE_framework
 from human_guidance import interpret_latent_space, interpretation_figures
-from human_guidance.interpret_latent_space import (
-    SETTINGS,
-    LatentSpace,
-    OnAllPixels,
-    decoded_plane,
-    main,
-)
+from human_guidance.interpret_latent_space import SETTINGS, OnAllPixels, decoded_plane, main
 from human_guidance.interpretation_figures import plot_correlations
 from human_guidance.interpretation_measures import (
     concept_of,
@@ -39,6 +33,7 @@ from human_guidance.interpretation_measures import (
     without_overlap,
     without_repeats,
 )
+from human_guidance.latent_space import LatentSpace
 from util.errors import UserError
 from util.runs import read_json, write_json
 from VAE_framework import open_finished_run
