@@ -51,6 +51,7 @@ from util import processes
 from util.data_processing import Cells
 from util.errors import UserError, explain_os_error
 from util.helpers import format_table, scores_table
+from util.latents import OWN, code_columns, logvar_columns
 from util.metadata import read_table
 from util.runs import load_checkpoint, write_table
 from util.settings import (
@@ -65,9 +66,7 @@ from util.settings import (
 )
 from VAE_framework import (
     FinishedRun,
-    coordinate_columns,
     find_finished_run,
-    logvar_columns,
     open_finished_run,
 )
 
@@ -433,18 +432,18 @@ def _project(
     run: VAE_framework.Run, parent: Parent, states: Mapping[str, State]
 ) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """Write latents.csv: the parent's, with the new codes as VAE and the old ones as VAE_before."""
-    old = coordinate_columns(parent.settings.latent_dim)
+    old = code_columns(parent.settings.latent_dim)
     own = {*old, *logvar_columns(old)}
     earlier = [c for c in parent.latents if str(c).startswith(("VAE_before_", "VAE_without_"))]
     latents = parent.latents.drop(columns=[*own, *earlier])
-    names = {"after": "VAE", "before": "VAE_before", "without feedback": "VAE_without"}
+    names = {"after": OWN, "before": "VAE_before", "without feedback": "VAE_without"}
     projections = {}
     for state, name in names.items():
         if state not in states:
             continue
-        columns = coordinate_columns(parent.settings.latent_dim, name)
+        columns = code_columns(parent.settings.latent_dim, name)
         latents[columns] = states[state].mean
-        if name == "VAE":
+        if name == OWN:
             latents[logvar_columns(columns)] = states[state].logvar
         projections[name] = columns
     write_table(run.folder / "latents.csv", latents)

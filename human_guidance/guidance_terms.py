@@ -8,11 +8,12 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from human_guidance.feedback_helpers import AxisHint, axis_names
+from human_guidance.feedback_helpers import AxisHint
 from human_guidance.guidance_report import Guidance
 from models.guidance_losses import AnchorTerm, AxisTerm, GuidanceTerm, PairTerm
 from util.augmentation import augment, jitter
 from util.data_processing import Batches
+from util.latents import axis_names
 from VAE_framework import FinishedRun
 
 

@@ -12,14 +12,9 @@ from human_guidance.interpretation_measures import information_per_axis
 from models.networks import VAE
 from util.errors import UserError
 from util.helpers import compose_rgb, mix_channels
+from util.latents import axis_names, code_columns, logvar_columns
 from util.metadata import choose_labels, gradations
-from VAE_framework import (
-    FinishedRun,
-    Loaded,
-    axis_names,
-    coordinate_columns,
-    logvar_columns,
-)
+from VAE_framework import FinishedRun, Loaded
 
 MOST_AXES = 8  # in a figure; those that carry the most information
 AT_A_TIME = 256  # images decoded together
@@ -60,7 +55,7 @@ class LatentSpace:
     @cached_property
     def nats(self) -> np.ndarray:
         """(d,) information that each axis carries, nats per cell."""
-        columns = logvar_columns(coordinate_columns(len(self.axes)))
+        columns = logvar_columns(code_columns(len(self.axes)))
         absent = [name for name in columns if name not in self.run.latents]
         if absent:
             raise UserError(f"{self.run.folder / 'latents.csv'}: no column {absent[0]}")
