@@ -199,7 +199,7 @@ def open_parent(folder: Path) -> Parent:
         raise UserError(f"--run {folder}: its script is not one that trains a model")
     kind, make_objective = TRAINING_SCRIPTS[run.described["script"]]
     settings = settings_from_json(kind, run.described["settings"])
-    return Parent(run.folder, settings, run.described, run.latents, make_objective)
+    return Parent(run.folder, settings, run.described, run.latents, make_objective=make_objective)
 
 
 def read_guidance(settings: Settings, parent: Parent) -> Guidance:
@@ -281,8 +281,23 @@ def fine_tune(
     tell(stage="training", epoch=0)
     if settings.control:
         _learn_control(run, parent, like)
-    history = _learn(run, parent, guidance, settings, tell)
+    history = _learn(run, parent, guidance, settings=settings, tell=tell)
     processes.leave()  # the main process scores and draws alone
+    report = _report(run, parent, guidance, settings=settings, history=history, tell=tell)
+    print(f"report: {report}")
+    tell(stage="done", report=str(report))
+    return run.folder
+
+
+def _report(
+    run: VAE_framework.Run,
+    parent: Parent,
+    guidance: Guidance,
+    settings: Settings,
+    history: list[dict[str, Any]],
+    tell: ProgressReport,
+) -> Path:
+    """Score and draw the latent space before and after; returns the path of the report."""
     tell(stage="scoring")
     states = _look(run, parent, settings)
     latents, projections = _project(run, parent, states)
@@ -290,18 +305,22 @@ def fine_tune(
     scores = VAE_framework.score(run, latents, projections)
     tell(stage="drawing")
     codes = {name: state.mean for name, state in states.items()}
-    figure = plot_guidance(codes, guidance, latents, run.label, run.folder / "guidance.png")
+    figure = plot_guidance(
+        codes, guidance, latents, label=run.label, path=run.folder / "guidance.png"
+    )
     report = VAE_framework.draw(
-        run, history, latents, projections, scores,
-        [("The latent space before and after the feedback", figure)],
-        [("Was the feedback followed, and what did it cost?", _readable(followed))],
-    )  # fmt: skip
+        run,
+        history,
+        latents,
+        projections,
+        scores=scores,
+        figures=[("The latent space before and after the feedback", figure)],
+        tables=[("How well the codes follow the feedback, and what it cost", _readable(followed))],
+    )
     VAE_framework.export(run, latents, projections, scores)  # if the parent was exported
     print(_readable(followed).to_string())
     print(format_table(scores_table(scores.table)))
-    print(f"report: {report}")
-    tell(stage="done", report=str(report))
-    return run.folder
+    return report
 
 
 def _prepare(parent: Parent, guidance: Guidance, settings: Settings) -> VAE_framework.Run:

@@ -143,7 +143,9 @@ def main(settings: InterpretationSettings) -> Path:
     asked = Asked(_ends(space, settings), _plane(space, settings), _points(space, settings))
     features, notes = features_of_space(space)
     values = space.known if features is None else pd.concat([space.known, features], axis=1)
-    correlations = correlate(space.codes, space.axes, space.known, features, loaded.cells.channels)
+    correlations = correlate(
+        space.codes, space.axes, space.known, features=features, channels=loaded.cells.channels
+    )
     found = directions(space.codes, space.axes, values[correlations["column"].unique()])
     said = without_repeats(correlations)
     sentences = [*name_concepts(said, values, found), *name_axes(said, space.axes, space.nats)]
@@ -155,16 +157,19 @@ def main(settings: InterpretationSettings) -> Path:
     write_json(folder / "settings.json", described)
     write_table(folder / "correlations.csv", correlations)
     write_table(folder / "directions.csv", found)
-    figures, seen = draw(space, asked, settings, correlations, said, folder)
+    figures, seen = draw(
+        space, asked, settings, correlations=correlations, said=said, folder=folder
+    )
     print("\n".join(sentences))
     report = write_report(
         folder / "report.html",
         f"What the latent space of {run.folder.name} means",
-        [*sentences, _about(space)],
-        described["settings"] | {"interpreted": str(run.folder), "command": described["command"]},
-        [],
-        figures,
-        [*loaded.cells.notes, *choose_labels(run.latents, loaded.label)[2], *notes],
+        summary_lines=[*sentences, _about(space)],
+        settings=described["settings"]
+        | {"interpreted": str(run.folder), "command": described["command"]},
+        tables=[],
+        figures=figures,
+        notes=[*loaded.cells.notes, *choose_labels(run.latents, loaded.label)[2], *notes],
         versions=described["versions"] | described["machine"],
         details=_tables(space, found, seen),
     )
@@ -208,7 +213,12 @@ def features_of_space(space: LatentSpace) -> tuple[pd.DataFrame | None, list[str
         return None, ["the run used no hand-crafted features"]
     if settings.features == "measure":
         table, notes = features_of(
-            cells.images, cells.masked, cells.channels, ids, settings.feature_groups, cells.cache
+            cells.images,
+            cells.masked,
+            cells.channels,
+            ids,
+            groups=settings.feature_groups,
+            cache_dir=cells.cache,
         )
     else:
         table, notes = read_cellprofiler_table(settings.features, ids)
@@ -360,7 +370,7 @@ def line(space: LatentSpace, ends: tuple[list[str], np.ndarray], folder: Path) -
         first + ways * (last - first),
         space.decode(start + ways[:, None] * (end - start)),
         along / spread,
-        [(names[0], first), (names[1], last)],
+        marks=[(names[0], first), (names[1], last)],
     )
     path = plot_walks([walk], "Decoded images along a line", folder / "line.png")
     return (

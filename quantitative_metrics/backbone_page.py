@@ -45,7 +45,10 @@ def write_backbone_page(
     """
     check_pairs(codes, latent_distances(backbones), "backbones")
     colours = branch_colours(backbones)
-    views = [_page_view(name, codes[name], backbones[name], colours, names) for name in codes]
+    views = [
+        _page_view(name, codes[name], backbones[name], colours=colours, names=names)
+        for name in codes
+    ]
     body = (
         f"<header><h1>{escape(title)}</h1>"
         '<label>Projection <select id="projection"></select></label><p id="note"></p></header>\n'

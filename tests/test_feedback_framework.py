@@ -82,7 +82,7 @@ def parent(trained, tmp_path, monkeypatch):
 
 def without_figures(patch):
     """Most tests do without the report, which takes seconds and is tested elsewhere."""
-    patch.setattr(VAE_framework, "draw", lambda run, *more: run.folder / "report.html")
+    patch.setattr(VAE_framework, "draw", lambda run, *more, **named: run.folder / "report.html")
     patch.setattr(VAE_framework, "print_summary", lambda *more: None)
 
 

@@ -224,7 +224,7 @@ def connect_space(app: Dash, state: PageState) -> None:
         if axes is None:
             raise UserError("show two or three axes")
         point = np.array(point, float) if _is_point(point, state.run.latent_dim) else None
-        space = Space(state, axes, colour, strokes, point)
+        space = Space(state, axes, colour=colour, strokes=strokes, point=point)
         tool = tool if tool in pieces.TOOLS else pieces.LASSO
         return space.changes(shown, tool), space.signature()
 
@@ -285,7 +285,8 @@ def connect_feedback(app: Dash, state: PageState) -> None:
         if isinstance(cause, dict) and cause["type"] == "show":
             return (*[no_update] * 3, *_name_and_delta(state, cause["name"]))
         try:
-            said = _change(state, cause, str(version or ""), name, delta, point, strokes)
+            asked = {"name": name, "delta": delta, "point": point, "strokes": strokes}
+            said = _change(state, cause, str(version or ""), **asked)
         except ListChanged as error:
             return state.feedback.version(), str(error), f"{NOTED} error", no_update, no_update
         emptied = "" if cause == "save" else no_update
@@ -335,7 +336,9 @@ def _change(
         raise UserError("the weight must be a number above 0, e.g. 1.28")
     cells = np.flatnonzero(state.selection(strokes))
     name = name or name_for(feedback.read()[0])
-    return feedback.save_group(name, cells, np.array(point, float), float(delta), version)
+    return feedback.save_group(
+        name, cells, anchor=np.array(point, float), delta=float(delta), version=version
+    )
 
 
 def connect_training(app: Dash, state: PageState) -> None:

@@ -138,7 +138,7 @@ class FineTuning:
             stage, message = "failed", self._last_words(newest)
         folder = Path(state["folder"]) if state.get("folder") else None
         epoch, epochs = int(state.get("epoch", 0)), int(state.get("epochs", 0))
-        return Progress(stage, epoch, epochs, folder, message)
+        return Progress(stage, epoch, epochs, folder=folder, message=message)
 
     def cancel(self) -> None:
         """Ask the running attempt to stop; it leaves its unfinished run folder behind."""
