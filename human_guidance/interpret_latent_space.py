@@ -429,14 +429,12 @@ def look(
     )
     spread = np.maximum(space.deviation[axes], np.finfo(float).tiny)
     effects = BRIGHTER * saliency.effect / spread[:, None]  # (axes shown, C)
-    table = pd.concat(
-        [
-            pd.DataFrame({"axis": [space.axes[k] for k in axes]}),
-            pd.DataFrame(effects, columns=[f"effect of {name}" for name in cells.channels]),
-            sensitivity_by_region(saliency.size, masks).add_prefix("sensitivity "),
-        ],
-        axis=1,
-    )
+    parts = [
+        pd.DataFrame({"axis": [space.axes[k] for k in axes]}),
+        pd.DataFrame(effects, columns=[f"effect of {name}" for name in cells.channels]),
+        sensitivity_by_region(saliency.size, masks).add_prefix("sensitivity "),
+    ]
+    table = pd.concat(parts, axis=1)
     write_table(folder / "saliency.csv", table)
     # single cells from one end to the other of the axis that carries the most information
     order = np.argsort(space.codes[rows, int(space.nats.argmax())], kind="stable")
