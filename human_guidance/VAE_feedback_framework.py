@@ -54,12 +54,12 @@ from models.guidance_losses import (
     PairTerm,
 )
 from models.train_net import embed, evaluate
-from quantitative_metrics.scores import Metric
+from quantitative_metrics.catalogue import Group
+from quantitative_metrics.score_table import format_table, scores_table
 from util import processes
 from util.augmentation import augment, jitter
 from util.data_processing import Batches, Cells
 from util.errors import UserError, explain_os_error
-from util.helpers import format_table, scores_table
 from util.latents import OWN, axis_names, code_columns, logvar_columns
 from util.metadata import read_table
 from util.runs import load_checkpoint, write_table
@@ -125,7 +125,7 @@ class Settings:
     few of them are not learnt by heart. For cells that are not turned and flipped anyway."""
     margin: float = 2.0
     """Distance beyond which a pair counts as apart, in latent units; the prior's deviation is 1."""
-    metrics: tuple[Metric, ...] | None = None
+    metrics: tuple[Group, ...] | None = None
     """How to judge before and after; None takes the run's choice."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
