@@ -8,7 +8,6 @@ report.html, and `VAE_framework.py --resume <folder>`, are there.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,17 +37,15 @@ from optimization.grid import (
 )
 from optimization.grid_figures import draw_runs
 from optimization.grid_scores import headline, score_each, subset
-from quantitative_metrics.performance_metrics import coordinate_columns, write_scores
+from quantitative_metrics.performance_metrics import write_scores
 from quantitative_metrics.scores import Plan, Scores
 from util.devices import pick_device
 from util.errors import UserError
-from util.metadata import read_table
+from util.latents import OWN, read_codes, read_latents
 from util.runs import describe_run, read_json, script_of, write_json, write_table
 from util.settings import PROVENANCE
 from VAE_framework import Loaded, MakeObjective, Run, Settings
 
-CODE = re.compile(r"VAE_\w+_coord$")
-VAE = "VAE"  # name of the run's own projection in its folder
 # What a command may change of a grid that it goes on with.
 RESUMABLE = (*sorted(OPTION_NAMES), "device", "keep_checkpoint", "metrics", "tensorboard")
 LEFT_OUT_OF_IDENTITY = {
@@ -234,8 +231,8 @@ class Trainer:
         references = references_of(self.shared.loaded)
         codes, logvars = read_codes(run.folder)
         plan = replace(plan_of(self.settings, self.shared.loaded), metrics=(group_of(goal),))
-        found = score_each({VAE: codes}, references, run.cells.table, plan, {VAE: logvars})
-        scores = headline(dict(found)[VAE].table).loc[VAE]
+        found = score_each({OWN: codes}, references, run.cells.table, plan, {OWN: logvars})
+        scores = headline(dict(found)[OWN].table).loc[OWN]
         if goal not in scores:
             raise UserError(f"--goal {goal}: no such score; there are {', '.join(scores.index)}")
         return float(scores[goal])
@@ -366,7 +363,7 @@ def _score(
             beside.append(scores)
             continue
         cell = by_name[name]
-        together = subset([scores, *beside], {name: VAE} | {n: n for n in shared.baselines})
+        together = subset([scores, *beside], {name: OWN} | {n: n for n in shared.baselines})
         write_run(cell, settings, kind, shared, together)
         write_json(cell.folder / "scored.json", {"plan": _plan_words(plan)})
         print(f"[{number} of {len(codes)}] scored {cell}", flush=True)
@@ -403,27 +400,6 @@ def plan_of(settings: Settings, loaded: Loaded) -> Plan:
     return VAE_framework.scoring_plan(settings, loaded.label, pick_device(settings.device))
 
 
-def read_latents(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """latents.csv of a run, and name -> coordinate columns of the projections in it."""
-    latents = read_table(folder / "latents.csv")
-    projections = coordinate_columns(latents)
-    return latents, {name: projections[name] for name in sorted(projections, key=_vae_first)}
-
-
-def _vae_first(name: str) -> bool:
-    return name != VAE
-
-
-def read_codes(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Means and log-variances of the cells' codes, (N, d) each."""
-    latents = read_table(folder / "latents.csv")
-    columns = [name for name in latents if CODE.match(name)]
-    if not columns:
-        raise UserError(f"{folder / 'latents.csv'} has no columns VAE_x_coord, ...: no run of ours")
-    logvars = latents[VAE_framework.logvar_columns(columns)]
-    return latents[columns].to_numpy(np.float32), logvars.to_numpy(np.float32)
-
-
 def draw_grid(folder: Path, goal: str) -> Path:
     """Summary, heat maps and pages of a grid whose runs are scored; returns its report."""
     runs = summarise(folder)
@@ -449,10 +425,10 @@ def summarise(folder: Path) -> pd.DataFrame:
         row = {"run": cell["folder"], **{k: v for k, v in cell.items() if k != "folder"}, **facts}
         if (run / "scores.csv").is_file():
             scores = pd.read_csv(run / "scores.csv", keep_default_na=True)
-            row |= headline(scores[scores["projection"] == VAE]).loc[VAE].to_dict()
-            own = scores["projection"] == VAE
+            row |= headline(scores[scores["projection"] == OWN]).loc[OWN].to_dict()
+            own = scores["projection"] == OWN
             kept = scores[own | (not tables)]  # the baselines once
-            tables.append(kept.assign(projection=kept["projection"].replace(VAE, cell["folder"])))
+            tables.append(kept.assign(projection=kept["projection"].replace(OWN, cell["folder"])))
         rows.append(row)
     summary = pd.DataFrame(rows)
     write_table(folder / "runs.csv", summary)
