@@ -50,7 +50,7 @@ from quantitative_metrics.scores import (
 from util import processes
 from util.augmentation import TARGETS, TargetName, align
 from util.cell_features import hand_crafted_features
-from util.data_processing import Batches, Cells, load_cells, split_cells
+from util.data_processing import Batches, Cells, CellSource, load_cells, split_cells
 from util.devices import (
     Precision,
     describe_device,
@@ -384,15 +384,7 @@ def load(settings: Settings, measure: bool = True) -> Loaded:
     """
     refuse_out_of_range(settings, settings.RANGES)
     with processes.main_first():  # the others find its caches
-        cells = load_cells(
-            settings.dataset,
-            settings.metadata,
-            settings.image_size,
-            settings.array_key,
-            settings.array_axes,
-            settings.simulated_cells,
-            settings.simulated_seed,
-        )
+        cells = load_cells(CellSource.of(settings))
         label, labels, label_notes = choose_labels(cells.table, settings.label)
         refuse_unknown_continuum(cells.table, settings.progress, settings.branch)
         split = split_cells(labels, len(cells.table), settings.valid_fraction, settings.seed)

@@ -36,6 +36,7 @@ from quantitative_metrics.catalogue import (
 from quantitative_metrics.score_figures import draw_scores
 from quantitative_metrics.score_table import format_table, headline, scores_table
 from quantitative_metrics.scores import RANK_ALL_UP_TO, reference_spaces
+from util.data_processing import CellSource
 from util.devices import pick_device
 from util.errors import UserError
 from util.helpers import compose_rgb
@@ -65,7 +66,7 @@ PERPLEXITIES = (5.0, 30.0, 50.0, 100.0)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(CellSource):
     """Every number of the sweep."""
 
     n_neighbors: tuple[int, ...] = N_NEIGHBORS
@@ -91,22 +92,6 @@ class Settings:
     workers: int = 1
     """Processes that project and score at the same time; they share the cores."""
 
-    dataset: str = "simulated"
-    """As for VAE_framework.py: `simulated`, a folder of images, or an .npz/.npy file."""
-    metadata: str | None = None
-    """CSV with a row per cell."""
-    label: str | None = None
-    """Column of the classes; None takes GT_label, else the class folders."""
-    array_key: str | None = None
-    """Name of the images in an .npz."""
-    array_axes: str | None = None
-    """Axes of that array, e.g. NHWC."""
-    simulated_cells: int = 7387
-    """Cells to draw when the data set is `simulated`."""
-    simulated_seed: int = 0
-    """Seed of the simulator."""
-    image_size: int = 64
-    """Side in pixels at which the images are compared: 32, 64, 128 or 256."""
     features: str = "measure"
     """Hand-crafted features: `measure`, `none`, or a CSV with Unique_ID."""
     feature_groups: Literal["fast", "full"] = "fast"

@@ -35,7 +35,7 @@ from quantitative_metrics.scores import (
     score_latents,
 )
 from util.cell_features import hand_crafted_features
-from util.data_processing import Cells, load_cells
+from util.data_processing import Cells, CellSource, load_cells
 from util.devices import pick_device, scoring_device
 from util.errors import UserError
 from util.latents import find_projections
@@ -58,7 +58,7 @@ from util.settings import parse_options, run_script
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(CellSource):
     """What to score, and how."""
 
     source: tyro.conf.Positional[str] = ""
@@ -69,24 +69,12 @@ class Settings:
     dataset: str | None = None
     """Images of the same cells, as for VAE_framework.py: a folder, .npz, .npy, or `simulated`."""
     metadata: str | None = None
-    """More columns of the cells, as for VAE_framework.py."""
-    array_key: str | None = None
-    """Name of the images in an .npz."""
-    array_axes: str | None = None
-    """Axes of that array, e.g. NHWC."""
-    image_size: int = 64
-    """Side in pixels at which the images are compared: 32, 64, 128 or 256."""
-    simulated_cells: int = 7387
-    """Cells, when the data set is `simulated`."""
-    simulated_seed: int = 0
-    """Seed of that simulator."""
+    """More columns of these cells, as for VAE_framework.py."""
     features: str = "none"
     """Hand-crafted features as another space to compare with: `none`, `measure` (on the images of
     the data set), or a CSV with Unique_ID."""
     metrics: Annotated[tuple[Group, ...], tyro.conf.arg(help=GROUPS_HELP)] = GROUPS
 
-    label: str | None = None
-    """Column of the classes; None takes GT_label or class."""
     ignore: tuple[str, ...] = ()
     """Classes that the classifier leaves out."""
     merge: tuple[str, ...] = ()
@@ -205,15 +193,7 @@ def _join(
         refuse_duplicates(table, Path(source))
     cells = None
     if settings.dataset is not None:
-        cells = load_cells(
-            settings.dataset,
-            settings.metadata,
-            settings.image_size,
-            settings.array_key,
-            settings.array_axes,
-            settings.simulated_cells,
-            settings.simulated_seed,
-        )
+        cells = load_cells(settings)
         table, cells, join_notes = _join_cells(table, cells, source)
         notes += join_notes
     elif settings.metadata is not None:
