@@ -55,12 +55,13 @@ from optimization.grid_runs import (
     identity_of,
     judge_once,
     plan_of,
-    references_of,
     refuse_export,
 )
-from optimization.grid_scores import headline, score_each, score_names, subset
-from quantitative_metrics.performance_metrics import draw_scores
-from quantitative_metrics.scores import Plan, Scores
+from optimization.grid_scores import score_each, subset
+from quantitative_metrics.catalogue import counts_by_size
+from quantitative_metrics.score_figures import draw_scores
+from quantitative_metrics.score_table import headline, mark_best, score_names
+from quantitative_metrics.scores import Plan, Scores, reference_spaces
 from util.data_processing import split_cells
 from util.devices import pick_device
 from util.errors import UserError
@@ -440,7 +441,7 @@ def _judge_set(
             logvars[cell.name] = logvar
     loaded = data_set.loaded
     plan = plan_of(data_set.settings, loaded)
-    references = references_of(loaded)
+    references = reference_spaces(loaded.cells, loaded.features)
     found: dict[str, Scores] = {}
     for key, scores in score_each(codes, references, loaded.cells.table, plan, logvars, workers):
         found[key] = scores
@@ -539,7 +540,7 @@ def one_per_score(table: pd.DataFrame) -> pd.DataFrame:
     keys = ["data_set", "method", "seed", "cells"]
     scored = table.assign(projection=table[keys].astype(str).agg("\t".join, axis=1))
     wide = headline(scored)
-    wanted = [name for name in wide if not name.startswith("spearman[")]
+    wanted = [name for name in wide if not counts_by_size(name)]
     single = scored[scored["k"].isna()].assign(score=score_names(scored[scored["k"].isna()]))
     return single[single["score"].isin(wanted)][[*keys, "score", "value", "std"]]
 
@@ -608,9 +609,7 @@ def _means_title(data_set: str, of: str, means: pd.DataFrame) -> str:
 def _wide(means: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """A row per method, a column per score."""
     wide = means.pivot(index="method", columns="score", values="mean")
-    wide = wide.reindex(index=methods, columns=means["score"].unique())
-    wide.attrs["scores"] = True
-    return wide
+    return mark_best(wide.reindex(index=methods, columns=means["score"].unique()))
 
 
 if __name__ == "__main__":

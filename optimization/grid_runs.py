@@ -36,9 +36,10 @@ from optimization.grid import (
     write_grid,
 )
 from optimization.grid_figures import draw_runs
-from optimization.grid_scores import headline, score_each, subset
-from quantitative_metrics.performance_metrics import write_scores
-from quantitative_metrics.scores import Plan, Scores
+from optimization.grid_scores import score_each, subset
+from quantitative_metrics.catalogue import refuse_unknown_score, split_name
+from quantitative_metrics.score_table import headline, write_scores
+from quantitative_metrics.scores import Plan, Scores, reference_spaces
 from util.devices import pick_device
 from util.errors import UserError
 from util.latents import OWN, read_codes, read_latents
@@ -109,7 +110,7 @@ def run_grid(settings: Settings, kind: GridKind, axes: Mapping[str, Sequence[Par
     """
     pick_device(settings.device)
     refuse_export(settings)
-    refuse_unknown_score("--goal", settings.goal)
+    refuse_unknown_score("goal", settings.goal)
     shared = load_shared(settings)
     grid = open_grid(
         Path(settings.results),
@@ -228,9 +229,11 @@ class Trainer:
         goal = self.settings.goal
         if goal == "reconstruction" or self.settings.sampler == "grid":
             return history[best_epoch(history) - 1]["valid"]["reconstruction"]
-        references = references_of(self.shared.loaded)
+        references = reference_spaces(self.shared.loaded.cells, self.shared.loaded.features)
         codes, logvars = read_codes(run.folder)
-        plan = replace(plan_of(self.settings, self.shared.loaded), metrics=(group_of(goal),))
+        plan = replace(
+            plan_of(self.settings, self.shared.loaded), metrics=(split_name(goal)[0].group,)
+        )
         found = score_each({OWN: codes}, references, run.cells.table, plan, {OWN: logvars})
         scores = headline(dict(found)[OWN].table).loc[OWN]
         if goal not in scores:
@@ -258,47 +261,6 @@ def facts_of(history: list[dict[str, Any]]) -> dict[str, Any]:
         "said": f"epoch {best} of {len(history)} was best, "
         f"reconstruction {entry['valid']['reconstruction']:.1f} nats",
     }
-
-
-GROUPS = {
-    "trustworthiness": "neighbours",
-    "continuity": "neighbours",
-    "lcmc": "neighbours",
-    "mean_area": "neighbours",
-    "mutual_information": "information",
-    "analytic_information": "information",
-    "backbone": "backbone",
-    "spearman": "axes",
-}
-
-
-OF_A_REFERENCE = (
-    *(f"{name}_area" for name in ("trustworthiness", "continuity", "lcmc", "mean")),
-    "mutual_information",
-)
-GOALS = (
-    "reconstruction",
-    *("accuracy", "balanced_accuracy", "knn_accuracy", "logistic_accuracy", "m1", "m2", "m3"),
-    *("backbone_spearman", "backbone_kendall", "analytic_information"),
-    *(f"{name} {space}" for name in OF_A_REFERENCE for space in ("pixels", "features")),
-)
-
-
-def refuse_unknown_score(option: str, score: str | None) -> None:
-    """A misspelt score would show after the last run.
-
-    Raises:
-        UserError: no score has that name.
-    """
-    of_column = score and score.startswith("spearman[") and score.endswith("]")
-    if score is not None and score not in GOALS and not of_column:
-        known = ", ".join(GOALS)
-        raise UserError(f"{option} {score}: no such score; there are {known}, spearman[<column>]")
-
-
-def group_of(score: str) -> str:
-    """The group of metrics that a score belongs to."""
-    return next((g for start, g in GROUPS.items() if score.startswith(start)), "classifier")
 
 
 def judge(grid: Grid, settings: Settings, kind: GridKind, shared: Shared) -> Path:
@@ -352,7 +314,7 @@ def _score(
     beside: list[Scores] = []
     found = score_each(
         codes,
-        references_of(shared.loaded),
+        reference_spaces(shared.loaded.cells, shared.loaded.features),
         shared.loaded.cells.table,
         plan,
         logvars,
@@ -385,14 +347,6 @@ def write_run(
         history = VAE_framework.learn(run)  # has learnt: only loads the best weights
         latents, projections = read_latents(cell.folder)
         VAE_framework.draw(run, history, latents, projections, scores)
-
-
-def references_of(loaded: Loaded) -> dict[str, np.ndarray]:
-    """The reference spaces of the scores."""
-    references = {"pixels": loaded.cells.reference_space()}
-    if loaded.features is not None:
-        references["features"] = loaded.features.to_numpy()
-    return references
 
 
 def plan_of(settings: Settings, loaded: Loaded) -> Plan:

@@ -179,7 +179,7 @@ def test_seeds_differ_by_epoch_and_repeat():
 
 def test_device():
     assert pick_device("cpu").type == "cpu"
-    with pytest.raises(UserError, match="--device tpu9"):
+    with pytest.raises(UserError, match="`device` tpu9"):
         pick_device("tpu9")
 
 
