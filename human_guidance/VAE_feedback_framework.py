@@ -1,4 +1,4 @@
-"""Fine-tune a model with an expert's feedback, and measure what followed and what it cost.
+"""Fine-tune a model with an expert's feedback; measure how well it follows and what it costs.
 
     python human_guidance/VAE_feedback_framework.py --run results/0007-MyCells-VAE \
         --feedback feedback.csv                                     # fine-tune any finished run
