@@ -15,8 +15,8 @@ from torch import nn
 
 import VAE_framework
 from models.infoMAX_VAE import CriticInput, InfoMaxObjective
-from models.losses import build_likelihood
-from util.augmentation import TARGETS, VIEWS, ViewName
+from models.networks import input_side
+from util.augmentation import VIEWS, ViewName
 from util.data_processing import Cells
 from util.errors import UserError
 from util.mutual_information import Bound, InformationEstimator
@@ -28,7 +28,13 @@ from util.settings import (
     parse_settings,
     run_script,
 )
-from VAE_framework import CHANGEABLE, Settings, elbo_objective, input_shape, main
+from VAE_framework import (
+    CHANGEABLE,
+    Settings,
+    elbo_arguments,
+    elbo_objective,
+    main,
+)
 
 
 @dataclass(frozen=True)
@@ -86,23 +92,21 @@ def infomax_objective(settings: InfoMaxSettings, cells: Cells) -> nn.Module:
     """What the InfoMax VAE minimises."""
     if settings.critic == "code" and settings.views == "none":
         raise UserError(
-            "--critic code: needs another view of the cell; give --views turns or strong"
+            "`critic` code: needs another view of the cell; give `views` turns or strong"
         )
-    seen = (settings.latent_dim,) if settings.critic == "code" else input_shape(settings, cells)
+    side = input_side(settings.image_size, settings.downsample)
+    pixels = (cells.images.shape[1], side, side)
+    seen = (settings.latent_dim,) if settings.critic == "code" else pixels
     estimator = InformationEstimator(
         seen, settings.latent_dim, settings.bound, settings.bound_alpha
     )
     return InfoMaxObjective(
         estimator,
-        settings.alpha,
-        settings.beta,
-        settings.critic_learning_rate,
-        VIEWS[settings.views],
-        TARGETS[settings.target_view],
-        cells.scaled_padding(),
-        settings.critic,
-        build_likelihood(settings.likelihood, cells.images.shape[1], settings.latent_dim),
-        settings.free_bits,
+        alpha=settings.alpha,
+        critic_learning_rate=settings.critic_learning_rate,
+        view=VIEWS[settings.views],
+        critic_input=settings.critic,
+        **elbo_arguments(settings, cells),
     )
 
 

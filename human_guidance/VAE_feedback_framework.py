@@ -46,6 +46,7 @@ from human_guidance.feedback_helpers import (
 )
 from human_guidance.guidance_report import Guidance, follow_up, plot_guidance
 from InfoMAX_VAE_framework import TRAINING_SCRIPTS
+from models.finished_run import FinishedRun
 from models.guidance_losses import (
     AnchoredObjective,
     AnchorTerm,
@@ -62,7 +63,7 @@ from util.errors import UserError, explain_os_error
 from util.helpers import format_table, scores_table
 from util.latents import OWN, axis_names, code_columns, logvar_columns
 from util.metadata import read_table
-from util.runs import load_checkpoint, write_table
+from util.runs import find_finished_run, load_checkpoint, write_table
 from util.settings import (
     ABOVE_0,
     AT_LEAST_0,
@@ -73,11 +74,7 @@ from util.settings import (
     run_script,
     settings_from_json,
 )
-from VAE_framework import (
-    FinishedRun,
-    find_finished_run,
-    open_finished_run,
-)
+from VAE_framework import open_finished_run
 
 
 @dataclass(frozen=True)
@@ -204,7 +201,7 @@ def open_parent(folder: Path) -> Parent:
     """
     run = open_finished_run(folder)
     if run.described["script"] not in TRAINING_SCRIPTS:
-        raise UserError(f"--run {folder}: made by a script that trains no model here")
+        raise UserError(f"`run` {folder}: made by a script that trains no model here")
     kind, make_objective = TRAINING_SCRIPTS[run.described["script"]]
     settings = settings_from_json(kind, run.described["settings"])
     return Parent(run.folder, settings, run.described, run.latents, make_objective)
@@ -298,7 +295,7 @@ def fine_tune(
     scores = VAE_framework.score(run, latents, projections)
     tell(stage="drawing")
     codes = {name: state.mean for name, state in states.items()}
-    figure = plot_guidance(codes, guidance, latents, run.label, run.folder / "guidance.png")
+    figure = plot_guidance(codes, guidance, latents, run.loaded.label, run.folder / "guidance.png")
     report = VAE_framework.draw(
         run, history, latents, projections, scores,
         [("The latent space before and after the feedback", figure)],
@@ -418,14 +415,15 @@ def _learn(
     tell: _Progress,
 ) -> list[dict[str, Any]]:
     """Train with the feedback."""
-    terms = guidance_terms(guidance, parent, run.split[0], settings.margin)
+    terms = guidance_terms(guidance, parent, run.loaded.split[0], settings.margin)
     objective = AnchoredObjective(
         run.objective,
         terms,
         image_source(run.batches, settings.shift),
-        settings.cells_per_step,
-        settings.anchor_warmup,
-        settings.warmup_epochs * math.ceil(len(run.split[0]) / run.batches.batch_size),
+        cells_per_step=settings.cells_per_step,
+        anchor_warmup=settings.anchor_warmup,
+        warmup_steps=settings.warmup_epochs
+        * math.ceil(len(run.loaded.split[0]) / run.batches.batch_size),
     )
     guided = dataclasses.replace(run, objective=objective)
     return VAE_framework.learn(guided, lambda entry: tell(stage="training", **entry))
@@ -460,7 +458,7 @@ def _axis_term(hint: AxisHint, parent: Parent, train_cells: np.ndarray) -> AxisT
         direction = -1 if spearmanr(parent.codes()[cells, hint.axis], values[cells])[0] < 0 else 1
     name = f"axis {axis_names(hint.axis + 1)[-1]} ~ {hint.column}"
     tensors = torch.from_numpy(cells), torch.from_numpy(values[cells])
-    return AxisTerm(*tensors, hint.axis, hint.weight, direction, name)
+    return AxisTerm(*tensors, axis=hint.axis, weight=hint.weight, direction=direction, label=name)
 
 
 def image_source(batches: Batches, shift: int = 0) -> Callable[[Tensor, bool], Tensor]:
@@ -503,8 +501,8 @@ def _look(run: VAE_framework.Run, parent: Parent, settings: Settings) -> dict[st
     states = {}
     for name, path in weights.items():
         run.model.load_state_dict(load_checkpoint(path)["model"])
-        terms = evaluate(run.model, run.objective, run.batches.in_order(run.split[1]))
-        states[name] = State(*embed(run.model, run.batches, len(run.cells.table)), terms)
+        terms = evaluate(run.model, run.objective, run.batches.in_order(run.loaded.split[1]))
+        states[name] = State(*embed(run.model, run.batches, len(run.loaded.cells.table)), terms)
     return states
 
 
@@ -540,9 +538,9 @@ def _judge(
 ) -> pd.DataFrame:
     """Write guidance.csv: was the feedback followed, and what did it cost in nats per image."""
     codes = {name: state.mean for name, state in states.items()}
-    followed = follow_up(guidance, codes, latents, run.label)
+    followed = follow_up(guidance, codes, latents, run.loaded.label)
     cost = [
-        (term, "", "validation", len(run.split[1]), "nats per image",
+        (term, "", "validation", len(run.loaded.split[1]), "nats per image",
          *(state.terms[term] for state in states.values()))
         for term in COST_TERMS
     ]  # fmt: skip

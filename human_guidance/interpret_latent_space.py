@@ -55,6 +55,7 @@ from human_guidance.interpretation_measures import (
     without_overlap,
     without_repeats,
 )
+from models.finished_run import FinishedRun
 from models.networks import VAE
 from util.cell_features import features_of, read_cellprofiler_table
 from util.devices import pick_device
@@ -64,7 +65,7 @@ from util.helpers import compose_rgb, mix_channels
 from util.latents import axis_names, code_columns, logvar_columns
 from util.metadata import choose_labels, gradations
 from util.pages.report import write_report
-from util.runs import create_run_folder, describe_run, write_json, write_table
+from util.runs import create_run_folder, describe_run, find_finished_run, write_json, write_table
 from util.settings import (
     ABOVE_0,
     AT_LEAST_1,
@@ -73,12 +74,7 @@ from util.settings import (
     refuse_out_of_range,
     run_script,
 )
-from VAE_framework import (
-    FinishedRun,
-    Loaded,
-    find_finished_run,
-    open_finished_run,
-)
+from VAE_framework import Loaded, load_again, open_finished_run
 
 
 @dataclass(frozen=True)
@@ -307,7 +303,7 @@ def open_space(settings: InterpretationSettings) -> LatentSpace:
     """The run asked for, with its cells and its model."""
     run = open_finished_run(find_finished_run(settings.run, Path(settings.results)))
     device = pick_device(settings.device)
-    loaded = run.load()
+    loaded = load_again(run)
     return LatentSpace(run, loaded, run.model(loaded.cells, device), device)
 
 

@@ -165,7 +165,7 @@ class AxisTerm(GuidanceTerm):
     """
 
     def __init__(
-        self, cells: Tensor, values: Tensor, axis: int, weight: float, direction: int, label: str
+        self, cells: Tensor, values: Tensor, *, axis: int, weight: float, direction: int, label: str
     ):
         super().__init__(cells)
         self.ranks = values.unique(return_inverse=True)[1]
@@ -209,6 +209,7 @@ class AnchoredObjective(nn.Module):
         base: nn.Module,
         terms: Sequence[GuidanceTerm],
         look_up: Callable[[Tensor, bool], Tensor],
+        *,
         cells_per_step: int = 64,
         anchor_warmup: float = 1.0,
         warmup_steps: int = 0,

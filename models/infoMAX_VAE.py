@@ -64,6 +64,7 @@ class InfoMaxObjective(ELBOObjective):
     def __init__(
         self,
         estimator: InformationEstimator,
+        *,
         alpha: float,
         beta: float,
         critic_learning_rate: float,
@@ -74,7 +75,13 @@ class InfoMaxObjective(ELBOObjective):
         likelihood: Likelihood = reconstruction_loss,
         free_bits: float = 0.0,
     ):
-        super().__init__(beta, target_view, fill, likelihood, free_bits)
+        super().__init__(
+            beta,
+            target_view=target_view,
+            fill=fill,
+            likelihood=likelihood,
+            free_bits=free_bits,
+        )
         self.estimator = estimator
         self.alpha = alpha
         self.critic_learning_rate = critic_learning_rate

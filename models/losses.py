@@ -141,6 +141,7 @@ class ELBOObjective(nn.Module):
     def __init__(
         self,
         beta: float = 1.0,
+        *,
         target_view: Target | None = None,
         fill: Tensor | None = None,
         likelihood: Likelihood = reconstruction_loss,

@@ -6,6 +6,7 @@ every model of the work by name; the InfoMax VAE is any of them trained with
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -177,6 +178,43 @@ class SkipDecoder(nn.Module):
 
 def _linear(n_in: int, n_out: int) -> list[nn.Module]:
     return [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU()]
+
+
+def input_side(image_size: int, downsample: int) -> int:
+    """Side in pixels of a cell as the network sees it.
+
+    Args:
+        image_size: side of the cell image.
+        downsample: factor by which it is downsampled.
+
+    Raises:
+        UserError: no network takes such an image.
+    """
+    size, odd = divmod(image_size, downsample)
+    if downsample > 1 and (odd or size not in IMAGE_SIZES):
+        raise UserError(
+            f"`downsample` {downsample} of `image_size` {image_size}: what is left must be one of "
+            f"{', '.join(map(str, IMAGE_SIZES))} pixels"
+        )
+    return size
+
+
+def network_arguments(settings: Any, channels: int) -> dict[str, Any]:
+    """Arguments of `build_vae`.
+
+    Args:
+        settings: of a run.
+        channels: C of its cells.
+
+    Raises:
+        UserError: no network takes the downsampled image.
+    """
+    names = ("architecture", "base", "latent_dim", "decoder_base", "min_logvar")
+    return {
+        "image_size": input_side(settings.image_size, settings.downsample),
+        "channels": channels,
+        **{name: getattr(settings, name) for name in names},
+    }
 
 
 def build_vae(

@@ -231,7 +231,7 @@ class Trainer:
         references = references_of(self.shared.loaded)
         codes, logvars = read_codes(run.folder)
         plan = replace(plan_of(self.settings, self.shared.loaded), metrics=(group_of(goal),))
-        found = score_each({OWN: codes}, references, run.cells.table, plan, {OWN: logvars})
+        found = score_each({OWN: codes}, references, run.loaded.cells.table, plan, {OWN: logvars})
         scores = headline(dict(found)[OWN].table).loc[OWN]
         if goal not in scores:
             raise UserError(f"--goal {goal}: no such score; there are {', '.join(scores.index)}")
