@@ -5,10 +5,10 @@ Edit the numbers of SETTINGS below, or give them on the command line, and run
 
     python VAE_framework.py                   # the thesis's numbers on simulated BBBC031 cells
     python VAE_framework.py --preset laptop   # the same in minutes on a laptop
-    python VAE_framework.py --preset aligned  # decodes each cell aligned: discrete classes
-    python VAE_framework.py --preset even     # rare states count as much as common ones
+    python VAE_framework.py --preset aligned  # discrete classes: decodes each cell aligned
+    python VAE_framework.py --preset even     # rare states: draws cells evenly over all states
     python VAE_framework.py --dataset DataSets/MyCells --metadata my_cells.csv --label treatment
-    python VAE_framework.py --resume          # go on with the newest run
+    python VAE_framework.py --resume          # continue the newest run
 
 A run writes results/NNNN-<data set>-<model>/; open its report.html.
 """
@@ -117,11 +117,11 @@ class Settings:
     ones padded."""
     downsample: int = 1
     """Factor by which the network's input is downsampled (means over squares of pixels); features
-    and reference spaces keep all pixels. 2 is two to three times faster."""
+    and reference spaces keep all pixels. A factor of 2 trains two to three times faster."""
     valid_fraction: float = 0.15
     """Share of the cells kept for validation, drawn per class."""
     augment: bool = True
-    """Turn and flip training cells at random: orientation under the microscope means nothing."""
+    """Rotate and flip training cells at random: orientation under the microscope means nothing."""
 
     architecture: Literal["vanilla", "sc", "simple"] = "vanilla"
     """Blocks of the network: plain convolutions, skip connections, or the constant width used for
@@ -131,51 +131,51 @@ class Settings:
     decoder_base: int | None = None
     """The same for the decoder; None for the encoder's."""
     latent_dim: int = 3
-    """Dimensions of the code. Three can be looked at and hold the two-dimensional manifold of
-    BBBC031."""
+    """Dimensions of the latent code. Three can be plotted, and hold the two-dimensional manifold
+    of BBBC031."""
     beta: float = 1.0
     """Weight of the KL term, dimensionless; 1 is the evidence lower bound."""
     free_bits: float = 0.0
-    """Nats of each latent dimension that the KL term does not charge for."""
+    """Nats that each latent dimension may hold at no cost in the KL term."""
     likelihood: LikelihoodName = "bernoulli"
-    """Of a pixel given the code: bernoulli, as in the thesis; gaussian with a variance per channel
-    that fits the batch, so that a faint channel counts as much as a bright one; heteroscedastic
-    with a variance per channel that the code tells of each cell, so that it also tells spotted from
-    smooth."""
+    """Likelihood of a pixel given the code: bernoulli, as in the thesis; gaussian, with one
+    variance per channel, fitted to the batch, so that a faint channel counts as much as a bright
+    one; heteroscedastic, with a variance per channel and cell, predicted from the code, so that the
+    code also separates spotted from smooth cells."""
     min_logvar: float = -6.0
-    """Least log-variance of a code, -20 to below 2; -6 is a standard deviation of 0.05. Where many
-    cells are to be told apart in a small region, as around an anchor, it has to be lower."""
+    """Smallest log-variance of a posterior, -20 to below 2; -6 is a standard deviation of 0.05.
+    Lower it where many cells have to be told apart in a small region, as around an anchor."""
     target_view: TargetName = "none"
-    """What the decoder has to make of a cell: the image seen (none), the cell with its centre in
-    the middle and its long axis along the rows (aligned), or another view of it: turns (quarter
-    turns and flips), free (any angle), strong (any angle, any part of it enlarged)."""
+    """What the decoder has to reconstruct: the image itself (none), the cell centred with its long
+    axis along the rows (aligned), or another view of the cell: turns (quarter turns and flips),
+    free (any angle), strong (any angle, any part enlarged)."""
 
     epochs: int = 100
-    """At most so many passes over the training cells."""
+    """Passes over the training cells, at most."""
     batch_size: int = 64
     """Cells per training step."""
     learning_rate: float = 1e-4
-    """Adam's step size for the VAE at the start."""
+    """Adam's initial step size for the VAE."""
     decay_every: int = 40
-    """Epochs between two cuts of the learning rate."""
+    """Epochs after which the learning rate is cut, again and again."""
     decay: float = 0.6
-    """Factor of such a cut."""
+    """Factor by which each cut multiplies the learning rate."""
     patience: int = 30
-    """Epochs without a better validation loss after which training stops."""
+    """Training stops after this many epochs without a better validation loss."""
     freeze_norm_after: int | None = None
-    """Epochs after which the batch-norm statistics are frozen, so that a cell's code no longer
+    """Freeze the batch-norm statistics after this many epochs, so that a cell's code no longer
     depends on its batch; None never freezes them."""
 
     density_balance: float = 0.0
-    """Density-balanced sampling: 0 shows each training cell once an epoch; up to 1 draws cells
-    evenly over the space of the images, so that a rare state counts. No label is used."""
+    """Density-balanced sampling: 0 shows each training cell once per epoch; 1 draws cells evenly
+    over the space of the images, so that rare states count. No label is used."""
 
     features: str = "measure"
     """Hand-crafted features: `measure` them on the images, `none`, or a CSV (e.g. CellProfiler's)
     with Unique_ID."""
     feature_groups: Literal["fast", "full"] = "fast"
-    """What to measure: shape and intensity (a few milliseconds a cell), or also texture,
-    granularity, Zernike moments and radial distribution (10 ms and more)."""
+    """What to measure: shape and intensity (a few milliseconds per cell), or also texture,
+    granularity, Zernike moments and radial distribution (10 ms per cell and more)."""
     umap_neighbors: int = 15
     """n_neighbors of UMAP on those features."""
     umap_min_dist: float = 0.1
@@ -183,40 +183,41 @@ class Settings:
     tsne_perplexity: float = 30.0
     """Perplexity of t-SNE on those features."""
     metrics: tuple[Metric, ...] = METRICS
-    """How to judge the projections: neighbours, information, classifier, backbone, axes."""
+    """Scores of the projections: neighbours, information, classifier, backbone, axes."""
     progress: str | None = None
     """Column of a known continuum (dose, time, DNA content) for the backbone; None takes
     BBBC031's."""
     branch: str | None = None
     """Column of the branches of that continuum."""
     rank_all_up_to: int = RANK_ALL_UP_TO
-    """Cells up to which neighbourhood ranks are exact; above, a sample of 2,000 cells is ranked
-    against all."""
+    """Up to this many cells, neighbourhood ranks are exact; above, a sample of 2,000 cells is
+    ranked against all."""
 
     seed: int = 0
-    """Every random choice of the run follows it."""
+    """Seed of every random choice of the run."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device that trains: auto, cpu, cuda, cuda:1, mps."""
     results: str = "results"
     """Folder of the numbered run folders."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the network; auto is bfloat16 on CUDA and float32 elsewhere. A run that is
-    resumed on another device keeps its own."""
+    """Arithmetic of the network; auto is bfloat16 on CUDA and float32 elsewhere. A resumed run
+    keeps its precision, whatever the device."""
     export: tuple[ExportFormat, ...] = ()
     """Also write the run for other programs: h5ad (AnnData, for scanpy), parquet (the large
-    tables), encoder (torch.export: raw pixels to the code)."""
+    tables), encoder (torch.export: from raw pixels to the code)."""
     keep_checkpoint: bool = False
-    """Keep checkpoint.pt of a finished run however large it is, so that --resume can lengthen the
-    training, and guidance goes on with its critic; else one of more than 32 MB goes."""
+    """Keep checkpoint.pt of a finished run whatever its size, so that --resume can lengthen the
+    training and guidance starts from its critic; otherwise one above 32 MB is deleted."""
     tensorboard: bool = False
-    """Also write the terms of the loss for TensorBoard (`tensorboard --logdir results`)."""
+    """Also log the loss and its terms for TensorBoard (`tensorboard --logdir results`)."""
     preset: Literal["default", "thesis", "laptop", "aligned", "even"] = "default"
-    """Named set of values; an explicit option wins over it."""
+    """Named set of values; explicit options override it."""
     original: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """Start a new run with all settings of another: its folder or number, or `last`; options given
-    here win over them."""
+    """Start a new run with the settings of another one (its folder, its number, or `last`);
+    explicit options override them."""
     resume: str | None = None
-    """Go on with a run: its folder or number, alone the newest one; --epochs may lengthen it."""
+    """Continue a run (its folder or number; without a value the newest); --epochs may lengthen
+    it."""
 
     RENAMED: ClassVar = {"shrink": "downsample", "evenness": "density_balance"}
     RANGES: ClassVar = {
@@ -246,11 +247,11 @@ class Settings:
 
 SETTINGS = Settings()
 
-# The decoder makes the cell as it would lie along the rows, with a variance that the code tells.
+# The decoder reconstructs the cell aligned, with a variance predicted from the code.
 ALIGNED = {"target_view": "aligned", "likelihood": "heteroscedastic"}
-# Every state counts, however few its cells, and the decoder makes the cell turned at random.
+# Every state counts, however few its cells, and the decoder reconstructs a randomly turned view.
 EVEN = {"density_balance": 1.0, "target_view": "turns", "likelihood": "gaussian"}
-# Fewer cells, a narrow network and larger steps: every stage, in minutes on two cores.
+# Fewer cells, a narrower network and larger steps: all stages in minutes on two cores.
 LAPTOP = {"simulated_cells": 2500, "base": 8, "epochs": 20, "learning_rate": 1e-3}
 PRESETS = {
     "default": {},
@@ -260,7 +261,7 @@ PRESETS = {
     "even": LAPTOP | EVEN | {"base": 16, "batch_size": 32},
 }
 
-# A resumed run may run longer, or elsewhere; anything else would make it another run.
+# A resumed run may train longer, or elsewhere; any other change would make it another run.
 CHANGEABLE = ("epochs", "patience", "device", "keep_checkpoint", "tensorboard", "export")
 
 EXAMPLES = 12  # cells in the figures of reconstructions and samples
