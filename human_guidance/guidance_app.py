@@ -29,8 +29,8 @@ from human_guidance.page.space import first_space
 from human_guidance.page.state import PageState
 from human_guidance.page.training import FineTuning
 from util.errors import UserError
+from util.runs import find_finished_run
 from util.settings import parse_options, run_script
-from VAE_framework import find_finished_run
 
 ASSETS = Path(__file__).with_name("page") / "assets"
 

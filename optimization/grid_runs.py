@@ -234,7 +234,7 @@ class Trainer:
         plan = replace(
             plan_of(self.settings, self.shared.loaded), metrics=(split_name(goal)[0].group,)
         )
-        found = score_each({OWN: codes}, references, run.cells.table, plan, {OWN: logvars})
+        found = score_each({OWN: codes}, references, run.loaded.cells.table, plan, {OWN: logvars})
         scores = headline(dict(found)[OWN].table).loc[OWN]
         if goal not in scores:
             raise UserError(f"--goal {goal}: no such score; there are {', '.join(scores.index)}")

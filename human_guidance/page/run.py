@@ -18,7 +18,7 @@ from util.helpers import compose_rgb, mix_channels
 from util.latents import OWN, axis_names, code_columns, find_code_columns
 from util.metadata import choose_labels, gradations, read_table
 from util.style import ClassColours, NumberColours, colour_column, thinning_stride
-from VAE_framework import open_finished_run
+from VAE_framework import load_again, open_finished_run
 
 LOOSE_VALUES = 0.5  # most distinct values of a class column, as a share of the cells
 MADE_BY_RUN = ("VAE_", "UMAP_", "TSNE_")  # coordinates and variances are not properties of a cell
@@ -173,7 +173,7 @@ def open_run(folder: Path, device: str = "auto") -> GuidedRun:
         UserError: it is no finished run, or its images have changed since the training.
     """
     run, where = open_finished_run(folder), pick_device(device)
-    loaded = run.load()
+    loaded = load_again(run)
     return GuidedRun(
         folder=folder,
         cells=loaded.cells,
