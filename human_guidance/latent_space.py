@@ -13,13 +13,12 @@ from models.finished_run import FinishedRun
 from models.networks import VAE
 from util.errors import UserError
 from util.helpers import compose_rgb, mix_channels
-from util.latents import axis_names, code_columns, logvar_columns
+from util.latents import OF_PROJECTIONS, axis_names, code_columns, logvar_columns
 from util.metadata import choose_labels, gradations
 from VAE_framework import Loaded
 
 MOST_AXES = 8  # in a figure; those that carry the most information
 AT_A_TIME = 256  # images decoded together
-PROJECTIONS = ("VAE_", "UMAP_", "TSNE_")  # prefixes of columns that a run computed
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,8 @@ class LatentSpace:
     def known(self) -> pd.DataFrame:
         """N rows: the columns of the metadata whose values can be ordered."""
         table = self.run.latents
-        own = [name for name in table if not str(name).startswith(PROJECTIONS)]
-        leave_out = [self.loaded.label] if self.loaded.label else []
-        return table[gradations(table[own], leave_out)]
+        own = table[[name for name in table if not re.search(OF_PROJECTIONS, str(name))]]
+        return table[gradations(own, [self.loaded.label] if self.loaded.label else [])]
 
     @torch.no_grad()
     def decode(self, points: np.ndarray) -> np.ndarray:

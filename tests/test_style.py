@@ -3,10 +3,11 @@
 import io
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from util.style import DPI, house_style, save_figure
+from util.style import DPI, house_style, is_colourable, save_figure
 
 
 def saved(figure, path):
@@ -38,3 +39,10 @@ def test_images_keep_their_colours(tmp_path):
         figure.add_subplot().imshow(np.random.default_rng(0).uniform(size=(40, 40, 3)))
         drawn, written, *_ = saved(figure, tmp_path / "images.png")
     assert (written == drawn).all()
+
+
+def test_text_that_names_every_cell_has_no_colours():
+    assert is_colourable(pd.Series(["a", "b", "a", "b"]))
+    assert is_colourable(pd.Series([0.1, 0.2, 0.3, None]))
+    assert not is_colourable(pd.Series(["a", "b", "c", None]))
+    assert not is_colourable(pd.Series([None, None], dtype=object))

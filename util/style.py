@@ -23,6 +23,7 @@ from util.runs import write_atomically
 DPI = 150
 MAX_POINTS = 20_000  # above it a scatter plot is a solid blob and an interactive page stutters
 MAX_CLASSES = 20  # the length of tab20
+LOOSE_VALUES = 0.5  # most distinct values of coloured text, as a share of the cells
 OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#000000"]
 CLASS_PALETTE = [*OKABE_ITO, "#882255", "#999933"]
 OTHER_COLOUR = "#8c8c8c"
@@ -111,6 +112,13 @@ class NumberColours:
     values: np.ndarray
     low: float
     high: float
+
+
+def is_colourable(values: pd.Series) -> bool:
+    """Whether a column is worth colours: it has values, and text has a class for several cells."""
+    is_text = not pd.api.types.is_numeric_dtype(values)
+    names_cells = is_text and values.nunique() > LOOSE_VALUES * len(values)
+    return bool(values.notna().any()) and not names_cells
 
 
 def colour_column(values: pd.Series) -> ClassColours | NumberColours:

@@ -11,14 +11,12 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
 
+from util.pages.report import VIRIDIS
 from util.style import MISSING_COLOUR, ClassColours, NumberColours
 
 PLAIN_COLOUR = "#0072B2"
 INK, GRID, ANCHOR = "#1f2428", "#e4e7e9", "#b3003b"
-VIRIDIS = [to_hex(colormaps["viridis"](i / 16)) for i in range(17)]
 MISSING_SHARE = 0.02  # of the colour scale, below its first colour
 FAINT = 0.12  # opacity of cells that are not selected
 GAP = 0.055  # between panels, as a share of the figure
@@ -80,7 +78,7 @@ def colour_points(
     known = MISSING_SHARE + share * (1 - MISSING_SHARE)
     steps = np.linspace(MISSING_SHARE, 1, len(VIRIDIS))
     scale = [[0, MISSING_COLOUR], [MISSING_SHARE, MISSING_COLOUR]]
-    scale += [[float(step), colour] for step, colour in zip(steps, VIRIDIS, strict=True)]
+    scale += [[float(step), colour] for step, (_, colour) in zip(steps, VIRIDIS, strict=True)]
     return np.where(np.isnan(known), 0, known).astype(np.float32), scale
 
 

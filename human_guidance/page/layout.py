@@ -8,9 +8,9 @@ import pandas as pd
 from dash import dcc, html
 
 from human_guidance.page.feedback import Group
-from human_guidance.page.figures import VIRIDIS
 from human_guidance.page.run import GuidedRun
 from human_guidance.page.training import STAGES, Progress
+from util.pages.report import VIRIDIS
 from util.style import MISSING_COLOUR, ClassColours, NumberColours
 
 DEFAULT_DELTA = 1.28  # the thesis's weight per cell
@@ -409,7 +409,8 @@ def legend(
                 chips.append(html.Span(inner, **chip))
         return [html.B(title), *chips]
     ramp = html.Div(
-        style={"background": f"linear-gradient(to right, {', '.join(VIRIDIS)})"}, className="ramp"
+        style={"background": f"linear-gradient(to right, {', '.join(c for _, c in VIRIDIS)})"},
+        className="ramp",
     )
     numbers = [f"{bound:.3g}" for bound in (colouring.low, colouring.high)]
     key = [html.B(title), html.Span(numbers[0]), ramp, html.Span(numbers[1])]

@@ -1,6 +1,7 @@
 """A finished run for the guidance page: cells, codes, columns to colour by, the model."""
 
 import io
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,10 @@ from util.data_processing import Cells
 from util.devices import pick_device
 from util.errors import UserError
 from util.helpers import compose_rgb, mix_channels
-from util.latents import OWN, axis_names, code_columns, find_code_columns
+from util.latents import OF_PROJECTIONS, OWN, axis_names, code_columns, find_code_columns
 from util.metadata import choose_labels, gradations, read_table
-from util.style import ClassColours, NumberColours, colour_column, thinning_stride
+from util.style import ClassColours, NumberColours, colour_column, is_colourable, thinning_stride
 from VAE_framework import load_again, open_finished_run
-
-LOOSE_VALUES = 0.5  # most distinct values of a class column, as a share of the cells
-MADE_BY_RUN = ("VAE_", "UMAP_", "TSNE_")  # coordinates and variances are not properties of a cell
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class GuidedRun:
     def columns(self) -> dict[str, dict[str, pd.Series]]:
         """Columns to colour by: group -> name -> values of all cells."""
         metadata = self.latents.drop(columns="Unique_ID")
-        metadata = metadata[[c for c in metadata if not c.startswith(MADE_BY_RUN)]]
+        metadata = metadata[[c for c in metadata if not re.search(OF_PROJECTIONS, str(c))]]
         groups = {
             "Class": metadata[[self.label]] if self.label else metadata.iloc[:, :0],
             "Metadata": metadata.drop(columns=self.label or []),
@@ -88,7 +86,7 @@ class GuidedRun:
             "Feature": self.features if self.features is not None else metadata.iloc[:, :0],
         }
         return {
-            title: {str(name): table[name] for name in table if _colourable(table[name])}
+            title: {str(name): table[name] for name in table if is_colourable(table[name])}
             for title, table in groups.items()
         }
 
@@ -222,10 +220,3 @@ def as_png(picture: np.ndarray) -> bytes:
 def colouring(values: pd.Series | None) -> ClassColours | NumberColours | None:
     """Colours of a column; None for no column."""
     return None if values is None else colour_column(values)
-
-
-def _colourable(values: pd.Series) -> bool:
-    is_text = not pd.api.types.is_numeric_dtype(values)
-    return bool(values.notna().any()) and not (
-        is_text and values.nunique() > LOOSE_VALUES * len(values)
-    )

@@ -32,15 +32,16 @@ from util.style import (
     MAX_CLASSES,
     ClassColours,
     colour_column,
+    is_colourable,
     spread,
     thinning_stride,
 )
 
 SHEET_BYTES = 5_000_000  # of JPEG; a third more as base64
 THUMBNAILS = [(64, 88), (48, 85), (40, 80), (32, 80), (24, 75), (16, 70)]  # side in pixels, quality
-LOOSE_VALUES = 0.5  # most distinct values of a class column, as a share of the cells
 SIGNIFICANT = 6  # digits of a number on the page
 
+# A colour scale of plotly: share of the range and colour.
 VIRIDIS = [[i / 16, to_hex(colormaps["viridis"](i / 16))] for i in range(17)]
 
 
@@ -196,11 +197,8 @@ def _column_data(values: pd.Series, stride: int) -> dict[str, Any]:
     Colours and counts are those of all cells, values those of every stride-th cell.
     """
     name, shown = str(values.name), values.iloc[::stride]
-    is_text = not pd.api.types.is_numeric_dtype(values)
-    distinct = values.nunique()
-    colourable = values.notna().any() and not (is_text and distinct > LOOSE_VALUES * len(values))
     column = {"name": name, "kind": "text", "values": _plain_values(shown)}
-    if not colourable:
+    if not is_colourable(values):
         return column
     colouring = colour_column(values)
     if isinstance(colouring, ClassColours):
@@ -211,7 +209,7 @@ def _column_data(values: pd.Series, stride: int) -> dict[str, Any]:
             "counts": colouring.counts,
             "codes": colouring.codes[::stride].tolist(),
         }
-        if distinct <= MAX_CLASSES:
+        if values.nunique() <= MAX_CLASSES:
             del column["values"]  # the names of the classes are the values
         return column | classes
     low, high = (float(f"{bound:.{SIGNIFICANT}g}") for bound in (colouring.low, colouring.high))
