@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class Schedule:
 
     epochs: int
     learning_rate: float
+    _: KW_ONLY
     decay_every: int = 40
     decay: float = 0.6
     patience: int = 30
@@ -76,9 +77,10 @@ def train(
     objective: nn.Module,
     batches: Batches,
     split: tuple[np.ndarray, np.ndarray],
+    *,
     schedule: Schedule,
     folder: Path,
-    remember: dict[str, Any],
+    remember: dict[str, Any] | None = None,
     progress: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     probabilities: np.ndarray | None = None,
@@ -121,7 +123,14 @@ def train(
             does not fit the model, or a batch is too small for so many processes.
     """
     training = _Training(
-        model, objective, batches, split, schedule, folder, remember, probabilities
+        model=model,
+        objective=objective,
+        batches=batches,
+        split=split,
+        schedule=schedule,
+        folder=folder,
+        remember=remember or {},
+        probabilities=probabilities,
     )
     history = training.restore()
     known = len(history)
@@ -191,6 +200,7 @@ class _Training:
 
     def __init__(
         self,
+        *,
         model: nn.Module,
         objective: nn.Module,
         batches: Batches,
@@ -388,12 +398,12 @@ class _Training:
         if processes.world_size() > 1:  # the others are in the middle of their step
             raise UserError(
                 f"out of memory on {self.batches.device} in epoch {epoch}: start a new run with "
-                f"--batch-size {half} or with more processes"
+                f"`batch_size` {half} or with more processes"
             )
         if half < SMALLEST_BATCH:
             raise UserError(
                 f"the memory of {self.batches.device} is too small for batches of "
-                f"{self.batches.batch_size} cells: lower --base or --image-size"
+                f"{self.batches.batch_size} cells: lower `base` or `image_size`"
             )
         # What the failed step left is given back before the state is copied.
         self.optimizer.zero_grad(set_to_none=True)
@@ -411,11 +421,22 @@ def best_epoch(history: list[dict[str, Any]]) -> int:
     return min(history, key=lambda entry: entry["valid"]["loss"])["epoch"]
 
 
+def describe_training(history: list[dict[str, Any]], device: torch.device) -> str:
+    """One sentence: the best epoch, its loss, and how long the training took."""
+    best = history[best_epoch(history) - 1]
+    seconds = sum(entry["seconds"] for entry in history)
+    return (
+        f"Epoch {best['epoch']} of {len(history)} had the lowest validation loss, "
+        f"{best['valid']['loss']:.1f} nats per image, and is the one shown and scored; training "
+        f"took {seconds:.0f} s on {device}."
+    )
+
+
 def _refuse_small_parts(batch: int) -> None:
     if batch < 2 * processes.world_size():
         raise UserError(
             f"batches of {batch} cells for {processes.world_size()} processes: batch norm needs at "
-            "least 2 cells in each; raise --batch-size or lower --nproc_per_node"
+            "least 2 cells in each; raise `batch_size` or start fewer processes"
         )
 
 
@@ -435,8 +456,8 @@ def _refuse_longer(folder: Path, history: list[dict[str, Any]], schedule: Schedu
     if not _finished(history, schedule):
         raise UserError(
             f"{folder} finished after {len(history)} epochs and kept no checkpoint.pt, which a "
-            f"longer training needs: start a new run with --from {folder} --epochs "
-            f"{schedule.epochs}, and with --keep-checkpoint if it may grow again"
+            f"longer training needs: start a new run with `from` {folder} `epochs` "
+            f"{schedule.epochs}, and with `keep_checkpoint` if it may be lengthened again"
         )
 
 
@@ -457,7 +478,7 @@ def _refuse_non_finite(terms: dict[str, float], where: str) -> None:
     if not all(math.isfinite(value) for value in terms.values()):
         said = ", ".join(f"{name} {value:g}" for name, value in terms.items())
         raise UserError(
-            f"the loss is not finite ({where}: {said}): lower --learning-rate; "
+            f"the loss is not finite ({where}: {said}): lower `learning_rate`; "
             "the checkpoint of the epoch before is kept"
         )
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy.stats import t as student
 
-from optimization.grid_scores import goodness
+from quantitative_metrics.catalogue import goodness, split_name, title_of
 from util.style import CLASS_PALETTE, house_style, save_figure
 
 CONFIDENCE = 0.95
@@ -50,8 +50,9 @@ def ranks(means: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     good = pd.DataFrame([goodness(row) for _, row in wide.iterrows()])
     good.index = wide.index
     compared = good.dropna(how="all").round(9).rank(axis=1, ascending=False, method="min")
-    derived = compared.index.str.startswith("mean_area")  # from trustworthiness, continuity, LCMC
-    top = compared[~derived].mean().to_frame("mean rank").T
+    rows = [split_name(score)[0] for score in compared.index]
+    own = [row is None or not row.derived for row in rows]
+    top = compared[own].mean().to_frame("mean rank").T
     return pd.concat([top, compared]).rename_axis("score")
 
 
@@ -78,7 +79,7 @@ def plot_score(scores: pd.DataFrame, score: str, methods: Sequence[str], path: P
         for panel, data_set in zip(panels, data_sets, strict=True):
             _draw_score(panel, part[part["data_set"] == data_set], methods)
             panel.set_title(data_set)
-        panels[0].set_ylabel(score.replace("_", " "))
+        panels[0].set_ylabel(title_of(score))
         figure.supxlabel(_whisker(part["seed"].nunique()), fontsize=9, color="#5c666f")
         return save_figure(figure, path)
 
@@ -141,7 +142,7 @@ def plot_standing(means: pd.DataFrame, methods: Sequence[str], data_set: str, pa
         panel.set_ylim(len(rows) - 0.5, -0.5)
         panel.axhline(0.5, color=INK, linewidth=1)
         panel.set_xticks(range(len(methods)), methods)
-        panel.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
+        panel.set_yticks(range(len(rows)), [title_of(name) for name in rows])
         panel.xaxis.tick_top()
         panel.tick_params(length=0)
         panel.grid(False)

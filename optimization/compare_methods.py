@@ -55,17 +55,18 @@ from optimization.grid_runs import (
     identity_of,
     judge_once,
     plan_of,
-    read_codes,
-    references_of,
     refuse_export,
 )
-from optimization.grid_scores import headline, score_each, score_names, subset
-from quantitative_metrics.performance_metrics import draw_scores
-from quantitative_metrics.scores import Plan, Scores
+from optimization.grid_scores import score_each, subset
+from quantitative_metrics.catalogue import counts_by_size
+from quantitative_metrics.score_figures import draw_scores
+from quantitative_metrics.score_table import headline, mark_best, score_names
+from quantitative_metrics.scores import Plan, Scores, reference_spaces
 from util.data_processing import split_cells
 from util.devices import pick_device
 from util.errors import UserError
 from util.helpers import compose_rgb, plot_losses
+from util.latents import AXES, map_columns, read_codes
 from util.metadata import choose_labels
 from util.pages.report import write_latent_page, write_report
 from util.runs import read_json, slug, write_table
@@ -113,7 +114,6 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 PROJECTIONS = ("UMAP", "TSNE", "PCA")
 METHODS = (*MODELS, *PROJECTIONS)
-AXES = "XYZ"
 HELD_OUT = "held_out.csv"  # coordinates in a map that was fitted to the training cells only
 LEAST_HELD_OUT = 50  # validation cells that are worth scores of their own
 
@@ -378,7 +378,7 @@ def _make_projection(cell: Cell, data_set: DataSet, method: Method, seed: int) -
     if kind in PLACES_NEW_CELLS:
         maps[HELD_OUT] = project(fitted_to=~data_set.validation_cells(seed))
     for name, codes in maps.items():
-        columns = {f"{kind}_{AXES[i]}": axis for i, axis in enumerate(codes.T)}
+        columns = dict(zip(map_columns(kind, codes.shape[1]), codes.T, strict=True))
         table = pd.DataFrame({"Unique_ID": loaded.cells.table["Unique_ID"], **columns})
         write_table(cell.folder / name, table)
     return {"value": 0.0, "said": "projected"}
@@ -441,7 +441,7 @@ def _judge_set(
             logvars[cell.name] = logvar
     loaded = data_set.loaded
     plan = plan_of(data_set.settings, loaded)
-    references = references_of(loaded)
+    references = reference_spaces(loaded.cells, loaded.features)
     found: dict[str, Scores] = {}
     for key, scores in score_each(codes, references, loaded.cells.table, plan, logvars, workers):
         found[key] = scores
@@ -540,7 +540,7 @@ def one_per_score(table: pd.DataFrame) -> pd.DataFrame:
     keys = ["data_set", "method", "seed", "cells"]
     scored = table.assign(projection=table[keys].astype(str).agg("\t".join, axis=1))
     wide = headline(scored)
-    wanted = [name for name in wide if not name.startswith("spearman[")]
+    wanted = [name for name in wide if not counts_by_size(name)]
     single = scored[scored["k"].isna()].assign(score=score_names(scored[scored["k"].isna()]))
     return single[single["score"].isin(wanted)][[*keys, "score", "value", "std"]]
 
@@ -609,9 +609,7 @@ def _means_title(data_set: str, of: str, means: pd.DataFrame) -> str:
 def _wide(means: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """A row per method, a column per score."""
     wide = means.pivot(index="method", columns="score", values="mean")
-    wide = wide.reindex(index=methods, columns=means["score"].unique())
-    wide.attrs["scores"] = True
-    return wide
+    return mark_best(wide.reindex(index=methods, columns=means["score"].unique()))
 
 
 if __name__ == "__main__":

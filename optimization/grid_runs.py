@@ -8,7 +8,6 @@ report.html, and `VAE_framework.py --resume <folder>`, are there.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,18 +36,17 @@ from optimization.grid import (
     write_grid,
 )
 from optimization.grid_figures import draw_runs
-from optimization.grid_scores import headline, score_each, subset
-from quantitative_metrics.performance_metrics import coordinate_columns, write_scores
-from quantitative_metrics.scores import Plan, Scores
+from optimization.grid_scores import score_each, subset
+from quantitative_metrics.catalogue import refuse_unknown_score, split_name
+from quantitative_metrics.score_table import headline, write_scores
+from quantitative_metrics.scores import Plan, Scores, reference_spaces
 from util.devices import pick_device
 from util.errors import UserError
-from util.metadata import read_table
+from util.latents import OWN, read_codes, read_latents
 from util.runs import describe_run, read_json, script_of, write_json, write_table
 from util.settings import PROVENANCE
 from VAE_framework import Loaded, MakeObjective, Run, Settings
 
-CODE = re.compile(r"VAE_\w+_coord$")
-VAE = "VAE"  # name of the run's own projection in its folder
 # What a command may change of a grid that it goes on with.
 RESUMABLE = (*sorted(OPTION_NAMES), "device", "keep_checkpoint", "metrics", "tensorboard")
 LEFT_OUT_OF_IDENTITY = {
@@ -112,7 +110,7 @@ def run_grid(settings: Settings, kind: GridKind, axes: Mapping[str, Sequence[Par
     """
     pick_device(settings.device)
     refuse_export(settings)
-    refuse_unknown_score("--goal", settings.goal)
+    refuse_unknown_score("goal", settings.goal)
     shared = load_shared(settings)
     grid = open_grid(
         Path(settings.results),
@@ -231,11 +229,13 @@ class Trainer:
         goal = self.settings.goal
         if goal == "reconstruction" or self.settings.sampler == "grid":
             return history[best_epoch(history) - 1]["valid"]["reconstruction"]
-        references = references_of(self.shared.loaded)
+        references = reference_spaces(self.shared.loaded.cells, self.shared.loaded.features)
         codes, logvars = read_codes(run.folder)
-        plan = replace(plan_of(self.settings, self.shared.loaded), metrics=(group_of(goal),))
-        found = score_each({VAE: codes}, references, run.cells.table, plan, {VAE: logvars})
-        scores = headline(dict(found)[VAE].table).loc[VAE]
+        plan = replace(
+            plan_of(self.settings, self.shared.loaded), metrics=(split_name(goal)[0].group,)
+        )
+        found = score_each({OWN: codes}, references, run.loaded.cells.table, plan, {OWN: logvars})
+        scores = headline(dict(found)[OWN].table).loc[OWN]
         if goal not in scores:
             raise UserError(f"--goal {goal}: no such score; there are {', '.join(scores.index)}")
         return float(scores[goal])
@@ -261,47 +261,6 @@ def facts_of(history: list[dict[str, Any]]) -> dict[str, Any]:
         "said": f"epoch {best} of {len(history)} was best, "
         f"reconstruction {entry['valid']['reconstruction']:.1f} nats",
     }
-
-
-GROUPS = {
-    "trustworthiness": "neighbours",
-    "continuity": "neighbours",
-    "lcmc": "neighbours",
-    "mean_area": "neighbours",
-    "mutual_information": "information",
-    "analytic_information": "information",
-    "backbone": "backbone",
-    "spearman": "axes",
-}
-
-
-OF_A_REFERENCE = (
-    *(f"{name}_area" for name in ("trustworthiness", "continuity", "lcmc", "mean")),
-    "mutual_information",
-)
-GOALS = (
-    "reconstruction",
-    *("accuracy", "balanced_accuracy", "knn_accuracy", "logistic_accuracy", "m1", "m2", "m3"),
-    *("backbone_spearman", "backbone_kendall", "analytic_information"),
-    *(f"{name} {space}" for name in OF_A_REFERENCE for space in ("pixels", "features")),
-)
-
-
-def refuse_unknown_score(option: str, score: str | None) -> None:
-    """A misspelt score would show after the last run.
-
-    Raises:
-        UserError: no score has that name.
-    """
-    of_column = score and score.startswith("spearman[") and score.endswith("]")
-    if score is not None and score not in GOALS and not of_column:
-        known = ", ".join(GOALS)
-        raise UserError(f"{option} {score}: no such score; there are {known}, spearman[<column>]")
-
-
-def group_of(score: str) -> str:
-    """The group of metrics that a score belongs to."""
-    return next((g for start, g in GROUPS.items() if score.startswith(start)), "classifier")
 
 
 def judge(grid: Grid, settings: Settings, kind: GridKind, shared: Shared) -> Path:
@@ -355,7 +314,7 @@ def _score(
     beside: list[Scores] = []
     found = score_each(
         codes,
-        references_of(shared.loaded),
+        reference_spaces(shared.loaded.cells, shared.loaded.features),
         shared.loaded.cells.table,
         plan,
         logvars,
@@ -366,7 +325,7 @@ def _score(
             beside.append(scores)
             continue
         cell = by_name[name]
-        together = subset([scores, *beside], {name: VAE} | {n: n for n in shared.baselines})
+        together = subset([scores, *beside], {name: OWN} | {n: n for n in shared.baselines})
         write_run(cell, settings, kind, shared, together)
         write_json(cell.folder / "scored.json", {"plan": _plan_words(plan)})
         print(f"[{number} of {len(codes)}] scored {cell}", flush=True)
@@ -390,38 +349,9 @@ def write_run(
         VAE_framework.draw(run, history, latents, projections, scores)
 
 
-def references_of(loaded: Loaded) -> dict[str, np.ndarray]:
-    """The reference spaces of the scores."""
-    references = {"pixels": loaded.cells.reference_space()}
-    if loaded.features is not None:
-        references["features"] = loaded.features.to_numpy()
-    return references
-
-
 def plan_of(settings: Settings, loaded: Loaded) -> Plan:
     """Which scores."""
     return VAE_framework.scoring_plan(settings, loaded.label, pick_device(settings.device))
-
-
-def read_latents(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """latents.csv of a run, and name -> coordinate columns of the projections in it."""
-    latents = read_table(folder / "latents.csv")
-    projections = coordinate_columns(latents)
-    return latents, {name: projections[name] for name in sorted(projections, key=_vae_first)}
-
-
-def _vae_first(name: str) -> bool:
-    return name != VAE
-
-
-def read_codes(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Means and log-variances of the cells' codes, (N, d) each."""
-    latents = read_table(folder / "latents.csv")
-    columns = [name for name in latents if CODE.match(name)]
-    if not columns:
-        raise UserError(f"{folder / 'latents.csv'} has no columns VAE_x_coord, ...: no run of ours")
-    logvars = latents[VAE_framework.logvar_columns(columns)]
-    return latents[columns].to_numpy(np.float32), logvars.to_numpy(np.float32)
 
 
 def draw_grid(folder: Path, goal: str) -> Path:
@@ -449,10 +379,10 @@ def summarise(folder: Path) -> pd.DataFrame:
         row = {"run": cell["folder"], **{k: v for k, v in cell.items() if k != "folder"}, **facts}
         if (run / "scores.csv").is_file():
             scores = pd.read_csv(run / "scores.csv", keep_default_na=True)
-            row |= headline(scores[scores["projection"] == VAE]).loc[VAE].to_dict()
-            own = scores["projection"] == VAE
+            row |= headline(scores[scores["projection"] == OWN]).loc[OWN].to_dict()
+            own = scores["projection"] == OWN
             kept = scores[own | (not tables)]  # the baselines once
-            tables.append(kept.assign(projection=kept["projection"].replace(VAE, cell["folder"])))
+            tables.append(kept.assign(projection=kept["projection"].replace(OWN, cell["folder"])))
         rows.append(row)
     summary = pd.DataFrame(rows)
     write_table(folder / "runs.csv", summary)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +69,7 @@ def _as_of_another_run(
     for name in ("resume", "preset"):
         if getattr(asked, name) != getattr(default, name):
             raise UserError(f"--from with --{name}: a run has one beginning, give one of them")
-    folder = find_run(asked.original, Path(asked.results), script_of(type(default)), "--from")
+    folder = find_run(asked.original, Path(asked.results), script_of(type(default)), "from")
     described = read_description(folder)
     if "guidance" in described:
         raise UserError(
@@ -159,6 +160,29 @@ def settings_from_json(
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+def take_fields(kind: type[SettingsT], settings: Any, **more: Any) -> SettingsT:
+    """A dataclass filled from settings that have fields of the same names.
+
+    Args:
+        kind: the dataclass.
+        settings: an instance of another one.
+        more: values that win over those of the settings.
+    """
+    names = [field.name for field in dataclasses.fields(kind) if hasattr(settings, field.name)]
+    return kind(**{name: getattr(settings, name) for name in names} | more)
+
+
+def changed_settings(settings: Any) -> list[str]:
+    """Settings that differ from their defaults, as `name value`, but for `PROVENANCE`."""
+    default = type(settings)()
+    names = [f.name for f in dataclasses.fields(settings) if f.name not in PROVENANCE]
+    return [
+        f"{name} {getattr(settings, name)}"
+        for name in names
+        if getattr(settings, name) != getattr(default, name)
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class Range:
     """Numbers that a setting can have: low <= x <= high, without an end that is excluded."""
@@ -197,6 +221,16 @@ def refuse_out_of_range(settings: Any, ranges: Mapping[str, Range]) -> None:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be {numbers}")
 
 
+def name_options(message: str) -> str:
+    """A message of a `UserError` with the options of the command line for arguments in backticks.
+
+    Examples:
+        >>> name_options("`image_size` 50: must be 32 or 64")
+        '--image-size 50: must be 32 or 64'
+    """
+    return re.sub(r"`(\w+)`", lambda found: _option(found[1]), message)
+
+
 RESUMES = "stopped; nothing is lost: --resume goes on from the last finished epoch"
 
 
@@ -214,7 +248,8 @@ def run_script(
                 main()
         except UserError as error:
             hint = f" ({stopped})" if isinstance(error, DiskFullError) else ""
-            processes.exit_saying(f"error: {' '.join(str(error).split())}{hint}", 2)
+            said = name_options(" ".join(str(error).split()))
+            processes.exit_saying(f"error: {said}{hint}", 2)
         except Exception:
             if processes.world_size() == 1:
                 raise
