@@ -705,7 +705,7 @@ MANY_RUNS = [
           r"--alphas -1\.0: must be at least 0"),
     Fault("no workers", GRID, f"{FOLDER} --workers 0", "--workers 0: must be at least 1"),
     Fault("storage in another file", GRID, f"{FOLDER} --storage cells.csv",
-          r"--storage cells\.csv: no journal of a grid"),
+          r"--storage cells\.csv: not the journal of a grid"),
     Fault("storage of no kind", GRID, f"{FOLDER} --storage nonsense://here",
           "--storage nonsense://here: cannot be used "),
     Fault("storage that does not answer", GRID,
