@@ -37,7 +37,7 @@ import VAE_framework
 from InfoMAX_VAE_framework import OTHER_VIEWS, InfoMaxSettings, infomax_objective
 from models.baselines import PLACES_NEW_CELLS, cached_projection, principal_components
 from models.train_net import read_history
-from optimization.compare_figures import intervals, plot_score, plot_standing, ranks
+from optimization.compare_figures import write_page
 from optimization.grid import (
     Grid,
     GridOptions,
@@ -57,7 +57,7 @@ from optimization.grid_runs import (
     references_of,
     refuse_export,
 )
-from optimization.grid_scores import headline, score_each, score_names, subset
+from optimization.grid_scores import score_each, subset
 from optimization.grid_workers import output_to, train_all
 from quantitative_metrics.performance_metrics import draw_scores
 from quantitative_metrics.scores import Plan, Scores
@@ -66,8 +66,8 @@ from util.devices import pick_device
 from util.errors import UserError
 from util.helpers import compose_rgb, plot_losses
 from util.metadata import choose_labels
-from util.pages.report import write_latent_page, write_report
-from util.runs import read_json, slug, write_table
+from util.pages.report import write_latent_page
+from util.runs import slug, write_table
 from util.settings import parse_settings, run_script
 from util.style import thinning_stride
 from VAE_framework import ALIGNED, EVEN, Loaded
@@ -443,7 +443,7 @@ def judge(grid: Grid, settings: CompareSettings, sets: Mapping[str, DataSet]) ->
             "number to compare methods by; add --metrics neighbours, the runs are kept"
         )
     write_table(grid.folder / "scores.csv", table)
-    return _write_page(grid, settings, table, figures)
+    return write_page(grid, list(read_methods(settings)), table, figures)
 
 
 def _judge_set(
@@ -564,108 +564,6 @@ def _draw_set(
         title=title,
     )
     return figures
-
-
-def one_per_score(table: pd.DataFrame) -> pd.DataFrame:
-    """The scores of a long table that are a single number.
-
-    Curves, single classes and branches, and correlations of single latent axes are left out.
-
-    Returns:
-        Columns data_set, method, seed, cells, score, value, std.
-    """
-    keys = ["data_set", "method", "seed", "cells"]
-    scored = table.assign(projection=table[keys].astype(str).agg("\t".join, axis=1))
-    wide = headline(scored)
-    wanted = [name for name in wide if not name.startswith("spearman[")]
-    single = scored[scored["k"].isna()].assign(score=score_names(scored[scored["k"].isna()]))
-    return single[single["score"].isin(wanted)][[*keys, "score", "value", "std"]]
-
-
-def _write_page(
-    grid: Grid, settings: CompareSettings, table: pd.DataFrame, figures: list[tuple[str, Path]]
-) -> Path:
-    """Draw each score and the standing of the methods, and write report.html."""
-    single = one_per_score(table)
-    there = set(single["method"])
-    methods = [name for name in read_methods(settings) if name in there]
-    means = {of: intervals(part) for of, part in single.groupby("cells", sort=False)}
-    listed = [part.assign(cells=of) for of, part in means.items()]
-    write_table(grid.folder / "means.csv", pd.concat(listed, ignore_index=True))
-    single = single[single["cells"] == "all"]
-    tables, standings = [], []
-    for data_set in single["data_set"].unique():
-        own = {of: part[part["data_set"] == data_set] for of, part in means.items()}
-        tables += _tables_of_set(grid.folder / slug(data_set), data_set, own, methods)
-        path = grid.folder / slug(data_set) / "standing.png"
-        plot_standing(own["all"], methods, data_set, path)
-        standings.append((f"{data_set}: every score of every method", path))
-    by_score = [
-        (score, plot_score(single, score, methods, grid.folder / f"score_{slug(score)}.png"))
-        for score in single["score"].unique()
-    ]
-    described = read_json(grid.folder / "settings.json")
-    count = grid.count()
-    return write_report(
-        path=grid.folder / "report.html",
-        title=f"{grid.folder.name}: {len(methods)} methods",
-        summary_lines=[
-            f"{', '.join(methods)} on {', '.join(single['data_set'].unique())}; "
-            f"seeds {', '.join(map(str, settings.seeds))}.",
-            f"{count['trained']} of {len(grid.trials)} trials are done, {count['failed']} failed.",
-        ],
-        settings={"command": described["command"]} | described["settings"],
-        tables=tables,
-        figures=[*standings, *by_score, *figures],
-        notes=[
-            f"{trial} failed: {state.reason}"
-            for trial, state in zip(grid.trials, grid.states(), strict=True)
-            if state.status == "failed"
-        ],
-        versions=described["versions"] | described["machine"],
-    )
-
-
-def _tables_of_set(
-    folder: Path, data_set: str, means: Mapping[str, pd.DataFrame], methods: Sequence[str]
-) -> list[tuple[str, pd.DataFrame]]:
-    """Captions and tables of ranks and of means on one data set; writes ranks.csv.
-
-    Args:
-        folder: of the data set.
-        data_set: its name.
-        means: `all` or `validation` (cells) -> a row per method and score of this data set.
-        methods: rows of the tables, in this order.
-    """
-    standing = ranks(means["all"], methods)
-    write_table(folder / "ranks.csv", standing.reset_index())
-    shown = standing.map("{:.3g}".format, na_action="ignore")
-    return [
-        (f"{data_set}: rank of each method; 1 is best.", shown),
-        *(
-            (_means_title(data_set, of, part), _wide(part, methods))
-            for of, part in means.items()
-            if len(part)
-        ),
-    ]
-
-
-def _means_title(data_set: str, of: str, means: pd.DataFrame) -> str:
-    over = f"mean over {means['n_seeds'].max()} seed(s)"
-    if of == "all":
-        return f"{data_set}: {over}."
-    return (
-        f"{data_set}, validation cells among themselves, held out from every model: {over}. UMAP "
-        "and PCA place them in a map of the training cells; t-SNE cannot, and maps all cells."
-    )
-
-
-def _wide(means: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """A row per method, a column per score."""
-    wide = means.pivot(index="method", columns="score", values="mean")
-    wide = wide.reindex(index=methods, columns=means["score"].unique())
-    wide.attrs["scores"] = True
-    return wide
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
 
 from optimization import compare_methods
-from optimization.compare_figures import intervals, ranks
+from optimization.compare_figures import intervals, one_per_score, ranks
 from util.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("only_own_garbage")
@@ -112,7 +112,7 @@ def test_a_comparison_from_cells_to_page(tmp_path, monkeypatch, capsys):
     assert list(table.columns[:3]) == ["data_set", "method", "seed"]
     assert set(table["method"]) == set(settings.methods) and set(table["seed"]) == {0, 1}
     assert set(table["cells"]) == {"all"}  # nine validation cells are too few to score
-    single = compare_methods.one_per_score(table)
+    single = one_per_score(table)
     assert len(single) == 8 * single["score"].nunique()
     found = single.set_index(["method", "seed", "score"])["value"]
     lcmc = table[(table["metric"] == "lcmc_area") & (table["reference"] == "pixels")]
