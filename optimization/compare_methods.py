@@ -387,7 +387,7 @@ def _make_projection(folder: Path, data_set: DataSet, method: Method, seed: int)
         source,
         dim=dim,
         seed=seed,
-        cache=loaded.cells.cache,
+        cache_dir=loaded.cells.cache,
         **parameters,
     )
     maps = {"latents.csv": project()}

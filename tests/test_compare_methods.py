@@ -159,7 +159,7 @@ def test_validation_cells_are_scored_by_themselves(tmp_path, monkeypatch, blank_
 def test_metrics_that_compare_nothing_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = settings_of(features="none", methods=("Vanilla",), epochs=1)
-    with pytest.raises(UserError, match="--metrics axes: says nothing of methods"):
+    with pytest.raises(UserError, match="--metrics axes: cannot rank methods"):
         compare_methods.main(dataclasses.replace(settings, metrics=("axes",)))
     assert not (tmp_path / "results").exists()
     np.save("cells.npy", np.random.default_rng(0).integers(0, 255, (40, 32, 32), np.uint8))
