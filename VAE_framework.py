@@ -49,7 +49,7 @@ from quantitative_metrics.scores import (
 from util import processes
 from util.augmentation import TARGETS, TargetName, align
 from util.cell_features import hand_crafted_features
-from util.data_processing import Batches, Cells, load_cells, split_cells
+from util.data_processing import Batches, Cells, CellSource, load_cells, split_cells
 from util.devices import (
     Precision,
     describe_device,
@@ -74,6 +74,7 @@ from util.helpers import (
     plot_samples,
     scores_table,
 )
+from util.latents import AXES, OWN, code_columns, logvar_columns, map_columns
 from util.metadata import choose_labels, read_table
 from util.pages.report import write_latent_page, write_report
 from util.runs import (
@@ -278,7 +279,6 @@ PRESETS = {
 # A resumed run may run longer, or elsewhere; anything else would make it another run.
 CHANGEABLE = ("epochs", "patience", "device", "keep_checkpoint", "tensorboard", "export")
 
-AXES = "xyz"
 EXAMPLES = 12  # cells in the figures of reconstructions and samples
 FINISHED = ("settings.json", "best.pt", "latents.csv")  # what a finished run holds at least
 
@@ -389,15 +389,7 @@ def load(settings: Settings, measure: bool = True) -> Loaded:
     """
     refuse_out_of_range(settings, settings.RANGES)
     with processes.main_first():  # the others find its caches
-        cells = load_cells(
-            settings.dataset,
-            settings.metadata,
-            settings.image_size,
-            settings.array_key,
-            settings.array_axes,
-            settings.simulated_cells,
-            settings.simulated_seed,
-        )
+        cells = load_cells(CellSource.of(settings))
         label, labels, label_notes = choose_labels(cells.table, settings.label)
         refuse_unknown_continuum(cells.table, settings.progress, settings.branch)
         split = split_cells(labels, len(cells.table), settings.valid_fraction, settings.seed)
@@ -651,34 +643,19 @@ def project(
         that table, and for each projection the names of its coordinate columns.
     """
     mean, logvar = embed(run.model, run.batches, len(run.cells.table))
-    projections = {"VAE": coordinate_columns(mean.shape[1])}
-    columns = dict(zip(projections["VAE"], mean.T, strict=True))
-    columns |= dict(zip(logvar_columns(projections["VAE"]), logvar.T, strict=True))
+    projections = {OWN: code_columns(mean.shape[1])}
+    columns = dict(zip(projections[OWN], mean.T, strict=True))
+    columns |= dict(zip(logvar_columns(projections[OWN]), logvar.T, strict=True))
     if baselines is None:
         baselines = project_features(run.settings, run.features, run.cells.cache)
     for name, codes in baselines.items():
-        projections[name] = [f"{name}_{axis}" for axis in AXES[: codes.shape[1]].upper()]
+        projections[name] = map_columns(name, codes.shape[1])
         columns |= dict(zip(projections[name], codes.T, strict=True))
     latents = run.cells.table.assign(split="train")
     latents.loc[run.split[1], "split"] = "valid"
     latents = pd.concat([latents, pd.DataFrame(columns, index=latents.index)], axis=1)
     write_table(run.folder / "latents.csv", latents)
     return latents, projections
-
-
-def axis_names(latent_dim: int) -> list[str]:
-    """Names of the latent axes, as in latents.csv: x, y, z, 4, 5, ..."""
-    return [AXES[i] if i < len(AXES) else str(i + 1) for i in range(latent_dim)]
-
-
-def coordinate_columns(latent_dim: int, name: str = "VAE") -> list[str]:
-    """Columns of the codes in latents.csv: VAE_x_coord, ..."""
-    return [f"{name}_{axis}_coord" for axis in axis_names(latent_dim)]
-
-
-def logvar_columns(coordinates: Sequence[str]) -> list[str]:
-    """Columns of the log-variances of the codes: VAE_x_logvar, ..."""
-    return [name.replace("_coord", "_logvar") for name in coordinates]
 
 
 def project_features(
@@ -717,13 +694,13 @@ def score(run: Run, latents: pd.DataFrame, projections: dict[str, list[str]]) ->
     references = {"pixels": run.cells.reference_space()}
     if run.features is not None:
         references["features"] = run.features.to_numpy()
-    logvars = latents[logvar_columns(projections["VAE"])]
+    logvars = latents[logvar_columns(projections[OWN])]
     scores = score_projections(
         {name: latents[columns].to_numpy() for name, columns in projections.items()},
         references,
         run.cells.table,
         scoring_plan(run.settings, run.label, run.batches.device),
-        {"VAE": logvars.to_numpy()},
+        {OWN: logvars.to_numpy()},
     )
     write_scores(scores, run.cells.table["Unique_ID"], run.folder)
     return scores
@@ -884,7 +861,7 @@ class FinishedRun:
 
     def codes(self) -> np.ndarray:
         """(N, d) posterior means of its best model, float32."""
-        return self.latents[coordinate_columns(self.settings.latent_dim)].to_numpy(np.float32)
+        return self.latents[code_columns(self.settings.latent_dim)].to_numpy(np.float32)
 
     def load(self) -> Loaded:
         """The cells as it learnt from them; those that do not fit in memory stay on the disk.
@@ -980,7 +957,7 @@ def open_finished_run(folder: Path, kind: type[Settings] = Settings) -> Finished
     own = described["script"] == script_of(kind)  # one built on this adds settings of its own
     settings = settings_from_json(kind, values, more=not own)
     latents = read_table(folder / "latents.csv")
-    columns = coordinate_columns(settings.latent_dim)
+    columns = code_columns(settings.latent_dim)
     if not {"Unique_ID", *columns} <= set(latents) or not np.isfinite(latents[columns]).all(None):
         raise UserError(
             f"{folder / 'latents.csv'} is damaged: expected Unique_ID and {', '.join(columns)}, "

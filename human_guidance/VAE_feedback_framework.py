@@ -37,7 +37,6 @@ import VAE_framework
 from human_guidance.dsprites_study import dsprites_guidance, write_squares_and_hearts
 from human_guidance.feedback_helpers import (
     AxisHint,
-    axis_names,
     read_axis_hints,
     read_feedback,
     read_pairs,
@@ -61,6 +60,7 @@ from util.augmentation import augment, jitter
 from util.data_processing import Batches, Cells
 from util.errors import UserError, explain_os_error
 from util.helpers import format_table, scores_table
+from util.latents import OWN, axis_names, code_columns, logvar_columns
 from util.metadata import read_table
 from util.runs import load_checkpoint, write_table
 from util.settings import (
@@ -75,9 +75,7 @@ from util.settings import (
 )
 from VAE_framework import (
     FinishedRun,
-    coordinate_columns,
     find_finished_run,
-    logvar_columns,
     open_finished_run,
 )
 
@@ -516,18 +514,18 @@ def _project(
     """Write latents.csv: that of the parent with the new codes in place of the old, which stay
     beside them.
     """
-    old = coordinate_columns(parent.settings.latent_dim)
+    old = code_columns(parent.settings.latent_dim)
     own = {*old, *logvar_columns(old)}
     earlier = [c for c in parent.latents if str(c).startswith(("VAE_before_", "VAE_without_"))]
     latents = parent.latents.drop(columns=[*own, *earlier])
-    names = {"after": "VAE", "before": "VAE_before", "without feedback": "VAE_without"}
+    names = {"after": OWN, "before": "VAE_before", "without feedback": "VAE_without"}
     projections = {}
     for state, name in names.items():
         if state not in states:
             continue
-        columns = coordinate_columns(parent.settings.latent_dim, name)
+        columns = code_columns(parent.settings.latent_dim, name)
         latents[columns] = states[state].mean
-        if name == "VAE":
+        if name == OWN:
             latents[logvar_columns(columns)] = states[state].logvar
         projections[name] = columns
     write_table(run.folder / "latents.csv", latents)

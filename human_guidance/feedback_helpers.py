@@ -63,9 +63,9 @@ import numpy as np
 import pandas as pd
 
 from util.errors import UserError
+from util.latents import anchor_columns, axis_names, is_code_column
 from util.metadata import class_name, count_and_name, read_table
 from util.runs import write_table
-from VAE_framework import axis_names
 
 RELATIONS = ("together", "apart")
 DIRECTIONS = {"rising": 1, "falling": -1, "": 0}
@@ -152,11 +152,6 @@ class AxisHint:
     column: str
     weight: float
     direction: int = 0
-
-
-def anchor_columns(latent_dim: int) -> list[str]:
-    """Columns of an anchor: x_anchor, y_anchor, z_anchor, 4_anchor, ..."""
-    return [f"{axis}_anchor" for axis in axis_names(latent_dim)]
 
 
 def read_feedback(
@@ -400,7 +395,7 @@ def _direction(direction: object, source: str) -> int:
 
 def _followable(column: str, known: pd.DataFrame, source: str) -> str:
     if column not in known:
-        numeric = [name for name in known.select_dtypes("number") if "_coord" not in str(name)]
+        numeric = [name for name in known.select_dtypes("number") if not is_code_column(name)]
         raise UserError(
             f"{source}: the run has no column {column!r}; it has {', '.join(numeric[:12])}"
         )

@@ -17,8 +17,9 @@ from matplotlib.lines import Line2D
 from mpl_toolkits.mplot3d.proj3d import proj_transform
 from scipy.stats import spearmanr
 
-from human_guidance.feedback_helpers import AxisHint, Feedback, PairFeedback, axis_names
+from human_guidance.feedback_helpers import AxisHint, Feedback, PairFeedback
 from util.helpers import _add_key, _draw_points, _point_colours, _projection_panel
+from util.latents import axis_names
 from util.style import (
     MISSING_COLOUR,
     ClassColours,

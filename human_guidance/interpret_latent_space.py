@@ -61,6 +61,7 @@ from util.devices import pick_device
 from util.errors import UserError
 from util.features.cell_masks import find_masks
 from util.helpers import compose_rgb, mix_channels
+from util.latents import axis_names, code_columns, logvar_columns
 from util.metadata import choose_labels, gradations
 from util.pages.report import write_report
 from util.runs import create_run_folder, describe_run, write_json, write_table
@@ -75,10 +76,7 @@ from util.settings import (
 from VAE_framework import (
     FinishedRun,
     Loaded,
-    axis_names,
-    coordinate_columns,
     find_finished_run,
-    logvar_columns,
     open_finished_run,
 )
 
@@ -175,7 +173,7 @@ class LatentSpace:
     @cached_property
     def nats(self) -> np.ndarray:
         """(d,) information that each axis carries, nats per cell."""
-        columns = logvar_columns(coordinate_columns(len(self.axes)))
+        columns = logvar_columns(code_columns(len(self.axes)))
         absent = [name for name in columns if name not in self.run.latents]
         if absent:
             raise UserError(f"{self.run.folder / 'latents.csv'}: no column {absent[0]}")

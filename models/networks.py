@@ -207,17 +207,17 @@ def build_vae(
     """
     if image_size not in IMAGE_SIZES:
         raise UserError(
-            f"--image-size {image_size}: must be one of {', '.join(map(str, IMAGE_SIZES))}"
+            f"`image_size` {image_size}: must be one of {', '.join(map(str, IMAGE_SIZES))}"
         )
     if architecture not in ARCHITECTURES:
-        raise UserError(f"--architecture {architecture}: must be one of {', '.join(ARCHITECTURES)}")
+        raise UserError(f"`architecture` {architecture}: must be one of {', '.join(ARCHITECTURES)}")
     decoder_base = base if decoder_base is None else decoder_base
-    for name, value in (("base", base), ("latent-dim", latent_dim), ("decoder-base", decoder_base)):
+    for name, value in (("base", base), ("latent_dim", latent_dim), ("decoder_base", decoder_base)):
         if value < 1:
-            raise UserError(f"--{name} {value}: must be at least 1")
+            raise UserError(f"`{name}` {value}: must be at least 1")
     if not -20 <= min_logvar < LOGVAR_RANGE[1]:  # exp(-20 / 2) is near the rounding of float32
         raise UserError(
-            f"--min-logvar {min_logvar:g}: must be at least -20 and below {LOGVAR_RANGE[1]:g}"
+            f"`min_logvar` {min_logvar:g}: must be at least -20 and below {LOGVAR_RANGE[1]:g}"
         )
     logvar_range = (min_logvar, LOGVAR_RANGE[1])
     steps = int(math.log2(image_size)) - 1  # halvings down to 2 x 2

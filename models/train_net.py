@@ -388,12 +388,12 @@ class _Training:
         if processes.world_size() > 1:  # the others are in the middle of their step
             raise UserError(
                 f"out of memory on {self.batches.device} in epoch {epoch}: start a new run with "
-                f"--batch-size {half} or with more processes"
+                f"`batch_size` {half} or with more processes"
             )
         if half < SMALLEST_BATCH:
             raise UserError(
                 f"the memory of {self.batches.device} is too small for batches of "
-                f"{self.batches.batch_size} cells: lower --base or --image-size"
+                f"{self.batches.batch_size} cells: lower `base` or `image_size`"
             )
         # What the failed step left is given back before the state is copied.
         self.optimizer.zero_grad(set_to_none=True)
@@ -415,7 +415,7 @@ def _refuse_small_parts(batch: int) -> None:
     if batch < 2 * processes.world_size():
         raise UserError(
             f"batches of {batch} cells for {processes.world_size()} processes: batch norm needs at "
-            "least 2 cells in each; raise --batch-size or lower --nproc_per_node"
+            "least 2 cells in each; raise `batch_size` or start fewer processes"
         )
 
 
@@ -435,8 +435,8 @@ def _refuse_longer(folder: Path, history: list[dict[str, Any]], schedule: Schedu
     if not _finished(history, schedule):
         raise UserError(
             f"{folder} finished after {len(history)} epochs and kept no checkpoint.pt, which a "
-            f"longer training needs: start a new run with --from {folder} --epochs "
-            f"{schedule.epochs}, and with --keep-checkpoint if it may grow again"
+            f"longer training needs: start a new run with `from` {folder} `epochs` "
+            f"{schedule.epochs}, and with `keep_checkpoint` if it may be lengthened again"
         )
 
 
@@ -457,7 +457,7 @@ def _refuse_non_finite(terms: dict[str, float], where: str) -> None:
     if not all(math.isfinite(value) for value in terms.values()):
         said = ", ".join(f"{name} {value:g}" for name, value in terms.items())
         raise UserError(
-            f"the loss is not finite ({where}: {said}): lower --learning-rate; "
+            f"the loss is not finite ({where}: {said}): lower `learning_rate`; "
             "the checkpoint of the epoch before is kept"
         )
 

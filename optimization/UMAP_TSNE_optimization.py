@@ -12,7 +12,6 @@ results/NNNN-<set>-sweep/.
 """
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +26,13 @@ from models.baselines import Engine, cached_projection, outlying, principal_comp
 from optimization.grid_figures import best_runs, plot_heat_maps, plot_sweep, score_columns
 from optimization.grid_runs import plan_of, references_of, refuse_unknown_score
 from optimization.grid_scores import goodness, headline, score_each, subset
-from quantitative_metrics.performance_metrics import coordinate_columns, draw_scores
+from quantitative_metrics.performance_metrics import draw_scores
 from quantitative_metrics.scores import METRICS, RANK_ALL_UP_TO, Metric, Scores
+from util.data_processing import CellSource
 from util.devices import pick_device
 from util.errors import UserError
 from util.helpers import compose_rgb, format_table, scores_table
+from util.latents import find_projections, map_columns, swept_parameter
 from util.metadata import count_and_name, match_ids, read_table, refuse_duplicates
 from util.pages.report import write_latent_page, write_report
 from util.runs import (
@@ -57,7 +58,7 @@ PERPLEXITIES = (5.0, 30.0, 50.0, 100.0)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(CellSource):
     """Every setting of the sweep."""
 
     n_neighbors: tuple[int, ...] = N_NEIGHBORS
@@ -83,22 +84,6 @@ class Settings:
     workers: int = 1
     """Processes that project and score at the same time; they share the cores."""
 
-    dataset: str = "simulated"
-    """As for VAE_framework.py: `simulated`, a folder of images, or an .npz/.npy file."""
-    metadata: str | None = None
-    """CSV with a row per cell."""
-    label: str | None = None
-    """Column of the classes; None takes GT_label, else the class folders."""
-    array_key: str | None = None
-    """Name of the images in an .npz."""
-    array_axes: str | None = None
-    """Axes of that array, e.g. NHWC."""
-    simulated_cells: int = 7387
-    """Cells to draw when the data set is `simulated`."""
-    simulated_seed: int = 0
-    """Seed of the simulator."""
-    image_size: int = 64
-    """Side in pixels at which the images are compared: 32, 64, 128 or 256."""
     features: str = "measure"
     """Hand-crafted features: `measure`, `none`, or a CSV with Unique_ID."""
     feature_groups: Literal["fast", "full"] = "fast"
@@ -128,9 +113,6 @@ class Settings:
 
 
 SETTINGS = Settings()
-
-AXES = "XYZ"
-NAMED = re.compile(r"^(?P<method>UMAP|R?TSNE|PCA)_(?P<value>[\d.]+)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -265,8 +247,8 @@ def read_projections(
     if "Unique_ID" not in table:
         raise UserError(f"{path} has no column Unique_ID to join the cells on")
     refuse_duplicates(table, Path(path))
-    found = coordinate_columns(table, source=path)
-    swept = {name: match for name in found if (match := NAMED.match(name))}
+    found = find_projections(table, source=path)
+    swept = {name: known for name in found if (known := swept_parameter(name))}
     if not swept:
         raise UserError(f"{path} has no columns UMAP_<value>_X or RTSNE_<value>_X")
     places, notes = match_ids(table["Unique_ID"], loaded.cells.table["Unique_ID"], path)
@@ -275,11 +257,11 @@ def read_projections(
         lost = list(table["Unique_ID"][~kept])
         notes.append(count_and_name(f"rows of {path} have no cell: left out", lost))
     codes, requests = {}, []
-    for name, match in swept.items():
+    for name, (method, value) in swept.items():
         values = table[found[name][:dim]].to_numpy(np.float64)
         codes[name] = np.full((len(loaded.cells.table), values.shape[1]), np.nan)
         codes[name][places[kept]] = values[kept]
-        requests.append(Request(match["method"], {"value": float(match["value"])}))
+        requests.append(Request(method, {"value": value}))
     return requests, codes, notes
 
 
@@ -367,7 +349,7 @@ def _write_projections(
     folder: Path, loaded: Loaded, codes: Mapping[str, np.ndarray]
 ) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """Write projections.csv; returns it, and name -> coordinate columns."""
-    columns = {name: [f"{name}_{AXES[i]}" for i in range(codes[name].shape[1])] for name in codes}
+    columns = {name: map_columns(name, values.shape[1]) for name, values in codes.items()}
     flat = {c: v for name in codes for c, v in zip(columns[name], codes[name].T, strict=True)}
     table = loaded.cells.table
     projections = pd.concat([table, pd.DataFrame(flat, index=table.index)], axis=1)

@@ -53,7 +53,6 @@ from optimization.grid_runs import (
     identity_of,
     judge_once,
     plan_of,
-    read_codes,
     references_of,
     refuse_export,
 )
@@ -65,6 +64,7 @@ from util.data_processing import split_cells
 from util.devices import pick_device
 from util.errors import UserError
 from util.helpers import compose_rgb, plot_losses
+from util.latents import AXES, map_columns, read_codes
 from util.metadata import choose_labels
 from util.pages.report import write_latent_page
 from util.runs import slug, write_table
@@ -112,7 +112,6 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 PROJECTIONS = ("UMAP", "TSNE", "PCA")
 METHODS = (*MODELS, *PROJECTIONS)
-AXES = "XYZ"
 HELD_OUT = "held_out.csv"  # coordinates in a map fitted to the training cells only
 LEAST_HELD_OUT = 50  # validation cells; fewer are not scored by themselves
 
@@ -394,7 +393,7 @@ def _make_projection(folder: Path, data_set: DataSet, method: Method, seed: int)
     if kind in PLACES_NEW_CELLS:
         maps[HELD_OUT] = project(fitted_to=~data_set.validation_cells(seed))
     for name, codes in maps.items():
-        columns = {f"{kind}_{AXES[i]}": axis for i, axis in enumerate(codes.T)}
+        columns = dict(zip(map_columns(kind, codes.shape[1]), codes.T, strict=True))
         table = pd.DataFrame({"Unique_ID": loaded.cells.table["Unique_ID"], **columns})
         write_table(folder / name, table)
     return {"value": 0.0, "said": "projected"}

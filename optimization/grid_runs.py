@@ -8,7 +8,6 @@ folder: it has a report.html, and `VAE_framework.py --resume <folder>` works on 
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,17 +36,15 @@ from optimization.grid_figures import draw_runs
 from optimization.grid_scores import headline, score_each, subset
 from optimization.grid_storage import masked
 from optimization.grid_workers import output_to, train_all
-from quantitative_metrics.performance_metrics import coordinate_columns, write_scores
+from quantitative_metrics.performance_metrics import write_scores
 from quantitative_metrics.scores import Plan, Scores
 from util.devices import pick_device
 from util.errors import UserError
-from util.metadata import read_table
+from util.latents import OWN, read_codes, read_latents
 from util.runs import describe_run, read_json, script_of, write_json, write_table
 from util.settings import PROVENANCE
 from VAE_framework import Loaded, MakeObjective, Settings
 
-CODE = re.compile(r"VAE_\w+_coord$")
-VAE = "VAE"  # name of a run's own projection in its folder
 # What a command may change of a grid that it continues.
 RESUMABLE = (*sorted(OPTION_NAMES), "device", "keep_checkpoint", "metrics", "tensorboard")
 LEFT_OUT_OF_IDENTITY = {
@@ -232,13 +229,13 @@ def _goal_value(
         return history[best_epoch(history) - 1]["valid"]["reconstruction"]
     codes, logvars = read_codes(folder)
     found = score_each(
-        codes={VAE: codes},
+        codes={OWN: codes},
         references=references_of(loaded),
         table=loaded.cells.table,
         plan=replace(plan_of(settings, loaded), metrics=(group_of(goal),)),
-        logvars={VAE: logvars},
+        logvars={OWN: logvars},
     )
-    scores = headline(dict(found)[VAE].table).loc[VAE]
+    scores = headline(dict(found)[OWN].table).loc[OWN]
     if goal not in scores:
         raise UserError(f"--goal {goal}: no such score; there are {', '.join(scores.index)}")
     return float(scores[goal])
@@ -369,7 +366,7 @@ def _score(
             of_baselines.append(scores)
             continue
         trial = by_name[name]
-        together = subset([scores, *of_baselines], {name: VAE} | {n: n for n in shared.baselines})
+        together = subset([scores, *of_baselines], {name: OWN} | {n: n for n in shared.baselines})
         write_scores(together, shared.loaded.cells.table["Unique_ID"], trial.folder)
         if settings.reports:
             _draw_run(trial, settings, kind, shared, scores=together)
@@ -406,27 +403,6 @@ def plan_of(settings: Settings, loaded: Loaded) -> Plan:
     return VAE_framework.scoring_plan(settings, loaded.label, pick_device(settings.device))
 
 
-def read_latents(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """latents.csv of a run, and name -> coordinate columns of the projections in it."""
-    latents = read_table(folder / "latents.csv")
-    projections = coordinate_columns(latents)
-    return latents, {name: projections[name] for name in sorted(projections, key=_vae_first)}
-
-
-def _vae_first(name: str) -> bool:
-    return name != VAE
-
-
-def read_codes(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Means and log-variances of the cells' codes, (N, d) each."""
-    latents = read_table(folder / "latents.csv")
-    columns = [name for name in latents if CODE.match(name)]
-    if not columns:
-        raise UserError(f"{folder / 'latents.csv'} has no columns VAE_x_coord, ...: no run of ours")
-    logvars = latents[VAE_framework.logvar_columns(columns)]
-    return latents[columns].to_numpy(np.float32), logvars.to_numpy(np.float32)
-
-
 def draw_grid(folder: Path, goal: str) -> Path:
     """Write the summary, the heat maps and the pages of a scored grid; returns its report."""
     runs = summarise(folder)
@@ -452,10 +428,10 @@ def summarise(folder: Path) -> pd.DataFrame:
         row |= read_facts(run) or {}
         if (run / "scores.csv").is_file():
             scores = pd.read_csv(run / "scores.csv", keep_default_na=True)
-            own = scores["projection"] == VAE
-            row |= headline(scores[own]).loc[VAE].to_dict()
+            own = scores["projection"] == OWN
+            row |= headline(scores[own]).loc[OWN].to_dict()
             kept = scores[own | (not tables)]
-            tables.append(kept.assign(projection=kept["projection"].replace(VAE, run.name)))
+            tables.append(kept.assign(projection=kept["projection"].replace(OWN, run.name)))
         rows.append(row)
     summary = pd.DataFrame(rows)
     write_table(folder / "runs.csv", summary)

@@ -28,12 +28,12 @@ from optimization.grid_runs import (
     LEFT_OUT_OF_IDENTITY,
     facts_of,
     plan_of,
-    read_codes,
     references_of,
 )
 from optimization.grid_scores import headline, score_each
 from quantitative_metrics.scores import METRICS, Metric
 from util.errors import UserError
+from util.latents import read_codes
 from util.runs import (
     create_run_folder,
     describe_run,

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from util import processes
 from util.errors import UserError
+from util.latents import finite_matrix
 from util.mutual_information import BOUNDS, Bound, EstimatorStack, InformationEstimator
 
 LEAST_PAIRS = 50
@@ -231,7 +232,7 @@ def mutual_information_of(
 
 def _codes(codes: np.ndarray, n_images: int, context: str) -> np.ndarray:
     """The codes of as many images, enough of them, as (N, d) float32."""
-    codes = _finite_matrix(codes, f"{context}codes", "(N, d)")
+    codes = finite_matrix(codes, f"{context}codes", np.float32)
     if n_images != len(codes):
         raise UserError(f"{context}{n_images} images for {len(codes)} codes: they must match")
     if len(codes) < LEAST_PAIRS:
@@ -293,23 +294,6 @@ def _settings(mode: str, changes: dict) -> InformationSettings:
     return settings
 
 
-def _finite_matrix(values: np.ndarray, name: str, shape: str) -> np.ndarray:
-    """(N, d) finite numbers as float32."""
-    values = np.asarray(values)
-    if values.ndim != 2 or values.shape[1] == 0 or values.dtype.kind not in "buif":
-        raise UserError(
-            f"{name} are a {values.dtype} array of shape {values.shape}, not numbers of "
-            f"shape {shape}"
-        )
-    bad = ~np.isfinite(values).all(axis=1)
-    if bad.any():
-        raise UserError(
-            f"{name}: {bad.sum()} rows with NaN or infinite values (first in row {bad.argmax()});"
-            " leave them out"
-        )
-    return values.astype(np.float32)
-
-
 def _critic_input(
     images: np.ndarray,
     size: int | None,
@@ -319,7 +303,7 @@ def _critic_input(
 ) -> Tensor:
     """(N, C, H, W) pixels in 0..1, averaged down to the size; or (N, D) vectors as they are."""
     if images.ndim == 2:
-        return torch.from_numpy(_finite_matrix(images, f"{context}images", "(N, D)"))
+        return torch.from_numpy(finite_matrix(images, f"{context}images", np.float32))
     if images.ndim != 4 or 0 in images.shape:
         raise UserError(
             f"{context}images are an array of shape {images.shape}, not (N, C, H, W) or (N, D)"
@@ -855,8 +839,8 @@ def analytic_information(
             numbers.
 
     """
-    mean = _finite_matrix(mean, "mean", "(N, d)").astype(np.float64)
-    logvar = _finite_matrix(logvar, "logvar", "(N, d)").astype(np.float64)
+    mean = finite_matrix(mean, "mean", np.float32).astype(np.float64)
+    logvar = finite_matrix(logvar, "logvar", np.float32).astype(np.float64)
     if mean.shape != logvar.shape:
         raise UserError(
             f"mean of shape {mean.shape} and logvar of shape {logvar.shape}: must match"

@@ -21,7 +21,8 @@ import torch
 
 from util import processes
 from util.errors import UserError
-from util.metadata import class_name
+from util.latents import finite_matrix
+from util.metadata import class_name, column_in, numbers_in
 
 HIDDEN_UNITS = 200
 LEARNING_RATE = 1e-3
@@ -161,7 +162,7 @@ def classifier_accuracy(
         raise UserError(f"mode {mode!r}: choose one of {', '.join(EPOCHS)}")
     if repeats < 1:
         raise UserError(f"repeats = {repeats}: at least 1")
-    codes = _checked_codes(codes, context)
+    codes = finite_matrix(codes, f"{context}codes", np.float32)
     classes, targets = _encode(labels, len(codes), context)
     rng = np.random.default_rng(seed)
     train, test = _halves(targets, repeats, rng)
@@ -209,22 +210,13 @@ def _select(
     task: ClassifierTask, table: pd.DataFrame
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Row numbers of a task's cells, their class names, and a report of missing values."""
-    columns = [task.label_column, *([task.strength_column] if task.strength_column else [])]
-    for column in columns:
-        if column not in table:
-            raise UserError(f"{task.name}: the table has no column {column!r}")
-    labels = table[task.label_column]
+    labels = column_in(table, task.label_column, task.name)
     known = labels.notna().to_numpy()
     missing = [(task.label_column, int((~known).sum()))]
     names = np.array([class_name(label) for label in labels], dtype=object)
     kept = known & ~np.isin(names, task.ignore)
     if task.strength_column:
-        try:
-            strength = pd.to_numeric(table[task.strength_column]).to_numpy(dtype=float)
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"{task.name}: column {task.strength_column!r} is not numeric ({error})"
-            ) from error
+        strength = numbers_in(table, task.strength_column, task.name).to_numpy()
         missing.append((task.strength_column, int((kept & np.isnan(strength)).sum())))
         kept &= strength >= task.strength_threshold
     report = tuple(
@@ -232,23 +224,6 @@ def _select(
     )
     merged = [task.merge.get(name, name) for name in names[kept]]
     return np.flatnonzero(kept), np.array(merged, dtype=object), report
-
-
-def _checked_codes(codes: np.ndarray, context: str) -> np.ndarray:
-    """(N, d) finite float32 codes."""
-    codes = np.asarray(codes)
-    if codes.ndim != 2 or codes.shape[1] == 0 or codes.dtype.kind not in "buif":
-        raise UserError(
-            f"{context}codes are a {codes.dtype} array of shape {codes.shape},"
-            " not numbers of shape (N, d)"
-        )
-    bad = ~np.isfinite(codes).all(axis=1)
-    if bad.any():
-        raise UserError(
-            f"{context}{bad.sum()} codes with NaN or infinite values (first in row {bad.argmax()});"
-            " leave them out"
-        )
-    return codes.astype(np.float32)
 
 
 def _encode(labels: Sequence, n_cells: int, context: str) -> tuple[tuple[str, ...], np.ndarray]:

@@ -12,7 +12,6 @@ new folder results/NNNN-<csv>-scores/: scores.csv, local_quality.csv, figures, r
 In Python, `compute_perf_metrics("my.csv", dataset=...)` returns the table.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +41,7 @@ from quantitative_metrics.scores import (
     score_projections,
 )
 from util.cell_features import hand_crafted_features
-from util.data_processing import Cells, load_cells
+from util.data_processing import Cells, CellSource, load_cells
 from util.devices import pick_device, scoring_device
 from util.errors import UserError
 from util.helpers import (
@@ -53,14 +52,17 @@ from util.helpers import (
     plot_scores,
     scores_table,
 )
+from util.latents import find_projections, known_of, logvars_of
 from util.metadata import (
     choose_labels,
     class_name,
     count_and_name,
     gradations,
     match_ids,
+    numbers_in,
     read_table,
     refuse_duplicates,
+    refuse_missing_column,
 )
 from util.pages.report import write_latent_page, write_report
 from util.runs import (
@@ -73,14 +75,11 @@ from util.runs import (
 from util.settings import parse_options, run_script
 from util.style import thinning_stride
 
-# UMAP_X, RTSNE_30_y, VAE_z_coord, PCA_1: name and axis of a coordinate.
-COORDINATE = re.compile(r"^(?P<name>.+?)_(?P<axis>[xyz]|\d)(?P<coord>_coord)?$", re.IGNORECASE)
-POSITION = re.compile(r"^(GT|CP)(_|$)|loca|cent|pos|bound", re.IGNORECASE)  # in the field of view
 COLOURED = 6  # numeric columns that get a figure of their own; latent_space.html has all
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(CellSource):
     """What to score, and how."""
 
     source: tyro.conf.Positional[str] = ""
@@ -91,17 +90,7 @@ class Settings:
     dataset: str | None = None
     """Images of the same cells, as for VAE_framework.py: a folder, .npz, .npy, or `simulated`."""
     metadata: str | None = None
-    """More columns of the cells, as for VAE_framework.py."""
-    array_key: str | None = None
-    """Name of the images in an .npz."""
-    array_axes: str | None = None
-    """Axes of that array, e.g. NHWC."""
-    image_size: int = 64
-    """Side in pixels at which the images are compared: 32, 64, 128 or 256."""
-    simulated_cells: int = 7387
-    """Cells, when the data set is `simulated`."""
-    simulated_seed: int = 0
-    """Seed of that simulator."""
+    """More columns of these cells, as for VAE_framework.py."""
     features: str = "none"
     """Hand-crafted features as another space to compare with: `none`, `measure` (on the images of
     the data set), or a CSV with Unique_ID."""
@@ -109,8 +98,6 @@ class Settings:
     """Which scores: neighbours (trustworthiness, continuity, LCMC, local quality), information
     (mutual information), classifier (accuracy, m1-m3), backbone, axes."""
 
-    label: str | None = None
-    """Column of the classes; None takes GT_label or class."""
     ignore: tuple[str, ...] = ()
     """Classes that the classifier leaves out."""
     merge: tuple[str, ...] = ()
@@ -193,9 +180,9 @@ def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Score
     """Read, join and score; writes nothing."""
     name = "the table" if isinstance(source, pd.DataFrame) else str(source)
     table = source.copy() if isinstance(source, pd.DataFrame) else _read_source(name)
-    projections = coordinate_columns(table, settings.columns, name)
+    projections = find_projections(table, settings.columns, name)
     for column in dict.fromkeys(c for columns in projections.values() for c in columns):
-        table[column] = _numbers(table, column, name)
+        table[column] = numbers_in(table, column, name)
     table, cells, features, notes = _join(table, name, settings)
     label, classes, label_notes = choose_labels(table, settings.label)
     refuse_unknown_continuum(table, settings.progress, settings.branch, settings.initial)
@@ -208,7 +195,7 @@ def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Score
         references,
         known_of(table, projections),
         _plan(settings, label, scoring_device(pick_device(settings.device))),
-        _logvars(table, projections),
+        logvars_of(table, projections),
     )
     notes += label_notes if label else []
     scores = replace(scores, notes=notes + scores.notes)
@@ -223,88 +210,6 @@ def _read_source(path: str) -> pd.DataFrame:
     return read_table(Path(path))
 
 
-def coordinate_columns(
-    table: pd.DataFrame, asked: Sequence[str] = (), source: str = "the table"
-) -> dict[str, list[str]]:
-    """Name -> coordinate columns of every projection.
-
-    Args:
-        table: a row per cell.
-        asked: columns of one projection, or NAME=COLUMN,COLUMN for each; empty finds columns named
-            like coordinates: at least two axes x, y, z or 1, 2, 3 of one name.
-        source: what to call the table in an error.
-
-    Raises:
-        UserError: a column is missing, or none is asked for and none found.
-
-    Examples:
-        >>> table = pd.DataFrame(columns="UMAP_X UMAP_Y GT_x GT_y dose".split(), dtype=float)
-        >>> coordinate_columns(table)
-        {'UMAP': ['UMAP_X', 'UMAP_Y']}
-        >>> coordinate_columns(table, ["mine=dose,UMAP_X"])
-        {'mine': ['dose', 'UMAP_X']}
-    """
-    if asked and not any("=" in part for part in asked):
-        found = {_common_name(asked): list(asked)}
-    elif asked:
-        found = {}
-        for part in asked:
-            name, _, columns = part.partition("=")
-            if not name or not columns:
-                raise UserError(f"--columns {part}: give NAME=COLUMN,COLUMN for each projection")
-            found[name] = columns.split(",")
-    else:
-        found = _named_like_coordinates(table)
-        if not found:
-            raise UserError(
-                f"{source} has no columns named like coordinates (UMAP_X, UMAP_Y, ...): name them "
-                f"with --columns; it has {', '.join(map(str, table.columns[:12]))}"
-            )
-    for columns in found.values():
-        missing = [column for column in columns if column not in table]
-        if missing:
-            raise UserError(
-                f"{source} has no column {missing[0]!r}; it has "
-                f"{', '.join(map(str, table.columns[:12]))}"
-            )
-    return found
-
-
-def _named_like_coordinates(table: pd.DataFrame) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for column in table.select_dtypes("number").columns:
-        match = COORDINATE.match(str(column))
-        if match and not POSITION.search(match["name"]):
-            found.setdefault(match["name"], []).append(str(column))
-    return {name: columns for name, columns in found.items() if len(columns) > 1}
-
-
-def known_of(table: pd.DataFrame, projections: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """What is known of the cells: the table without coordinates, scored or not."""
-    scored = {column for columns in projections.values() for column in columns}
-    others = {column for columns in _named_like_coordinates(table).values() for column in columns}
-    logvars = {column for column in table if str(column).endswith("_logvar")}
-    return table.drop(columns=list(scored | others | logvars))
-
-
-def _common_name(columns: Sequence[str]) -> str:
-    """UMAP of UMAP_X, UMAP_Y, UMAP_Z."""
-    matches = [COORDINATE.match(column) for column in columns]
-    names = {match["name"] for match in matches if match}
-    return names.pop() if len(names) == 1 and all(matches) else "projection"
-
-
-def _numbers(table: pd.DataFrame, column: str, source: str) -> pd.Series:
-    numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-    text = table[column][numbers.isna() & table[column].notna()]
-    if len(text):
-        raise UserError(
-            f"{source}: column {column!r} is not numeric ({text.iloc[0]!r} in data row "
-            f"{table.index.get_loc(text.index[0]) + 1}): empty it or mend it"
-        )
-    return numbers
-
-
 def _join(
     table: pd.DataFrame, source: str, settings: Settings
 ) -> tuple[pd.DataFrame, Cells | None, pd.DataFrame | None, list[str]]:
@@ -315,15 +220,7 @@ def _join(
         refuse_duplicates(table, Path(source))
     cells = None
     if settings.dataset is not None:
-        cells = load_cells(
-            settings.dataset,
-            settings.metadata,
-            settings.image_size,
-            settings.array_key,
-            settings.array_axes,
-            settings.simulated_cells,
-            settings.simulated_seed,
-        )
+        cells = load_cells(settings)
         table, cells, join_notes = _join_cells(table, cells, source)
         notes += join_notes
     elif settings.metadata is not None:
@@ -378,9 +275,8 @@ def _refuse_unknown_classes(
             there = f"there are {', '.join(sorted(known))}" if known else "name them by --label"
             raise UserError(f"{option} {unknown[0]}: no such class; {there}")
     if settings.strength_column:
-        if settings.strength_column not in table:
-            raise UserError(f"--strength-column {settings.strength_column}: no such column")
-        _numbers(table, settings.strength_column, "--strength-column")
+        refuse_missing_column(table, "strength_column", settings.strength_column)
+        numbers_in(table, settings.strength_column, "--strength-column")
 
 
 def _plan(settings: Settings, label: str | None, device: str) -> Plan:
@@ -413,16 +309,6 @@ def _plan(settings: Settings, label: str | None, device: str) -> Plan:
         settings.seed,
         device,
     )
-
-
-def _logvars(table: pd.DataFrame, projections: dict[str, list[str]]) -> dict[str, np.ndarray]:
-    """Log-variances beside the means, as VAE_x_logvar beside VAE_x_coord."""
-    found = {}
-    for name, columns in projections.items():
-        beside = [re.sub("_coord$", "_logvar", column) for column in columns]
-        if beside != columns and all(column in table for column in beside):
-            found[name] = table[beside].to_numpy(float)
-    return found
 
 
 def write_scores(scores: Scores, ids: Sequence[str], folder: Path) -> None:

@@ -32,6 +32,7 @@ import torch
 from quantitative_metrics.local_quality import LocalQuality, LocalQualityCounter, neighbourhood
 from util.devices import select_rows
 from util.errors import UserError
+from util.latents import finite_matrix
 
 MEASURES = ("trustworthiness", "continuity", "lcmc", "mean")
 
@@ -192,24 +193,11 @@ def co_ranking(
 
 
 def _as_matrix(name: str, array: np.ndarray) -> np.ndarray:
-    """(N, D) finite numbers, without a copy where it can be avoided."""
+    """(N, D) finite numbers of (N, ...), without a copy where it can be avoided."""
     array = np.asarray(array)
-    if array.ndim < 2 or array.dtype.kind not in "buif":
-        raise UserError(
-            f"{name}: a {array.dtype} array of shape {array.shape}, not a row of numbers per cell"
-        )
-    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    array = array.reshape(len(array), int(np.prod(array.shape[1:])))
-    if array.shape[1] == 0:
-        raise UserError(f"{name}: has no columns")
-    if array.dtype.kind == "f":
-        # a sum is finite only if all its terms are; infinities of both signs give NaN
-        bad = np.flatnonzero(~np.isfinite(array.sum(axis=1, dtype=np.float64)))
-        if len(bad):
-            raise UserError(
-                f"{name}: {len(bad)} cells with NaN or infinite values (first in row {bad[0]});"
-                " leave them out"
-            )
+    if array.ndim > 2:
+        array = array.reshape(len(array), int(np.prod(array.shape[1:])))
+    array = finite_matrix(array, name)
     return array.view(np.uint8) if array.dtype == bool else array
 
 

@@ -345,7 +345,7 @@ CODES = np.ones((60, 2))
         (IMAGES[:3], CODES[:3], {}, "3 pairs of image and code: at least 50"),
         (IMAGES, np.where(np.eye(60, 2), np.nan, CODES), {}, "2 rows with NaN .*first in row 0"),
         (IMAGES, CODES[:50], {}, "60 images for 50 codes"),
-        (IMAGES, CODES[:, 0], {}, r"codes are a float64 array of shape \(60,\)"),
+        (IMAGES, CODES[:, 0], {}, r"codes: a float64 array of shape \(60,\)"),
         (IMAGES[:, 0], CODES, {}, r"images are an array of shape \(60, 4, 4\)"),
         (IMAGES + 2.0, CODES, {}, "from 2 to 2, not 0..1: give low and high"),
         (IMAGES + np.nan, CODES, {"low": 0, "high": 1}, "NaN or infinite pixels"),

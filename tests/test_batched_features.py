@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.morphology import disk, erosion, opening, reconstruction
 
 from util.cell_features import measure_features
-from util.data_processing import load_cells
+from util.data_processing import CellSource, load_cells
 from util.features.batched_features import Block, _mean_and_variance, granularity
 
 JURKAT = (
@@ -118,7 +118,7 @@ def test_every_feature_of_masked_cells(images):
 
 
 def test_every_feature_of_simulated_cells():
-    images = load_cells("simulated", simulated_cells=4).images
+    images = load_cells(CellSource(simulated_cells=4)).images
     table = assert_as_plain(images, True, 255)
     assert table.shape == (4, 564)
     assert table.drop(columns=table.filter(like="Costes")).notna().all().all()

@@ -8,7 +8,6 @@ import pytest
 
 from human_guidance.feedback_helpers import (
     AxisHint,
-    anchor_columns,
     append_feedback,
     check_axis_hints,
     check_feedback,
@@ -21,6 +20,7 @@ from human_guidance.feedback_helpers import (
     write_pairs,
 )
 from util.errors import UserError
+from util.latents import anchor_columns
 
 IDS = [f"cell_{i}.tiff" for i in range(10)]
 GOOD = "Unique_ID,delta,x_anchor,y_anchor\ncell_3.tiff,1.28,-1,0\ncell_7.tiff,0.5,1,0\n"

@@ -11,7 +11,7 @@ import torch
 
 import InfoMAX_VAE_framework
 import VAE_framework
-from util.data_processing import load_cells
+from util.data_processing import CellSource, load_cells
 from util.devices import describe_device
 from util.errors import UserError
 from util.runs import describe_run, load_checkpoint
@@ -237,6 +237,6 @@ def test_other_latent_dimensions(tmp_path, monkeypatch):
 
 
 def test_reference_spaces_weigh_channels_alike(folder_of_cells):
-    cells = load_cells(folder_of_cells, image_size=32, progress=False)
+    cells = load_cells(CellSource(str(folder_of_cells), image_size=32), progress=False)
     pixels = cells.reference_space()
     assert pixels.shape == (40, 2, 32, 32) and 0 <= pixels.min() and pixels.max() == 1

@@ -17,7 +17,6 @@ from util.errors import UserError
 from util.helpers import (
     best_scores,
     compose_rgb,
-    coordinates_of,
     format_table,
     mix_channels,
     plot_accuracy,
@@ -238,13 +237,6 @@ def test_colours_of_eleven_and_of_thirty_classes():
     assert thirty.names == [*(f"c{i}" for i in range(19)), "other (11 classes)"]
     assert thirty.counts[-1] == sum(60 - i for i in range(19, 30))
     assert sum(thirty.counts) == len(rare_last)
-
-
-def test_coordinates_with_gaps_are_left_out_whole():
-    table = pd.DataFrame({"x": [0.0, 1.0, np.inf], "y": [1.0, np.nan, 2.0]})
-    np.testing.assert_array_equal(coordinates_of(table, ["x", "y"]), [[0, 1]] + [[np.nan] * 2] * 2)
-    with pytest.raises(UserError, match="no column z"):
-        coordinates_of(table, ["x", "z"])
 
 
 def test_thinning_and_spreading():

@@ -179,18 +179,20 @@ def test_seeds_differ_by_epoch_and_repeat():
 
 def test_device():
     assert pick_device("cpu").type == "cpu"
-    with pytest.raises(UserError, match="--device tpu9"):
+    with pytest.raises(UserError, match="`device` tpu9"):
         pick_device("tpu9")
 
 
 def test_a_users_mistake_is_one_line_and_code_2(capsys):
     def fails():
-        raise UserError("--dataset x: there is no such folder")
+        raise UserError("`array_key` x: there is no such array; give `dataset` too")
 
     with pytest.raises(SystemExit) as caught:
         run_script(fails)
     assert caught.value.code == 2
-    assert capsys.readouterr().err == "error: --dataset x: there is no such folder\n"
+    assert capsys.readouterr().err == (
+        "error: --array-key x: there is no such array; give --dataset too\n"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -397,7 +397,7 @@ def test_a_finished_run_needs_no_large_checkpoint(cells, tmp_path, monkeypatch):
     assert known == history and not (folder / "checkpoint.pt").exists()
     for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(UserError, match="kept no checkpoint.pt.*--epochs 5.*--keep-checkpoint"):
+    with pytest.raises(UserError, match="kept no checkpoint.pt.*`epochs` 5.*`keep_checkpoint`"):
         refuse_unusable_checkpoint(folder, model, Schedule(5, 1e-3))
     with pytest.raises(UserError, match="finished after 3 epochs"):
         run(cells, folder, 5)

@@ -29,6 +29,7 @@ from util.cell_cache import fingerprint
 from util.data_processing import Cells
 from util.errors import UserError, explain_os_error
 from util.features.cell_blocks import POSITION, Groups, measure_block
+from util.latents import OF_PROJECTIONS
 from util.runs import write_atomically
 
 CELLS_PER_BLOCK = 64  # larger blocks fall out of the CPU cache, smaller ones cost calls
@@ -36,11 +37,11 @@ CACHE_FORMAT = 2  # raise it when masks or measurements change, so that old cach
 
 # Book-keeping of CellProfiler, of the ground truth and of other projections.
 _METADATA = re.compile(
-    r"^(Unnamed|Metadata_|Image_|FileName_|PathName_|URL_|GT_|CP_|VAE_|UMAP_|R?TSNE_|PCA_|"
+    r"^(Unnamed|Metadata_|Image_|FileName_|PathName_|URL_|GT_|CP_|"
     r"PositionOnRegressionPlane|Group_|TrackObjects_)"
     r"|^(Image_?Number|Table_?Number|Plate|Well|Site|Class|Label|split)$"
     r"|(^|_)(Object_?Number|Number_Object_Number)$|(^|_)(Parent|Children)_"
-    r"|ClosestObjectNumber|_coord$|_logvar$",
+    r"|ClosestObjectNumber|" + OF_PROJECTIONS,
     re.IGNORECASE,
 )
 # Angles: -90 is next to 90 degrees, which no Euclidean distance knows.

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -128,61 +129,76 @@ class Cells:
         }
 
 
-def load_cells(
-    source: str | Path,
-    metadata: str | Path | None = None,
-    image_size: int = 64,
-    array_key: str | None = None,
-    array_axes: str | None = None,
-    simulated_cells: int = 7387,
-    simulated_seed: int = 0,
-    progress: bool = True,
-) -> Cells:
+@dataclass(frozen=True)
+class CellSource:
+    """Which cells, and at which size: the settings that scripts share.
+
+    A script's settings inherit these fields, or `CellSource.of` takes them out of settings that
+    write them out.
+    """
+
+    dataset: str = "simulated"
+    """`simulated` (BBBC031 drawn from its published law), a folder of TIFF, PNG or JPEG images
+    (flat or one subfolder per class), or an .npz/.npy file."""
+    metadata: str | None = None
+    """CSV with a row per cell; joined on Unique_ID for a folder, by row for an array file."""
+    label: str | None = None
+    """Column of the classes to score by; None takes GT_label, else the class folders."""
+    array_key: str | None = None
+    """Name of the images in an .npz; None takes the only array that can be images."""
+    array_axes: str | None = None
+    """Axes of that array, e.g. NHWC or NCHW; None finds the channel axis."""
+    image_size: int = 64
+    """Side of the square cell images in pixels: 32, 64, 128 or 256. Larger images are rescaled,
+    smaller ones padded."""
+    simulated_cells: int = 7387
+    """Cells to draw when the data set is `simulated`; 7,387 is the size of the real matched set."""
+    simulated_seed: int = 0
+    """Seed of the simulator, apart from the seed of the run."""
+
+    @classmethod
+    def of(cls, settings: Any) -> "CellSource":
+        """The fields of this class, taken from settings that have them all."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: getattr(settings, name) for name in names})
+
+
+def load_cells(source: CellSource, progress: bool = True) -> Cells:
     """Turn a source into cells at the input size.
 
     Args:
-        source: `simulated` (BBBC031 drawn from its published law); or a folder of TIFF, PNG or JPEG
-            images, flat or with one subfolder per class; or a `.npz`/`.npy` file with an array of
-            images.
-        metadata: CSV with one row per cell. A folder's is joined on `Unique_ID` (the file name), an
-            array's by row.
-        image_size: side S of the square input in pixels. Larger images are rescaled, smaller ones
-            padded.
-        array_key: name of the array in the `.npz`; None takes the only one that can be images.
-        array_axes: its axes, as `NHWC`, `NCHW` or `NHW`; None takes the axis of at most 16 entries
-            for C.
-        simulated_cells: how many cells to draw when the source is `simulated`.
-        simulated_seed: seed of the simulator.
+        source: which cells. Its `label` is not used here.
         progress: show progress bars.
 
     Raises:
         UserError: one line that names the file or value which is wrong and what would be right.
     """
+    dataset, metadata = source.dataset, source.metadata
     if metadata is not None and not Path(metadata).is_file():
-        raise UserError(f"--metadata {metadata}: there is no such file")
-    if str(source) == "simulated":
+        raise UserError(f"`metadata` {metadata}: there is no such file")
+    if dataset == "simulated":
         if metadata is not None:
             raise UserError(
-                "--metadata: the simulated cells bring their own; give it with --dataset"
+                "`metadata`: the simulated cells bring their own table; give `dataset` as well"
             )
-        return _load_simulated(simulated_cells, simulated_seed, image_size)
-    path = Path(source)
+        return _load_simulated(source)
+    path = Path(dataset)
     if path.is_dir():
-        return _load_folder(path, metadata, image_size, progress)
+        return _load_folder(source, progress)
     if path.is_file() and path.suffix.lower() in (".npz", ".npy"):
-        return _load_array(path, metadata, image_size, array_key, array_axes)
+        return _load_array(source)
     if path.is_file():
-        raise UserError(f"--dataset {path}: give a folder of images or an .npz/.npy file")
-    raise UserError(f"--dataset {path}: there is no such folder or file")
+        raise UserError(f"`dataset` {path}: give a folder of images or an .npz/.npy file")
+    raise UserError(f"`dataset` {path}: there is no such folder or file")
 
 
-def _load_simulated(n_cells: int, seed: int, image_size: int) -> Cells:
+def _load_simulated(source: CellSource) -> Cells:
     from util.simulate_cells import simulate_bbbc031
 
-    crops, table = simulate_bbbc031(n_cells, seed)
+    crops, table = simulate_bbbc031(source.simulated_cells, source.simulated_seed)
     with contextlib.suppress(OSError):  # read-only here: the user's cache folder serves
         SIMULATED.mkdir(parents=True, exist_ok=True)
-    fit = Fitter(image_size, np.zeros(3))
+    fit = Fitter(source.image_size, np.zeros(3))
     images = np.stack([fit(np.moveaxis(crop, -1, 0)) for crop in crops])
     return Cells(
         images=images,
@@ -194,13 +210,12 @@ def _load_simulated(n_cells: int, seed: int, image_size: int) -> Cells:
         high=np.full(3, 255.0),
         channels=["Red", "Green", "Blue"],
         fingerprint=fingerprint(images),
-        cache=cache_folder(SIMULATED, f"cells_{image_size}"),
+        cache=cache_folder(SIMULATED, f"cells_{source.image_size}"),
     )
 
 
-def _load_folder(
-    folder: Path, metadata: str | Path | None, image_size: int, progress: bool
-) -> Cells:
+def _load_folder(source: CellSource, progress: bool) -> Cells:
+    folder, image_size = Path(source.dataset), source.image_size
     files = list_images(folder)
     names = [file.name for file in files]
     unique = len(set(names)) == len(names)
@@ -209,8 +224,8 @@ def _load_folder(
     table, notes = pd.DataFrame({"Unique_ID": ids}), []
     if any(classes):
         table["class"] = classes
-    if metadata is not None:  # before the images: a mistake in it should not show after an hour
-        table, notes = join_metadata(table, Path(metadata))
+    if source.metadata is not None:  # before the images, which may take an hour to read
+        table, notes = join_metadata(table, Path(source.metadata))
 
     stamp = hashlib.sha256(f"{CACHE_VERSION} {image_size}".encode())
     for file in files:
@@ -242,23 +257,23 @@ def _load_folder(
     return _assemble(images, table, folder.resolve().name, facts, channels, notes, cached.folder)
 
 
-def _load_array(
-    path: Path, metadata: str | Path | None, image_size: int, key: str | None, axes: str | None
-) -> Cells:
+def _load_array(source: CellSource) -> Cells:
+    path, metadata, image_size = Path(source.dataset), source.metadata, source.image_size
     rows = None
-    if metadata is not None:  # before the images: a mistake in it should not show after an hour
+    if metadata is not None:  # before the images, which may take an hour to read
         rows = read_table(Path(metadata))
         if "Unique_ID" in rows:
             refuse_duplicates(rows, Path(metadata))
     stat = path.stat()
     stamp = hashlib.sha256(
-        f"{CACHE_VERSION} {image_size} {stat.st_size} {stat.st_mtime_ns} {key} {axes}".encode()
+        f"{CACHE_VERSION} {image_size} {stat.st_size} {stat.st_mtime_ns} "
+        f"{source.array_key} {source.array_axes}".encode()
     )
     cached = CellCache(
         cache_folder(path.parent, f"{path.stem}.cells_{image_size}"), stamp.hexdigest()
     )
     if not cached.fresh():
-        _build_array_cache(cached, path, image_size, key, axes)
+        _build_array_cache(cached, source)
     images, facts = cached.load()
     table = pd.DataFrame({"Unique_ID": [f"cell_{row:06d}" for row in range(len(images))]})
     if rows is not None:
@@ -376,10 +391,9 @@ def _chunks(files: list[Path], what: str, progress: bool) -> Iterator[list[Path]
             bar.update(len(chunk))
 
 
-def _build_array_cache(
-    cached: CellCache, path: Path, image_size: int, key: str | None, axes: str | None
-) -> None:
-    array, channels = read_array(path, key, axes)
+def _build_array_cache(cached: CellCache, source: CellSource) -> None:
+    image_size = source.image_size
+    array, channels = read_array(Path(source.dataset), source.array_key, source.array_axes)
     masked, padding = choose_padding(array[:: max(1, len(array) // LOOK_AT)])
     fit = Fitter(image_size, padding)
     with cached.writing((len(array), array.shape[1], image_size, image_size), array.dtype) as (
@@ -420,11 +434,11 @@ def split_cells(
         UserError: a share outside 0..1, or one that leaves fewer than 2 cells to train on.
     """
     if not 0 < valid_fraction < 1:
-        raise UserError(f"--valid-fraction {valid_fraction}: must lie between 0 and 1, e.g. 0.15")
+        raise UserError(f"`valid_fraction` {valid_fraction}: must lie between 0 and 1, e.g. 0.15")
     n_valid = max(1, round(valid_fraction * n_cells))
     if n_cells - n_valid < 2:
         raise UserError(
-            f"{n_cells} cells with --valid-fraction {valid_fraction} leave {n_cells - n_valid} to "
+            f"{n_cells} cells with `valid_fraction` {valid_fraction} leave {n_cells - n_valid} to "
             "train on: at least 2 are needed"
         )
     classes = pd.Series([None] * n_cells if labels is None else labels, dtype=object)

@@ -44,7 +44,7 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"--device {name}: not usable here ({reason}); try --device auto"
+            f"`device` {name}: not usable here ({reason}); try `device` auto"
         ) from error
     return device
 
@@ -55,12 +55,12 @@ def _device_of_this_process(name: str) -> str:
         return "cpu"
     if name not in ("auto", "cuda"):
         raise UserError(
-            f"--device {name} with {processes.world_size()} processes: give cuda, so that each "
+            f"`device` {name} with {processes.world_size()} processes: give cuda, so that each "
             "takes a GPU of its own, or cpu"
         )
     number, gpus = processes.local_rank(), torch.cuda.device_count()
     if number >= gpus:
-        raise UserError(f"--nproc_per_node: more processes than the {gpus} GPUs of this machine")
+        raise UserError(f"more processes than the {gpus} GPUs of this machine: start fewer")
     torch.cuda.set_device(number)
     return f"cuda:{number}"
 

@@ -12,6 +12,11 @@ class UserError(ValueError):
     """A mistake of the user's: one line that names the file or value and says what would be right.
 
     The scripts print it without a traceback and exit with code 2.
+
+    A function that scripts and other Python code call names its argument, in backticks:
+    "`image_size` 50: must be one of 32, 64, 128, 256". On the command line, `run_script` prints
+    such a name as the option that sets it (`util.settings.name_options`): "--image-size 50: ...".
+    So the argument has the name of the setting. Only a script's own checks write options.
     """
 
 

@@ -25,7 +25,7 @@ from util.runs import write_atomically
 ExportFormat = Literal["h5ad", "parquet", "encoder"]
 
 TABLES = ("latents", "scores", "local_quality")
-MISSING = "--export {}: the package {} is missing; pip install -e '.[export]'"
+MISSING = "`export` {}: the package {} is missing; pip install -e '.[export]'"
 
 
 def refuse_missing_packages(formats: Sequence[ExportFormat]) -> None:

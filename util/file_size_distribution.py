@@ -20,7 +20,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from util.data_processing import Cells, load_cells
+from util.data_processing import Cells, CellSource, load_cells
 from util.errors import UserError
 from util.helpers import compose_rgb, draw_sheet, mix_channels
 from util.image_files import image_shape, list_images, read_array, read_image
@@ -42,23 +42,11 @@ CENTROIDS = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(CellSource):
     """Which data set to look at, and which field of view."""
 
-    dataset: str = "simulated"
-    """Folder of images, .npz, .npy, or `simulated`, as for VAE_framework.py."""
-    metadata: str | None = None
-    """CSV with a row per cell."""
-    label: str | None = None
-    """Column of the classes; None takes GT_label or the class folders."""
-    array_key: str | None = None
-    """Name of the images in an .npz."""
-    array_axes: str | None = None
-    """Axes of that array, e.g. NHWC."""
-    image_size: int = 64
-    """Input size in pixels whose effect is marked in the figures."""
     simulated_cells: int = 1000
-    """Cells, when the data set is `simulated`."""
+    """Cells to draw when the data set is `simulated`."""
     field: str | None = None
     """Image of a field of view, to draw the centroids and labels of its cells over."""
     field_rows: tuple[str, ...] = ()
@@ -92,7 +80,7 @@ def shapes_of(settings: Settings, cells: Cells) -> pd.DataFrame:
     if settings.dataset == "simulated":
         from util.simulate_cells import simulate_bbbc031
 
-        crops, _ = simulate_bbbc031(len(cells.table))
+        crops, _ = simulate_bbbc031(settings.simulated_cells, settings.simulated_seed)
         sizes = np.array([crop.shape[:2] for crop in crops])
     else:
         images, _ = read_array(source, settings.array_key, settings.array_axes)
@@ -257,14 +245,7 @@ def plot_centroids(field: np.ndarray, rows: pd.DataFrame, label: str | None, pat
 
 def main(settings: Settings) -> Path:
     """Look at a data set; returns the folder of the results."""
-    cells = load_cells(
-        settings.dataset,
-        settings.metadata,
-        settings.image_size,
-        settings.array_key,
-        settings.array_axes,
-        settings.simulated_cells,
-    )
+    cells = load_cells(settings)
     label, labels, notes = choose_labels(cells.table, settings.label)
     shapes = shapes_of(settings, cells)
     field = read_field(settings, label) if settings.field else None

@@ -21,6 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from util.errors import UserError
+from util.latents import coordinates_of
 from util.style import (
     CLASS_PALETTE,
     LINE_STYLES,
@@ -332,20 +333,6 @@ def _draw_term(panel: Axes, name: str, epochs: np.ndarray, curves: dict, best: i
         panel.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     panel.yaxis.set_major_locator(MaxNLocator(5))
-
-
-def coordinates_of(latents: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
-    """(N, d) float coordinates of a projection, d at most 3; rows with any gap are all nan.
-
-    Raises:
-        UserError: if a column is missing.
-    """
-    absent = [column for column in columns if column not in latents]
-    if absent or not columns:
-        raise UserError(f"no column {', '.join(absent) or 'given'} in the latent table")
-    points = latents[list(columns)].to_numpy(float, na_value=np.nan)
-    points[~np.isfinite(points).all(axis=1)] = np.nan
-    return points[:, :3]
 
 
 def plot_projections(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -197,6 +198,16 @@ def refuse_out_of_range(settings: Any, ranges: Mapping[str, Range]) -> None:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be {numbers}")
 
 
+def name_options(message: str) -> str:
+    """A message of a `UserError` with the options of the command line for arguments in backticks.
+
+    Examples:
+        >>> name_options("`image_size` 50: must be 32 or 64")
+        '--image-size 50: must be 32 or 64'
+    """
+    return re.sub(r"`(\w+)`", lambda found: _option(found[1]), message)
+
+
 RESUMES = "stopped; nothing is lost: --resume goes on from the last finished epoch"
 
 
@@ -214,7 +225,8 @@ def run_script(
                 main()
         except UserError as error:
             hint = f" ({stopped})" if isinstance(error, DiskFullError) else ""
-            processes.exit_saying(f"error: {' '.join(str(error).split())}{hint}", 2)
+            said = name_options(" ".join(str(error).split()))
+            processes.exit_saying(f"error: {said}{hint}", 2)
         except Exception:
             if processes.world_size() == 1:
                 raise

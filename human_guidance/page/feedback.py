@@ -19,13 +19,13 @@ import pandas as pd
 
 from human_guidance.feedback_helpers import (
     Feedback,
-    anchor_columns,
     check_feedback,
     locked,
     read_feedback,
     write_feedback,
 )
 from util.errors import UserError, explain_os_error
+from util.latents import anchor_columns
 from util.runs import write_atomically
 
 # A name is shown and written, never run: no line breaks, and nothing that opens a formula.

@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from human_guidance.feedback_helpers import axis_names
 from models.networks import VAE
 from util.data_processing import Cells
 from util.devices import pick_device
 from util.errors import UserError
 from util.helpers import compose_rgb, mix_channels
+from util.latents import OWN, axis_names, code_columns, find_code_columns
 from util.metadata import choose_labels, gradations, read_table
 from util.style import ClassColours, NumberColours, colour_column, thinning_stride
 from VAE_framework import open_finished_run
@@ -186,18 +186,17 @@ def open_run(folder: Path, device: str = "auto") -> GuidedRun:
     )
 
 
-def codes_of(latents: pd.DataFrame, folder: Path, prefix: str = "VAE_") -> np.ndarray:
+def codes_of(latents: pd.DataFrame, folder: Path, name: str = OWN) -> np.ndarray:
     """(N, d) latent coordinates from latents.csv, float32.
 
     Raises:
         UserError: the table has no such columns, or a cell without coordinates.
     """
-    pattern = rf"^{prefix}[^_]+_coord$"
-    codes = latents.filter(regex=pattern).to_numpy(np.float32)
+    codes = latents[find_code_columns(latents, name)].to_numpy(np.float32)
     if codes.shape[1] < 2 or not np.isfinite(codes).all():
         raise UserError(
-            f"{folder / 'latents.csv'}: expected two columns {prefix}x_coord, {prefix}y_coord or "
-            "more, with a number for every cell"
+            f"{folder / 'latents.csv'}: expected two columns {', '.join(code_columns(2, name))} "
+            "or more, with a number for every cell"
         )
     return codes
 

@@ -28,7 +28,7 @@ from models.infoMAX_VAE import InfoMaxObjective  # noqa: E402  the root has to b
 from models.losses import ELBOObjective  # noqa: E402
 from models.networks import build_vae  # noqa: E402
 from models.train_net import Schedule, train  # noqa: E402
-from util.data_processing import CellBatches, load_cells, split_cells  # noqa: E402
+from util.data_processing import CellBatches, CellSource, load_cells, split_cells  # noqa: E402
 from util.mutual_information import InformationEstimator  # noqa: E402
 from util.runs import seed_everything  # noqa: E402
 
@@ -164,7 +164,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads")
     if args.device.startswith("cuda"):
         print(f"{torch.cuda.get_device_name()}; TF32 {torch.backends.cuda.matmul.allow_tf32}")
-    cells = load_cells("simulated", simulated_cells=args.cells)
+    cells = load_cells(CellSource(simulated_cells=args.cells))
     split = split_cells(cells.table["GT_label"], len(cells.table), 0.15, 0)
     batches = CellBatches(cells, torch.device(args.device), args.batch, augmentation=True)
     for name in args.models:

@@ -34,7 +34,7 @@ from quantitative_metrics.MINE_metric import (  # noqa: E402  the repository roo
     InformationSettings,
     mutual_information,
 )
-from util.data_processing import load_cells  # noqa: E402
+from util.data_processing import CellSource, load_cells  # noqa: E402
 from util.mutual_information import InformationEstimator  # noqa: E402
 
 
@@ -195,7 +195,7 @@ def print_gaussians(args: argparse.Namespace) -> None:
 
 def print_images(args: argparse.Namespace) -> None:
     """What the known state of simulated cells tells of their images, and the time."""
-    cells = load_cells("simulated", simulated_cells=args.images, progress=False)
+    cells = load_cells(CellSource(simulated_cells=args.images), progress=False)
     states = cells.table[["GT_colorR", "GT_colorG", "GT_Shape"]].to_numpy()
     print(f"\nimages {cells.images.shape} {cells.images.dtype}; codes are two colours and shape")
     score, seconds = timed(

@@ -48,7 +48,7 @@ from quantitative_metrics.MINE_metric import mutual_information_of  # noqa: E402
 from quantitative_metrics.scores import Plan, score_projections  # noqa: E402
 from quantitative_metrics.unsupervised_metric import co_ranking  # noqa: E402
 from util.cell_features import measure_features  # noqa: E402
-from util.data_processing import CellBatches, load_cells  # noqa: E402
+from util.data_processing import CellBatches, CellSource, load_cells  # noqa: E402
 from util.raw.centroid_matching import match_centroids  # noqa: E402
 
 KNOWN = Path(__file__).with_name("ratios.json")
@@ -202,7 +202,7 @@ def information() -> Pair:
 
 def features() -> Pair:
     """Hand-crafted features, many cells in one block."""
-    images = load_cells("simulated", simulated_cells=64).images
+    images = load_cells(CellSource(simulated_cells=64)).images
     measure = partial(measure_features, masked=True, n_jobs=1, progress=False)
 
     def plain() -> None:
@@ -214,7 +214,7 @@ def features() -> Pair:
 
 def full_features() -> Pair:
     """The same with texture, granularity, Zernike moments and all else of the full group."""
-    images = load_cells("simulated", simulated_cells=64).images
+    images = load_cells(CellSource(simulated_cells=64)).images
     return Pair(
         "full features",
         "cp_measure, cell by cell",

@@ -26,7 +26,8 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from util.errors import UserError
-from util.helpers import best_scores, coordinates_of
+from util.helpers import best_scores
+from util.latents import coordinates_of
 from util.pages.plot_page import json_for_page, write_page
 from util.style import (
     MAX_CLASSES,
