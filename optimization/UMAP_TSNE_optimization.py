@@ -89,7 +89,7 @@ class Settings(CellSource):
     feature_groups: Literal["fast", "full"] = "fast"
     """What to measure: shape and intensity, or all of cp_measure."""
     metrics: tuple[Metric, ...] = METRICS
-    """How to judge the projections."""
+    """Groups of scores: neighbours, information, classifier, backbone, axes."""
     progress: str | None = None
     """Column of a known continuum for the backbone; None takes BBBC031's."""
     branch: str | None = None

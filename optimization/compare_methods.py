@@ -50,8 +50,8 @@ from optimization.grid_runs import (
     RESUMABLE,
     describe_grid,
     facts_of,
+    finish_once,
     identity_of,
-    judge_once,
     plan_of,
     references_of,
     refuse_export,
@@ -219,7 +219,7 @@ def main(settings: CompareSettings) -> Path:
         partial(train_trial, sets=sets, methods=methods),
         partial(load_training, settings),
     )
-    judge_once(grid, lambda: judge(grid, settings, sets))
+    finish_once(grid, lambda: score_and_draw(grid, settings, sets))
     return grid.folder
 
 
@@ -306,6 +306,7 @@ def _read_values(where: str, text: str, settings: CompareSettings) -> dict[str, 
     for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
         key = key.replace("-", "_")
+        key = settings.RENAMED.get(key, key)
         if key not in hints or not value:
             raise UserError(f"{where}: {part!r} is not setting=value of InfoMAX_VAE_framework.py")
         choices = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
@@ -413,7 +414,7 @@ def codes_of(trial: Trial, held_out: bool = False) -> tuple[np.ndarray, np.ndarr
     return table.drop(columns="Unique_ID").to_numpy(np.float32), None
 
 
-def judge(grid: Grid, settings: CompareSettings, sets: Mapping[str, DataSet]) -> Path:
+def score_and_draw(grid: Grid, settings: CompareSettings, sets: Mapping[str, DataSet]) -> Path:
     """Score and draw each data set unless that is done, then write the tables and the report."""
     write_grid(grid)
     tables, figures = [], []
@@ -429,7 +430,7 @@ def judge(grid: Grid, settings: CompareSettings, sets: Mapping[str, DataSet]) ->
             print(f"note: nothing was trained on {name}")
             continue
         if not (folder / "figures.csv").is_file():
-            _judge_set(folder, name, data_set, trials, workers=settings.workers)
+            _score_set(folder, name, data_set, trials, workers=settings.workers)
         tables.append(pd.read_csv(folder / "scores.csv"))
         listed = pd.read_csv(folder / "figures.csv")
         figures += [(f"{name}: {row.caption}", folder / row.file) for row in listed.itertuples()]
@@ -445,7 +446,7 @@ def judge(grid: Grid, settings: CompareSettings, sets: Mapping[str, DataSet]) ->
     return write_page(grid, list(read_methods(settings)), table, figures)
 
 
-def _judge_set(
+def _score_set(
     folder: Path, name: str, data_set: DataSet, trials: Sequence[Trial], workers: int
 ) -> None:
     """Write scores.csv and the figures of one data set; figures.csv, written last, lists them."""

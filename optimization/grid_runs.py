@@ -124,20 +124,20 @@ def run_grid(settings: Settings, kind: GridKind, axes: Mapping[str, Sequence[Par
         partial(train_trial, settings=settings, kind=kind, shared=shared),
         partial(load_training, settings, kind),
     )
-    judge_once(grid, lambda: judge(grid, settings, kind, shared))
+    finish_once(grid, lambda: score_and_draw(grid, settings, kind, shared))
     return grid.folder
 
 
-def judge_once(grid: Grid, judge_it: Callable[[], Path]) -> None:
+def finish_once(grid: Grid, score_and_draw: Callable[[], Path]) -> None:
     """Score and draw a grid and mark it as finished, unless another command is doing so.
 
     Args:
         grid: all of whose trials have been tried.
-        judge_it: scores and draws; returns the report.
+        score_and_draw: returns the report.
     """
     try:
         with grid.named_lock("scoring").acquire(timeout=0):
-            report = judge_it()
+            report = score_and_draw()
             finish(grid)
     except Timeout:
         print("another command is scoring and drawing this grid")
@@ -304,7 +304,7 @@ def group_of(score: str) -> str:
     return next((g for start, g in GROUPS.items() if score.startswith(start)), "classifier")
 
 
-def judge(grid: Grid, settings: Settings, kind: GridKind, shared: Shared) -> Path:
+def score_and_draw(grid: Grid, settings: Settings, kind: GridKind, shared: Shared) -> Path:
     """Score the trained runs, write their reports, then the summary of the grid.
 
     Runs that have been scored with the same plan are not scored again.

@@ -56,6 +56,8 @@ def test_specs_of_data_sets():
     assert own == {"dataset": "a/b.npz", "image_size": 32, "label": "dose", "beta": 5.0}
     name, own = compare_methods.read_set("jurkat:dataset=here.npz", settings_of())
     assert (own["dataset"], own["label"]) == ("here.npz", "phase")
+    _, own = compare_methods.read_set("old:shrink=2,evenness=0.5", settings_of())
+    assert own == {"downsample": 2, "density_balance": 0.5}
     for spec, words in (
         ("unknown", "known are simulated, jurkat"),
         ("mine:colour=red", "'colour=red' is not setting=value"),
@@ -164,7 +166,7 @@ def test_metrics_that_compare_nothing_are_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "results").exists()
     np.save("cells.npy", np.random.default_rng(0).integers(0, 255, (40, 32, 32), np.uint8))
     unlabelled = {"metrics": ("classifier",), "sets": ("mine:dataset=cells.npy",)}
-    with pytest.raises(UserError, match="no score of these data sets is one number"):
+    with pytest.raises(UserError, match="no score of these data sets is a single number"):
         compare_methods.main(dataclasses.replace(settings, **unlabelled))
 
 
