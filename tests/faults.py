@@ -722,7 +722,7 @@ MANY_RUNS = [
           "--resume results/0001-cells-VAE: that run was made by another script "),
     Fault("a width of 0", WIDTHS, f"{FOLDER} --widths 0", "--widths 0: must be at least 1"),
     Fault("export of a grid", GRID, f"{FOLDER} --export parquet",
-          "--export parquet: not of many runs"),
+          "--export parquet: a grid exports nothing"),
     Fault("heat maps of no grid", HEATMAPS, "nowhere", "nowhere: give the folder of a grid"),
     Fault("heat maps over no axes", HEATMAPS, "array.csv", "name the two settings"),
     Fault("heat maps of a run", HEATMAPS, RUN, r"results/0001-cells-VAE holds no grid\.json"),
@@ -763,7 +763,7 @@ MANY_RUNS = [
     Fault("comparison without features", COMPARE, f"{FOLDER} --sets a:dataset=cells --methods PCA",
           "PCA needs features, and a has none: measure them, leave the method"),
     Fault("comparison by search", COMPARE, f"{FOLDER} --sampler tpe",
-          "--sampler tpe: a comparison needs every combination"),
+          "--sampler tpe: a comparison trains every combination"),
 ]  # fmt: skip
 
 RAW = [
