@@ -22,6 +22,7 @@ import pandas as pd
 import tyro
 
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
+from quantitative_metrics.backbone_page import write_backbone_page
 from quantitative_metrics.classifier_metric import ClassifierTask
 from quantitative_metrics.metric_figures import (
     plot_backbone,
@@ -29,7 +30,6 @@ from quantitative_metrics.metric_figures import (
     plot_local_quality,
     plot_local_quality_densities,
     plot_ordered_distance,
-    write_backbone_page,
 )
 from quantitative_metrics.scores import (
     METRICS,
