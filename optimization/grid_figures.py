@@ -22,7 +22,7 @@ from matplotlib.ticker import NullLocator
 
 from optimization.grid_scores import better_when, goodness
 from util.errors import UserError
-from util.pages.plot_page import json_for_page, write_page
+from util.pages.plot_page import beside, json_for_page, write_page
 from util.pages.report import VIRIDIS, write_report
 from util.runs import slug
 from util.style import OKABE_ITO, house_style, save_figure
@@ -384,16 +384,12 @@ def write_explorer(
         "first": list(scores).index(first) if first in scores else 0,
         "viridis": VIRIDIS,
     }
-    body, style, script = (
-        Path(__file__).with_name(f"explore.{kind}").read_text(encoding="utf-8")
-        for kind in ("html", "css", "js")
-    )
     return write_page(
         path=path,
         title=f"Runs over {' and '.join(axes)}",
-        body=body,
-        style=style,
-        script=script,
+        body=beside(__file__, "explore.html"),
+        style=beside(__file__, "explore.css"),
+        script=beside(__file__, "explore.js"),
         data=json_for_page(data),
     )
 
