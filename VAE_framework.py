@@ -36,15 +36,16 @@ from models.train_net import (
     train,
 )
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
+from quantitative_metrics.catalogue import GROUPS, GROUPS_HELP, Group
 from quantitative_metrics.classifier_metric import ClassifierTask
-from quantitative_metrics.performance_metrics import detail_tables, draw_scores, write_scores
+from quantitative_metrics.score_figures import write_score_report
+from quantitative_metrics.score_table import format_table, scores_table, write_scores
 from quantitative_metrics.scores import (
-    METRICS,
     RANK_ALL_UP_TO,
-    Metric,
     Plan,
     Scores,
-    score_projections,
+    reference_spaces,
+    score_latents,
 )
 from util import processes
 from util.augmentation import TARGETS, TargetName, align
@@ -67,16 +68,12 @@ from util.export import (
     write_parquet,
 )
 from util.helpers import (
-    compose_rgb,
-    format_table,
     plot_losses,
     plot_reconstructions,
     plot_samples,
-    scores_table,
 )
 from util.latents import AXES, OWN, code_columns, logvar_columns, map_columns
 from util.metadata import choose_labels, read_table
-from util.pages.report import write_latent_page, write_report
 from util.runs import (
     TensorBoardLog,
     create_run_folder,
@@ -105,7 +102,6 @@ from util.settings import (
     settings_from_json,
 )
 from util.streaming import make_batches, memory_budget
-from util.style import thinning_stride
 from util.workers import Beside
 
 
@@ -198,8 +194,7 @@ class Settings:
     """min_dist of UMAP."""
     tsne_perplexity: float = 30.0
     """Perplexity of t-SNE on those features."""
-    metrics: tuple[Metric, ...] = METRICS
-    """How to judge the projections: neighbours, information, classifier, backbone, axes."""
+    metrics: Annotated[tuple[Group, ...], tyro.conf.arg(help=GROUPS_HELP)] = GROUPS
     progress: str | None = None
     """Column of a known continuum (dose, time, DNA content) for the backbone; None takes
     BBBC031's."""
@@ -691,16 +686,12 @@ def baselines_of(settings: Settings) -> dict[str, dict[str, float]]:
 
 def score(run: Run, latents: pd.DataFrame, projections: dict[str, list[str]]) -> Scores:
     """Score every projection; write scores.csv, and beside it what does not fit its long form."""
-    references = {"pixels": run.cells.reference_space()}
-    if run.features is not None:
-        references["features"] = run.features.to_numpy()
-    logvars = latents[logvar_columns(projections[OWN])]
-    scores = score_projections(
-        {name: latents[columns].to_numpy() for name, columns in projections.items()},
-        references,
-        run.cells.table,
+    scores = score_latents(
+        latents,
+        projections,
+        reference_spaces(run.cells, run.features),
         scoring_plan(run.settings, run.label, run.batches.device),
-        {OWN: logvars.to_numpy()},
+        known=run.cells.table,
     )
     write_scores(scores, run.cells.table["Unique_ID"], run.folder)
     return scores
@@ -733,30 +724,21 @@ def draw(
         run, history, latents, projections, scores: the run and what the stages before made of it.
         figures, tables: more of them, with their captions, shown first.
     """
-    folder, cells = run.folder, run.cells
-    figures = [
-        *figures,
-        ("Loss and its terms", plot_losses(history, folder / "losses.png")),
-        *draw_pictures(run),
-        *draw_scores(scores, latents.drop(columns="split"), projections, folder, run.label),
-    ]
-    name = f"{run.settings.model_name} on {cells.name}"
-    shown = cells.images[:: thinning_stride(len(cells.images))]  # all but in very large sets
-    thumbnails = compose_rgb(shown, cells)
-    page = folder / "latent_space.html"
-    view = write_latent_page(latents, projections, thumbnails, page, run.label, name)
-    described = read_json(folder / "settings.json")
-    return write_report(
-        folder / "report.html",
-        f"{folder.name}: {name}",
-        summary_lines(run, history),
-        described["settings"] | {"data": described["data"], "command": described["command"]},
-        [*tables, ("Each projection by each score.", scores_table(scores.table))],
-        figures,
-        run.notes + scores.notes,
-        view,
-        described["versions"] | described["machine"],
-        detail_tables(scores),
+    folder, name = run.folder, f"{run.settings.model_name} on {run.cells.name}"
+    losses = ("Loss and its terms", plot_losses(history, folder / "losses.png"))
+    return write_score_report(
+        folder,
+        scores,
+        latents,
+        projections,
+        cells=run.cells,
+        label=run.label,
+        described=read_json(folder / "settings.json"),
+        titles=(f"{folder.name}: {name}", name),
+        summary=summary_lines(run, history),
+        notes=run.notes + scores.notes,
+        figures=[*figures, losses, *draw_pictures(run)],
+        tables=tables,
     )
 
 

@@ -46,11 +46,11 @@ from models.guidance_losses import (
     AnchoredObjective,
 )
 from models.train_net import embed, evaluate
-from quantitative_metrics.scores import Metric
+from quantitative_metrics.catalogue import Group
+from quantitative_metrics.score_table import format_table, scores_table
 from util import processes
 from util.data_processing import Cells
 from util.errors import UserError, explain_os_error
-from util.helpers import format_table, scores_table
 from util.latents import OWN, code_columns, logvar_columns
 from util.metadata import read_table
 from util.runs import load_checkpoint, write_table
@@ -118,7 +118,7 @@ class Settings:
     margin: float = 2.0
     """Distance beyond which a pair counts as apart, in latent units; the prior has a standard
     deviation of 1."""
-    metrics: tuple[Metric, ...] | None = None
+    metrics: tuple[Group, ...] | None = None
     """Scores of the latent space before and after; None takes the run's choice."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""

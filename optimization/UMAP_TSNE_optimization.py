@@ -15,23 +15,32 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+import tyro
 from joblib import Parallel, delayed
 
 import VAE_framework
 from models.baselines import Engine, cached_projection, outlying, principal_components
 from optimization.grid_figures import best_runs, plot_heat_maps, plot_sweep, score_columns
-from optimization.grid_runs import plan_of, references_of, refuse_unknown_score
-from optimization.grid_scores import goodness, headline, score_each, subset
-from quantitative_metrics.performance_metrics import draw_scores
-from quantitative_metrics.scores import METRICS, RANK_ALL_UP_TO, Metric, Scores
+from optimization.grid_runs import plan_of
+from optimization.grid_scores import score_each, subset
+from quantitative_metrics.catalogue import (
+    GROUPS,
+    GROUPS_HELP,
+    Group,
+    goodness,
+    refuse_unknown_score,
+)
+from quantitative_metrics.score_figures import draw_scores
+from quantitative_metrics.score_table import format_table, headline, scores_table
+from quantitative_metrics.scores import RANK_ALL_UP_TO, Scores, reference_spaces
 from util.data_processing import CellSource
 from util.devices import pick_device
 from util.errors import UserError
-from util.helpers import compose_rgb, format_table, scores_table
+from util.helpers import compose_rgb
 from util.latents import find_projections, map_columns, swept_parameter
 from util.metadata import count_and_name, match_ids, read_table, refuse_duplicates
 from util.pages.report import write_latent_page, write_report
@@ -88,8 +97,7 @@ class Settings(CellSource):
     """Hand-crafted features: `measure`, `none`, or a CSV with Unique_ID."""
     feature_groups: Literal["fast", "full"] = "fast"
     """What to measure: shape and intensity, or all of cp_measure."""
-    metrics: tuple[Metric, ...] = METRICS
-    """Groups of scores: neighbours, information, classifier, backbone, axes."""
+    metrics: Annotated[tuple[Group, ...], tyro.conf.arg(help=GROUPS_HELP)] = GROUPS
     progress: str | None = None
     """Column of a known continuum for the backbone; None takes BBBC031's."""
     branch: str | None = None
@@ -131,7 +139,7 @@ class Request:
 def main(settings: Settings) -> Path:
     """Project, score and draw; returns the folder of the results."""
     refuse_out_of_range(settings, settings.RANGES)
-    refuse_unknown_score("--criterion", settings.criterion)
+    refuse_unknown_score("criterion", settings.criterion)
     of_runs = run_settings(settings)
     loaded = VAE_framework.load(of_runs)
     requests, codes, notes = (
@@ -146,7 +154,7 @@ def main(settings: Settings) -> Path:
     for note in notes:
         print(f"note: {note}")
     plan = plan_of(of_runs, loaded)
-    references = references_of(loaded)
+    references = reference_spaces(loaded.cells, loaded.features)
     found = []
     for name, scores in score_each(
         codes, references, loaded.cells.table, plan, workers=settings.workers

@@ -12,7 +12,8 @@ from matplotlib.patches import Rectangle
 from scipy.stats import t as student
 
 from optimization.grid import Grid
-from optimization.grid_scores import goodness, headline, score_names
+from quantitative_metrics.catalogue import counts_by_size, goodness, split_name, title_of
+from quantitative_metrics.score_table import headline, mark_best, score_names
 from util.pages.report import write_report
 from util.runs import read_json, slug, write_table
 from util.style import CLASS_PALETTE, house_style, save_figure
@@ -53,8 +54,9 @@ def ranks(means: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     good = pd.DataFrame([goodness(row) for _, row in wide.iterrows()])
     good.index = wide.index
     compared = good.dropna(how="all").round(9).rank(axis=1, ascending=False, method="min")
-    derived = compared.index.str.startswith("mean_area")  # from trustworthiness, continuity, LCMC
-    top = compared[~derived].mean().to_frame("mean rank").T
+    rows = [split_name(score)[0] for score in compared.index]
+    own = [row is None or not row.derived for row in rows]
+    top = compared[own].mean().to_frame("mean rank").T
     return pd.concat([top, compared]).rename_axis("score")
 
 
@@ -81,7 +83,7 @@ def plot_score(scores: pd.DataFrame, score: str, methods: Sequence[str], path: P
         for panel, data_set in zip(panels, data_sets, strict=True):
             _draw_score(panel, part[part["data_set"] == data_set], methods)
             panel.set_title(data_set)
-        panels[0].set_ylabel(score.replace("_", " "))
+        panels[0].set_ylabel(title_of(score))
         figure.supxlabel(_whisker(part["seed"].nunique()), fontsize=9, color="#5c666f")
         return save_figure(figure, path)
 
@@ -144,7 +146,7 @@ def plot_standing(means: pd.DataFrame, methods: Sequence[str], data_set: str, pa
         panel.set_ylim(len(rows) - 0.5, -0.5)
         panel.axhline(0.5, color=INK, linewidth=1)
         panel.set_xticks(range(len(methods)), methods)
-        panel.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
+        panel.set_yticks(range(len(rows)), [title_of(name) for name in rows])
         panel.xaxis.tick_top()
         panel.tick_params(length=0)
         panel.grid(False)
@@ -177,7 +179,7 @@ def one_per_score(table: pd.DataFrame) -> pd.DataFrame:
     keys = ["data_set", "method", "seed", "cells"]
     scored = table.assign(projection=table[keys].astype(str).agg("\t".join, axis=1))
     wide = headline(scored)
-    wanted = [name for name in wide if not name.startswith("spearman[")]
+    wanted = [name for name in wide if not counts_by_size(name)]
     single = scored[scored["k"].isna()].assign(score=score_names(scored[scored["k"].isna()]))
     return single[single["score"].isin(wanted)][[*keys, "score", "value", "std"]]
 
@@ -269,6 +271,4 @@ def _means_title(data_set: str, of: str, means: pd.DataFrame) -> str:
 def _wide(means: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """A row per method, a column per score."""
     wide = means.pivot(index="method", columns="score", values="mean")
-    wide = wide.reindex(index=methods, columns=means["score"].unique())
-    wide.attrs["scores"] = True
-    return wide
+    return mark_best(wide.reindex(index=methods, columns=means["score"].unique()))

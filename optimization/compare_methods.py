@@ -53,13 +53,12 @@ from optimization.grid_runs import (
     finish_once,
     identity_of,
     plan_of,
-    references_of,
     refuse_export,
 )
 from optimization.grid_scores import score_each, subset
 from optimization.grid_workers import output_to, train_all
-from quantitative_metrics.performance_metrics import draw_scores
-from quantitative_metrics.scores import Plan, Scores
+from quantitative_metrics.score_figures import draw_scores
+from quantitative_metrics.scores import Plan, Scores, reference_spaces
 from util.data_processing import split_cells
 from util.devices import pick_device
 from util.errors import UserError
@@ -457,7 +456,7 @@ def _score_set(
             logvars[trial.name] = logvar
     loaded = data_set.loaded
     plan = plan_of(data_set.settings, loaded)
-    references = references_of(loaded)
+    references = reference_spaces(loaded.cells, loaded.features)
     found: dict[str, Scores] = {}
     for key, scores in score_each(
         codes=codes,

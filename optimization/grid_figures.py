@@ -20,7 +20,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from optimization.grid_scores import better_when, goodness
+from quantitative_metrics.catalogue import (
+    better_when,
+    counts_by_size,
+    goal_column,
+    goodness,
+    split_name,
+    title_of,
+)
 from util.errors import UserError
 from util.pages.plot_page import beside, json_for_page, write_page
 from util.pages.report import VIRIDIS, write_report
@@ -31,19 +38,7 @@ INK = "#222222"
 PALE = "#f1f1f1"  # of a square without a value
 FENCE = 1.5  # interquartile ranges beyond which a value is an outlier (Tukey 1977)
 PER_ROW = 3  # panels of the overview
-NOT_SCORES = {
-    "run",
-    "status",
-    "reason",
-    "worker",
-    "value",
-    "epochs",
-    "best_epoch",
-    "batch_size",
-    "wall_seconds",
-    "training_seconds",
-    "valid_loss",
-}
+NOT_SCORES = {"run", "status", "reason", "worker", "value"}
 
 
 def draw_runs(
@@ -114,11 +109,6 @@ def _draw_heat_maps(
     return [(caption, draw(scores, "heatmaps.png"))]
 
 
-def goal_column(goal: str) -> str:
-    """The goal's column in a table of runs."""
-    return "valid_reconstruction" if goal == "reconstruction" else goal
-
-
 def score_columns(runs: pd.DataFrame, axes: Sequence[str], axes_too: bool = False) -> list[str]:
     """Columns of scores with a value for at least one run.
 
@@ -134,7 +124,8 @@ def score_columns(runs: pd.DataFrame, axes: Sequence[str], axes_too: bool = Fals
         if name not in NOT_SCORES
         and name not in axes
         and numeric[name].notna().any()
-        and (axes_too or not str(name).startswith("spearman["))
+        and (axes_too or not counts_by_size(str(name)))
+        and ((score := split_name(str(name))[0]) is None or score.many)
     ]
 
 
@@ -249,7 +240,7 @@ def _draw_heat_map(
     panel.spines[:].set_visible(False)
     panel.set_xlabel(names[1])
     panel.set_ylabel(names[0])
-    panel.set_title(score.replace("_", " "))
+    panel.set_title(title_of(score))
     if len(known):
         bar = figure.colorbar(
             ScalarMappable(scale, colours), ax=panel, extend=ends, pad=0.02, fraction=0.06
@@ -323,7 +314,7 @@ def plot_sweep(runs: pd.DataFrame, setting: str, scores: Sequence[str], path: Pa
             panel.set_xticks(x, [_word(value) for value in x])
             panel.xaxis.set_minor_locator(NullLocator())
             panel.margins(x=0.08, y=0.18)
-            panel.set_title(score.replace("_", " "))
+            panel.set_title(title_of(score))
             panel.set_xlabel(setting)
         for panel in panels[len(scores) :]:
             panel.set_axis_off()
@@ -400,7 +391,7 @@ def _score_of_page(values: pd.Series) -> dict[str, Any]:
     return {
         "name": name,
         "better": better_when(name),
-        "sized": name.startswith("spearman["),
+        "sized": counts_by_size(name),
         "range": [float(scale.vmin), float(scale.vmax)],
     }
 

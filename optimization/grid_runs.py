@@ -33,11 +33,12 @@ from optimization.grid import (
     write_grid,
 )
 from optimization.grid_figures import draw_runs
-from optimization.grid_scores import headline, score_each, subset
+from optimization.grid_scores import score_each, subset
 from optimization.grid_storage import masked
 from optimization.grid_workers import output_to, train_all
-from quantitative_metrics.performance_metrics import write_scores
-from quantitative_metrics.scores import Plan, Scores
+from quantitative_metrics.catalogue import refuse_unknown_score, split_name
+from quantitative_metrics.score_table import headline, write_scores
+from quantitative_metrics.scores import Plan, Scores, reference_spaces
 from util.devices import pick_device
 from util.errors import UserError
 from util.latents import OWN, read_codes, read_latents
@@ -108,7 +109,7 @@ def run_grid(settings: Settings, kind: GridKind, axes: Mapping[str, Sequence[Par
     """
     pick_device(settings.device)
     refuse_export(settings)
-    refuse_unknown_score("--goal", settings.goal)
+    refuse_unknown_score("goal", settings.goal)
     shared = load_shared(settings)
     grid = open_grid(
         results=Path(settings.results),
@@ -230,9 +231,9 @@ def _goal_value(
     codes, logvars = read_codes(folder)
     found = score_each(
         codes={OWN: codes},
-        references=references_of(loaded),
+        references=reference_spaces(loaded.cells, loaded.features),
         table=loaded.cells.table,
-        plan=replace(plan_of(settings, loaded), metrics=(group_of(goal),)),
+        plan=replace(plan_of(settings, loaded), metrics=(split_name(goal)[0].group,)),
         logvars={OWN: logvars},
     )
     scores = headline(dict(found)[OWN].table).loc[OWN]
@@ -261,47 +262,6 @@ def facts_of(history: list[dict[str, Any]]) -> dict[str, Any]:
         "said": f"epoch {best} of {len(history)} was best, "
         f"reconstruction {entry['valid']['reconstruction']:.1f} nats",
     }
-
-
-GROUPS = {
-    "trustworthiness": "neighbours",
-    "continuity": "neighbours",
-    "lcmc": "neighbours",
-    "mean_area": "neighbours",
-    "mutual_information": "information",
-    "analytic_information": "information",
-    "backbone": "backbone",
-    "spearman": "axes",
-}
-
-
-OF_A_REFERENCE = (
-    *(f"{name}_area" for name in ("trustworthiness", "continuity", "lcmc", "mean")),
-    "mutual_information",
-)
-GOALS = (
-    "reconstruction",
-    *("accuracy", "balanced_accuracy", "knn_accuracy", "logistic_accuracy", "m1", "m2", "m3"),
-    *("backbone_spearman", "backbone_kendall", "analytic_information"),
-    *(f"{name} {space}" for name in OF_A_REFERENCE for space in ("pixels", "features")),
-)
-
-
-def refuse_unknown_score(option: str, score: str | None) -> None:
-    """A misspelt score would show after the last run.
-
-    Raises:
-        UserError: no score has that name.
-    """
-    of_column = score and score.startswith("spearman[") and score.endswith("]")
-    if score is not None and score not in GOALS and not of_column:
-        known = ", ".join(GOALS)
-        raise UserError(f"{option} {score}: no such score; there are {known}, spearman[<column>]")
-
-
-def group_of(score: str) -> str:
-    """The group of metrics that a score belongs to."""
-    return next((g for start, g in GROUPS.items() if score.startswith(start)), "classifier")
 
 
 def score_and_draw(grid: Grid, settings: Settings, kind: GridKind, shared: Shared) -> Path:
@@ -355,7 +315,7 @@ def _score(
     of_baselines: list[Scores] = []
     found = score_each(
         codes=codes,
-        references=references_of(shared.loaded),
+        references=reference_spaces(shared.loaded.cells, shared.loaded.features),
         table=shared.loaded.cells.table,
         plan=plan,
         logvars=logvars,
@@ -388,14 +348,6 @@ def _draw_run(
             projections=projections,
             scores=scores,
         )
-
-
-def references_of(loaded: Loaded) -> dict[str, np.ndarray]:
-    """The reference spaces of the scores."""
-    references = {"pixels": loaded.cells.reference_space()}
-    if loaded.features is not None:
-        references["features"] = loaded.features.to_numpy()
-    return references
 
 
 def plan_of(settings: Settings, loaded: Loaded) -> Plan:

@@ -1,6 +1,5 @@
 """Scores of many projections: one at a time, with the reference spaces ranked only once."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -15,8 +14,6 @@ from util import processes
 from util.workers import end_with_parent
 
 RANKED = "neighbours"  # the group of metrics that ranks the reference spaces
-PARTS = re.compile(r"\[|_low$|_high$")  # of a class, a branch or an interval
-LOWER_IS_BETTER = ("reconstruction", "loss")
 
 
 def score_each(
@@ -152,38 +149,3 @@ def _merged(parts: Sequence[Scores]) -> Scores:
         confusion={name: c for part in parts for name, c in part.confusion.items()},
         notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
     )
-
-
-def score_names(table: pd.DataFrame) -> pd.Series:
-    """Name of the score in each row of a long table: `accuracy`, `lcmc_area features`."""
-    references = table["reference"].fillna("").astype(str)
-    return (table["metric"] + " " + references).str.strip()
-
-
-def headline(table: pd.DataFrame) -> pd.DataFrame:
-    """One number per projection and score: a row per projection, a column per score.
-
-    Curves over k, single classes and branches, and bounds of intervals are left to the long table;
-    the rank correlations of the axes follow at the end.
-    """
-    single = table[table["k"].isna()]
-    single = single.assign(score=score_names(single))
-    of_axes = single["metric"].str.startswith("spearman[")
-    whole = ~single["metric"].str.contains(PARTS)
-    chosen = pd.concat([single[whole], single[of_axes]])
-    wide = chosen.pivot_table("value", "projection", "score", sort=False, dropna=False)
-    return wide.reindex(columns=chosen["score"].unique())
-
-
-def better_when(score: str) -> int:
-    """1 where a higher score is better, -1 where a lower one is, 0 where neither is."""
-    if score.removeprefix("valid_") in LOWER_IS_BETTER:
-        return -1
-    measured = ("epochs", "best_epoch", "seconds", "kl", "batch_size")
-    return 0 if score.removeprefix("valid_").removeprefix("training_") in measured else 1
-
-
-def goodness(values: pd.Series) -> pd.Series:
-    """The values of a score such that the highest is best; of rank correlations the size counts."""
-    name = str(values.name)
-    return values.abs() if name.startswith("spearman[") else better_when(name) * values

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import tyro
@@ -28,10 +28,11 @@ from optimization.grid_runs import (
     LEFT_OUT_OF_IDENTITY,
     facts_of,
     plan_of,
-    references_of,
 )
-from optimization.grid_scores import headline, score_each
-from quantitative_metrics.scores import METRICS, Metric
+from optimization.grid_scores import score_each
+from quantitative_metrics.catalogue import GROUPS, GROUPS_HELP, Group
+from quantitative_metrics.score_table import headline
+from quantitative_metrics.scores import reference_spaces
 from util.errors import UserError
 from util.latents import read_codes
 from util.runs import (
@@ -50,8 +51,7 @@ class Settings:
 
     sources: tyro.conf.Positional[tuple[str, ...]] = ()
     """Folders of grids, or of single runs."""
-    metrics: tuple[Metric, ...] = METRICS
-    """Groups of scores: neighbours, information, classifier, backbone, axes."""
+    metrics: Annotated[tuple[Group, ...], tyro.conf.arg(help=GROUPS_HELP)] = GROUPS
     goal: str = "reconstruction"
     """Score by which the best run is named."""
     workers: int = 1
@@ -80,7 +80,7 @@ def main(settings: Settings) -> Path:
         codes[name], logvars[name] = read_codes(run)
     found = score_each(
         codes=codes,
-        references=references_of(loaded),
+        references=reference_spaces(loaded.cells, loaded.features),
         table=loaded.cells.table,
         plan=plan_of(of_runs, loaded),
         logvars=logvars,

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from quantitative_metrics.score_table import scores_table
 from util.errors import UserError
-from util.helpers import scores_table
 from util.pages.report import latent_view, thumbnail_sheet, write_latent_page, write_report
 
 EVIL = "</script><script>alert(1)</script>"

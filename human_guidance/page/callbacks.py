@@ -27,8 +27,8 @@ from human_guidance.page.run import colouring
 from human_guidance.page.selection import HOW, MOST_STROKES, class_shares, spread_out
 from human_guidance.page.space import Space, flags_of
 from human_guidance.page.state import PageState
+from quantitative_metrics.score_table import scores_table
 from util.errors import UserError
-from util.helpers import scores_table
 from util.metadata import read_table
 
 NOTED = "message shown"

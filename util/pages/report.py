@@ -26,7 +26,6 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from util.errors import UserError
-from util.helpers import best_scores
 from util.latents import coordinates_of
 from util.pages.plot_page import beside, json_for_page, write_page
 from util.style import (
@@ -305,7 +304,8 @@ def write_report(
         title: heading.
         summary_lines: what was run; the first line is set large.
         settings: name -> value; a mapping as a value becomes rows `name.key`.
-        tables: caption and table; the best entries of a `helpers.scores_table` are set bold.
+        tables: caption and table; one with `attrs["best"]`, (row, column)
+            pairs, has its best entries in bold and a row per column, since scores are many.
         figures: caption and PNG file, in their order.
         notes: cells left out and other remarks, a line each.
         latent_page: the view that `write_latent_page` returned, shown on the page too.
@@ -345,22 +345,19 @@ def write_report(
 
 def _table_html(caption: str, table: pd.DataFrame) -> str:
     """A table; one of scores stands with a row per score, since these are many more."""
-    is_scores = bool(table.attrs.get("scores"))
-    best = best_scores(table).T if is_scores else None
-    table = table.T if is_scores else table
+    best = table.attrs.get("best")  # (row, column) pairs
+    table = table if best is None else table.T
     head = "".join(f"<th>{_breakable(str(name))}</th>" for name in ["", *table.columns])
     rows = []
-    for i, (name, values) in enumerate(
-        zip(table.index, table.itertuples(index=False), strict=True)
-    ):
+    for name, values in zip(table.index, table.itertuples(index=False), strict=True):
         cells = "".join(
             f'<td class="best">{_cell(value)}</td>'
-            if best is not None and best.iat[i, j]
+            if best and (column, name) in best
             else f"<td>{_cell(value)}</td>"
-            for j, value in enumerate(values)
+            for column, value in zip(table.columns, values, strict=True)
         )
         rows.append(f"<tr><th>{escape(str(name))}</th>{cells}</tr>")
-    remark = " The best of each row is bold." if is_scores and best.any(axis=None) else ""
+    remark = " The best of each row is bold." if best else ""
     return (
         f'<div class="wide"><table class="data"><caption>{escape(caption)}{remark}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
