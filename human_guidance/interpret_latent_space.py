@@ -334,7 +334,12 @@ def features_of_space(space: LatentSpace) -> tuple[pd.DataFrame | None, list[str
         return None, ["the run did without hand-crafted features"]
     if settings.features == "measure":
         table, notes = features_of(
-            cells.images, cells.masked, cells.channels, ids, settings.feature_groups, cells.cache
+            cells.images,
+            cells.masked,
+            channel_names=cells.channels,
+            ids=ids,
+            groups=settings.feature_groups,
+            cache_dir=cells.cache,
         )
     else:
         table, notes = read_cellprofiler_table(settings.features, ids)
