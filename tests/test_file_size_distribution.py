@@ -49,7 +49,7 @@ def test_shapes_of_channel_first_tiffs(tmp_path):
     assert image_shape(tmp_path / "first.tiff") == (50, 60)
 
 
-def test_summary_and_what_each_size_shrinks():
+def test_summary_and_what_each_size_rescales():
     shapes = pd.DataFrame({"height": [20, 40, 70, 64], "width": [30, 40, 50, 65]})
     summary = summarise_shapes(shapes)
     assert summary.loc["height", "median"] == 52
