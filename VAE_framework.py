@@ -323,7 +323,7 @@ class Run:
         features: (N, F) hand-crafted features, cleaned; None if the run does without, and until
             they are measured.
         batches: the cells on the device, or streamed to it.
-        model, objective: the VAE and what it minimises.
+        model, objective: the VAE and what it minimises; None in a finished run.
         precision: of the network while it learns.
         folder: the run folder.
         notes: what was left out or decided, a line each.
@@ -336,7 +336,7 @@ class Run:
     features: pd.DataFrame | None
     batches: Batches
     model: VAE
-    objective: nn.Module
+    objective: nn.Module | None
     precision: Precision
     folder: Path
     notes: list[str]
@@ -431,24 +431,28 @@ def prepare(
     if processes.is_main():
         folder = open_run(settings, cells, notes, machine, guidance, folder)
     folder = processes.from_main(folder)
-    # Decided once: streamed, an epoch has another order. Processes on the CPU share its memory.
-    sharing = processes.world_size() if device.type == "cpu" else 1
-    budget = processes.from_main(memory_budget(device)) // sharing
-    batches = make_batches(
-        cells, device, settings.batch_size, settings.augment, budget, settings.downsample
-    )
     return Run(
         settings=settings,
         cells=cells,
         label=loaded.label,
         split=loaded.split,
         features=loaded.features,
-        batches=batches,
+        batches=batches_of(settings, cells, device),
         model=model,
         objective=objective,
         precision=precision,
         folder=folder,
         notes=notes,
+    )
+
+
+def batches_of(settings: Settings, cells: Cells, device: torch.device) -> Batches:
+    """The cells on the device, or streamed to it where they do not fit."""
+    # Decided once: streamed, an epoch has another order. Processes on the CPU share its memory.
+    sharing = processes.world_size() if device.type == "cpu" else 1
+    budget = processes.from_main(memory_budget(device)) // sharing
+    return make_batches(
+        cells, device, settings.batch_size, settings.augment, budget, settings.downsample
     )
 
 
@@ -872,6 +876,27 @@ class FinishedRun:
             ) from error
         return model.eval()
 
+    def reopen(self, loaded: Loaded, device: torch.device) -> Run:
+        """The run with its best model, to be drawn again; nothing in its folder changes.
+
+        Args:
+            loaded: the cells that it learnt from, with their features.
+            device: of the model.
+        """
+        return Run(
+            settings=self.settings,
+            cells=loaded.cells,
+            label=loaded.label,
+            split=loaded.split,
+            features=loaded.features,
+            batches=batches_of(self.settings, loaded.cells, device),
+            model=self.model(loaded.cells, device),
+            objective=None,
+            precision=precision_of(self.folder, "float32"),
+            folder=self.folder,
+            notes=self.described["notes"],
+        )
+
 
 def find_finished_run(asked: str, results: Path) -> Path:
     """The folder of a run: a path, a number in `results`, or `last` for the newest with a report.
@@ -891,8 +916,12 @@ def find_finished_run(asked: str, results: Path) -> Path:
     return runs[-1]
 
 
-def open_finished_run(folder: Path) -> FinishedRun:
+def open_finished_run(folder: Path, kind: type[Settings] = Settings) -> FinishedRun:
     """Read what a run of this script, or of one built on it, left; cells and model on request.
+
+    Args:
+        folder: the run folder.
+        kind: class of its settings; settings that the class lacks are in `described`.
 
     Raises:
         UserError: the folder is not that of a finished run, or a file in it is damaged.
@@ -907,8 +936,8 @@ def open_finished_run(folder: Path) -> FinishedRun:
         raise UserError(f"--run {folder}: made by a script that trains no model here")
     if "fingerprint" not in (described.get("data") or {}):
         raise UserError(f"{folder / 'settings.json'} does not say what data it learnt from")
-    own = described["script"] == script_of(Settings)  # one built on this adds settings of its own
-    settings = settings_from_json(Settings, values, more=not own)
+    own = described["script"] == script_of(kind)  # one built on this adds settings of its own
+    settings = settings_from_json(kind, values, more=not own)
     latents = read_table(folder / "latents.csv")
     columns = code_columns(settings.latent_dim)
     if not {"Unique_ID", *columns} <= set(latents) or not np.isfinite(latents[columns]).all(None):

@@ -32,7 +32,7 @@ from util.errors import UserError
 from util.settings import parse_options, run_script
 from VAE_framework import find_finished_run
 
-ASSETS = Path(__file__).with_name("assets")
+ASSETS = Path(__file__).with_name("page") / "assets"
 
 
 @dataclass(frozen=True)

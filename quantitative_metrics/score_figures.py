@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
+from quantitative_metrics.backbone_page import write_backbone_page
 from quantitative_metrics.catalogue import CATALOGUE
 from quantitative_metrics.metric_figures import (
     plot_backbone,
@@ -19,7 +20,6 @@ from quantitative_metrics.metric_figures import (
     plot_local_quality,
     plot_local_quality_densities,
     plot_ordered_distance,
-    write_backbone_page,
 )
 from quantitative_metrics.score_table import detail_tables, scores_table, shown_k, tidy_scores
 from quantitative_metrics.scores import Scores

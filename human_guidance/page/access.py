@@ -13,16 +13,11 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Response, redirect, request
 
+from util.pages.plot_page import beside
+
 COOKIE = "guidance_token"
 LARGEST_REQUEST = 4_000_000  # bytes; a selection of many lassos takes some hundred thousand
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-
-LOGIN_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Guidance page</title>
-<style>body {{ font: 16px/1.5 system-ui, Arial, sans-serif; margin: 18vh auto; max-width: 26em; }}
-input, button {{ font: inherit; padding: 6px 10px; }} input {{ width: 17em; }}</style>
-<h1>Guidance page</h1><p>{message}</p><form method="post" action="/token">
-<input name="token" type="password" autocomplete="off" autofocus aria-label="token">
-<button>Open</button></form></html>"""
 
 
 def is_loopback(host: str) -> bool:
@@ -100,7 +95,8 @@ def _let_in(token: str | None) -> Response:
 
 
 def _ask(message: str) -> Response:
-    return Response(LOGIN_PAGE.format(message=escape(message)), 401, mimetype="text/html")
+    page = beside(__file__, "login.html").replace("{message}", escape(message))
+    return Response(page, 401, mimetype="text/html")
 
 
 def add_headers(server: Flask, script_hashes: list[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from dash import ALL, Dash, Input, Output, State, ctx, dcc, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, no_update
 from dash.exceptions import PreventUpdate
 from flask import Response, abort, jsonify, request
 
@@ -27,6 +27,7 @@ from human_guidance.page.run import colouring
 from human_guidance.page.selection import HOW, MOST_STROKES, class_shares, spread_out
 from human_guidance.page.space import Space, flags_of
 from human_guidance.page.state import PageState
+from quantitative_metrics.catalogue import better_when, counts_by_size
 from quantitative_metrics.score_table import scores_table
 from util.errors import UserError
 from util.metadata import read_table
@@ -69,26 +70,18 @@ def connect_steps(app: Dash) -> None:
     """Show the step and the view that is chosen, and tell the card of a cell the column of the
     colours; done in the browser.
     """
-    app.clientside_callback(
-        "colour => colour", Output("page", "data-colour"), Input("colour", "value")
-    )
-    app.clientside_callback(
-        "step => `panel show-${step}`", Output("panel", "className"), Input("step", "value")
-    )
-    app.clientside_callback(
-        # plotly has to measure a figure that was hidden
-        "view => { setTimeout(() => window.dispatchEvent(new Event('resize')), 60);"
-        " return `page view-${view}`; }",
-        Output("page", "className"),
-        Input("view", "value"),
-    )
-    app.clientside_callback(
-        "tool => { const plot = document.querySelector('#explore .js-plotly-plot');"
-        " if (plot) window.Plotly.relayout(plot, {dragmode: tool}); return tool; }",
-        Output("page", "data-tool"),
-        Input("tool", "value"),
-        prevent_initial_call=True,
-    )
+    for name, part, attribute in (
+        ("colour", "page", "data-colour"),
+        ("step", "panel", "className"),
+        ("view", "page", "className"),
+        ("tool", "page", "data-tool"),
+    ):
+        app.clientside_callback(
+            ClientsideFunction("guidance", name),
+            Output(part, attribute),
+            Input(name, "value"),
+            prevent_initial_call=name == "tool",
+        )
 
 
 def connect_selection(app: Dash, state: PageState) -> None:
@@ -232,7 +225,7 @@ def connect_space(app: Dash, state: PageState) -> None:
         if axes is None:
             raise UserError("show two or three axes")
         point = np.array(point, float) if _is_point(point, state.run.latent_dim) else None
-        space = Space(state, axes, colour, strokes, point)
+        space = Space(state, axes, colour=colour, strokes=strokes, point=point)
         tool = tool if tool in pieces.TOOLS else pieces.LASSO
         return space.changes(shown, tool), space.signature()
 
@@ -293,7 +286,8 @@ def connect_feedback(app: Dash, state: PageState) -> None:
         if isinstance(cause, dict) and cause["type"] == "show":
             return (*[no_update] * 3, *_name_and_delta(state, cause["name"]))
         try:
-            said = _change(state, cause, str(version or ""), name, delta, point, strokes)
+            asked = {"name": name, "delta": delta, "point": point, "strokes": strokes}
+            said = _change(state, cause, str(version or ""), **asked)
         except ListChanged as error:
             return state.feedback.version(), str(error), f"{NOTED} error", no_update, no_update
         emptied = "" if cause == "save" else no_update
@@ -343,7 +337,9 @@ def _change(
         raise UserError("the weight must be a number above 0, e.g. 1.28")
     cells = np.flatnonzero(state.selection(strokes))
     name = name or name_for(feedback.read()[0])
-    return feedback.save_group(name, cells, np.array(point, float), float(delta), version)
+    return feedback.save_group(
+        name, cells, anchor=np.array(point, float), delta=float(delta), version=version
+    )
 
 
 def connect_training(app: Dash, state: PageState) -> None:
@@ -458,9 +454,10 @@ def _before_and_after(scores: pd.DataFrame) -> pd.DataFrame:
     if not {"VAE", "VAE_before"} <= set(scores.index):
         return pd.DataFrame(columns=["name", "before", "after", "better"])
     pair = scores.loc[["VAE_before", "VAE"]].T.dropna()
-    signed = pair.index.str.startswith("spearman[")  # of a rank correlation the size counts
-    pair[signed] = pair[signed].abs()
-    names = [f"|{name}|" if odd else name for name, odd in zip(pair.index, signed, strict=True)]
+    by_size = pair.index.map(counts_by_size).to_numpy(bool)
+    pair[by_size] = pair[by_size].abs()
+    names = [f"|{name}|" if size else name for name, size in zip(pair.index, by_size, strict=True)]
+    better = [better_when(name) for name in pair.index]
     return pd.DataFrame(
-        {"name": names, "before": pair["VAE_before"], "after": pair["VAE"], "better": 1}
+        {"name": names, "before": pair["VAE_before"], "after": pair["VAE"], "better": better}
     )

@@ -103,4 +103,4 @@ def flags_of(groups: Sequence[Group]) -> list[Flag]:
 def first_space(state: PageState) -> Space:
     """The latent space as a page shows it at first."""
     axes = list(range(min(3, state.run.latent_dim)))
-    return Space(state, axes, state.run.first_column, [], None)
+    return Space(state, axes, colour=state.run.first_column, strokes=[], point=None)

@@ -21,7 +21,7 @@ from typing import Any
 from util.errors import UserError, explain_os_error
 from util.runs import numbered_runs, read_json, write_json
 
-SCRIPT = Path(__file__).with_name("VAE_feedback_framework.py")
+SCRIPT = Path(__file__).parents[1] / "VAE_feedback_framework.py"
 MOST_EPOCHS = 10_000
 STAGES = {
     "starting": "Starting",
@@ -103,14 +103,8 @@ class FineTuning:
         used, progress = job.with_suffix(".csv"), job.with_suffix(".jsonl")
         shutil.copyfile(feedback, used)
         command = [sys.executable, str(self.script), "--run", str(self.run_folder)]
-        command += [
-            "--feedback",
-            str(used),
-            "--epochs",
-            str(epochs),
-            "--progress-file",
-            str(progress),
-        ]
+        command += ["--feedback", str(used), "--epochs", str(epochs)]
+        command += ["--progress-file", str(progress)]
         with (
             open(job.with_suffix(".log"), "ab") as log,
             open(job.with_suffix(".lock"), "ab") as held,
@@ -144,7 +138,7 @@ class FineTuning:
             stage, message = "failed", self._last_words(newest)
         folder = Path(state["folder"]) if state.get("folder") else None
         epoch, epochs = int(state.get("epoch", 0)), int(state.get("epochs", 0))
-        return Progress(stage, epoch, epochs, folder, message)
+        return Progress(stage, epoch, epochs, folder=folder, message=message)
 
     def cancel(self) -> None:
         """Ask the running attempt to stop; it leaves its unfinished run folder behind."""

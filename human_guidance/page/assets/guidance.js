@@ -6,10 +6,23 @@
   let hovered = null;  // row of the cell under the mouse
   let counter = 0;  // two equal clicks are two events
 
+  // Callbacks that need no server, by the names that callbacks.py gives them.
+  window.dash_clientside = Object.assign(window.dash_clientside || {}, {guidance: {
+    colour: (column) => column,  // for the card of a cell
+    step: (step) => `panel show-${step}`,
+    view: (view) => {  // plotly has to measure a figure that was hidden
+      setTimeout(() => window.dispatchEvent(new Event("resize")), 60);
+      return `page view-${view}`;
+    },
+    tool: (tool) => {
+      const plot = document.querySelector("#explore .js-plotly-plot");
+      if (plot) window.Plotly.relayout(plot, {dragmode: tool});
+      return tool;
+    },
+  }});
+
   const send = (store, data) =>
     window.dash_clientside.set_props(store, {data: {...data, n: ++counter}});
-
-  // ---------------------------------------------------------------- planes
 
   // "x2y2" -> latent axes of that plane, or undefined
   const axesOf = (plot, subplot) => (plot.layout.meta || {planes: {}}).planes[subplot];
@@ -71,8 +84,6 @@
     });
   }, true);
 
-  // ------------------------------------------------------------------ card
-
   const cards = new Map();  // address -> what it says
   let mouse = {x: 0, y: 0};
   window.addEventListener("pointermove", (event) => {
@@ -126,8 +137,6 @@
     if (card) card.classList.remove("shown");
   }
 
-  // --------------------------------------------------------------- binding
-
   function bind(plot) {
     plot.dataset.bound = "yes";
     plot.on("plotly_hover", (event) => {
@@ -145,8 +154,6 @@
     for (const plot of document.querySelectorAll(".graph .js-plotly-plot"))
       if (plot.on && !plot.dataset.bound) bind(plot);
   }).observe(document, {childList: true, subtree: true, attributes: true, attributeFilter: ["class"]});
-
-  // -------------------------------------------------------------- messages
 
   const ALIVE = 3000;  // milliseconds between two questions whether the server is there
 
