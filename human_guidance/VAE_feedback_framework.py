@@ -1,4 +1,4 @@
-"""Fine-tune a model with an expert's feedback, and measure what followed and what it cost.
+"""Fine-tune a model with an expert's feedback; measure how well it follows and what it costs.
 
     python human_guidance/VAE_feedback_framework.py --run results/0007-MyCells-VAE \
         --feedback feedback.csv                                     # fine-tune any finished run
@@ -42,9 +42,8 @@ from human_guidance.guidance_report import Guidance, follow_up, plot_guidance
 from human_guidance.guidance_terms import guidance_terms, image_source
 from human_guidance.progress import ProgressReport, Report, append_step, cancellable
 from InfoMAX_VAE_framework import TRAINING_SCRIPTS
-from models.guidance_losses import (
-    AnchoredObjective,
-)
+from models.finished_run import FinishedRun
+from models.guidance_losses import AnchoredObjective
 from models.train_net import embed, evaluate
 from quantitative_metrics.catalogue import Group
 from quantitative_metrics.score_table import format_table, scores_table
@@ -53,7 +52,7 @@ from util.data_processing import Cells
 from util.errors import UserError, explain_os_error
 from util.latents import OWN, code_columns, logvar_columns
 from util.metadata import read_table
-from util.runs import load_checkpoint, write_table
+from util.runs import find_finished_run, load_checkpoint, write_table
 from util.settings import (
     ABOVE_0,
     AT_LEAST_0,
@@ -64,11 +63,7 @@ from util.settings import (
     run_script,
     settings_from_json,
 )
-from VAE_framework import (
-    FinishedRun,
-    find_finished_run,
-    open_finished_run,
-)
+from VAE_framework import open_finished_run
 
 
 @dataclass(frozen=True)
@@ -196,7 +191,7 @@ def open_parent(folder: Path) -> Parent:
     """
     run = open_finished_run(folder)
     if run.described["script"] not in TRAINING_SCRIPTS:
-        raise UserError(f"--run {folder}: its script is not one that trains a model")
+        raise UserError(f"`run` {folder}: made by a script that trains no model here")
     kind, make_objective = TRAINING_SCRIPTS[run.described["script"]]
     settings = settings_from_json(kind, run.described["settings"])
     return Parent(run.folder, settings, run.described, run.latents, make_objective=make_objective)
@@ -306,7 +301,7 @@ def _report(
     tell(stage="drawing")
     codes = {name: state.mean for name, state in states.items()}
     figure = plot_guidance(
-        codes, guidance, latents, label=run.label, path=run.folder / "guidance.png"
+        codes, guidance, latents, label=run.loaded.label, path=run.folder / "guidance.png"
     )
     report = VAE_framework.draw(
         run,
@@ -406,14 +401,15 @@ def _learn(
     tell: ProgressReport,
 ) -> list[dict[str, Any]]:
     """Train with the feedback."""
-    terms = guidance_terms(guidance, parent, run.split[0], settings.margin)
+    terms = guidance_terms(guidance, parent, run.loaded.split[0], settings.margin)
     objective = AnchoredObjective(
         run.objective,
         terms,
         image_source(run.batches, settings.shift),
         cells_per_step=settings.cells_per_step,
         anchor_warmup=settings.anchor_warmup,
-        warmup_steps=settings.warmup_epochs * math.ceil(len(run.split[0]) / run.batches.batch_size),
+        warmup_steps=settings.warmup_epochs
+        * math.ceil(len(run.loaded.split[0]) / run.batches.batch_size),
     )
     guided = dataclasses.replace(run, objective=objective)
     return VAE_framework.learn(guided, lambda entry: tell(stage="training", **entry))
@@ -442,8 +438,8 @@ def _look(run: VAE_framework.Run, parent: Parent, settings: Settings) -> dict[st
     states = {}
     for name, path in weights.items():
         run.model.load_state_dict(load_checkpoint(path)["model"])
-        terms = evaluate(run.model, run.objective, run.batches.in_order(run.split[1]))
-        states[name] = State(*embed(run.model, run.batches, len(run.cells.table)), terms)
+        terms = evaluate(run.model, run.objective, run.batches.in_order(run.loaded.split[1]))
+        states[name] = State(*embed(run.model, run.batches, len(run.loaded.cells.table)), terms)
     return states
 
 
@@ -477,9 +473,9 @@ def _judge(
 ) -> pd.DataFrame:
     """Write guidance.csv: how well codes follow the feedback, and its cost in nats per image."""
     codes = {name: state.mean for name, state in states.items()}
-    followed = follow_up(guidance, codes, latents, run.label)
+    followed = follow_up(guidance, codes, latents, run.loaded.label)
     cost = [
-        (term, "", "validation", len(run.split[1]), "nats per image",
+        (term, "", "validation", len(run.loaded.split[1]), "nats per image",
          *(state.terms[term] for state in states.values()))
         for term in COST_TERMS
     ]  # fmt: skip

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from human_guidance.feedback_helpers import AxisHint
 from human_guidance.guidance_report import Guidance
+from models.finished_run import FinishedRun
 from models.guidance_losses import AnchorTerm, AxisTerm, GuidanceTerm, PairTerm
 from util.augmentation import augment, jitter
 from util.data_processing import Batches
 from util.latents import axis_names
-from VAE_framework import FinishedRun
 
 
 def guidance_terms(

@@ -60,7 +60,7 @@ from util.errors import UserError
 from util.features.cell_masks import find_masks
 from util.metadata import choose_labels
 from util.pages.report import write_report
-from util.runs import create_run_folder, describe_run, write_json, write_table
+from util.runs import create_run_folder, describe_run, find_finished_run, write_json, write_table
 from util.settings import (
     ABOVE_0,
     AT_LEAST_1,
@@ -69,10 +69,7 @@ from util.settings import (
     refuse_out_of_range,
     run_script,
 )
-from VAE_framework import (
-    find_finished_run,
-    open_finished_run,
-)
+from VAE_framework import load_again, open_finished_run
 
 
 @dataclass(frozen=True)
@@ -181,7 +178,7 @@ def open_space(settings: InterpretationSettings) -> LatentSpace:
     """The run asked for, with its cells and its model."""
     run = open_finished_run(find_finished_run(settings.run, Path(settings.results)))
     device = pick_device(settings.device)
-    loaded = run.load()
+    loaded = load_again(run)
     return LatentSpace(run, loaded, run.model(loaded.cells, device), device)
 
 
@@ -429,14 +426,12 @@ def look(
     )
     spread = np.maximum(space.deviation[axes], np.finfo(float).tiny)
     effects = BRIGHTER * saliency.effect / spread[:, None]  # (axes shown, C)
-    table = pd.concat(
-        [
-            pd.DataFrame({"axis": [space.axes[k] for k in axes]}),
-            pd.DataFrame(effects, columns=[f"effect of {name}" for name in cells.channels]),
-            sensitivity_by_region(saliency.size, masks).add_prefix("sensitivity "),
-        ],
-        axis=1,
-    )
+    parts = [
+        pd.DataFrame({"axis": [space.axes[k] for k in axes]}),
+        pd.DataFrame(effects, columns=[f"effect of {name}" for name in cells.channels]),
+        sensitivity_by_region(saliency.size, masks).add_prefix("sensitivity "),
+    ]
+    table = pd.concat(parts, axis=1)
     write_table(folder / "saliency.csv", table)
     # single cells from one end to the other of the axis that carries the most information
     order = np.argsort(space.codes[rows, int(space.nats.argmax())], kind="stable")

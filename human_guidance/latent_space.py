@@ -9,12 +9,13 @@ import pandas as pd
 import torch
 
 from human_guidance.interpretation_measures import information_per_axis
+from models.finished_run import FinishedRun
 from models.networks import VAE
 from util.errors import UserError
 from util.helpers import compose_rgb, mix_channels
 from util.latents import axis_names, code_columns, logvar_columns
 from util.metadata import choose_labels, gradations
-from VAE_framework import FinishedRun, Loaded
+from VAE_framework import Loaded
 
 MOST_AXES = 8  # in a figure; those that carry the most information
 AT_A_TIME = 256  # images decoded together

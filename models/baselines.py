@@ -16,7 +16,7 @@ import hashlib
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from util import workers
 from util.devices import pick_device, scoring_device
@@ -314,6 +315,30 @@ def cached_projection(
         with write_atomically(path) as temporary:
             np.save(temporary, codes)
     return codes
+
+
+def cached_projections(
+    features: np.ndarray | pd.DataFrame,
+    parameters: Mapping[str, Mapping[str, float]],
+    dim: int,
+    seed: int,
+    cache_dir: Path | None,
+    apart: bool = False,
+) -> dict[str, np.ndarray]:
+    """Name -> (N, dim) coordinates of several projections of the same features.
+
+    Args:
+        features: (N, F) numbers.
+        parameters: name of a projection -> its arguments.
+        dim, seed, cache_dir, apart: as for `cached_projection`.
+    """
+    found = {}
+    for name, arguments in parameters.items():
+        tqdm.write(f"{name} of {features.shape[1]} features in {dim}-D ...")
+        found[name] = cached_projection(
+            name, features, dim=dim, seed=seed, cache_dir=cache_dir, apart=apart, **arguments
+        )
+    return found
 
 
 BASELINES: dict[str, Callable[..., np.ndarray]] = {

@@ -6,6 +6,7 @@ every model of the work by name; the InfoMax VAE is any of them trained with
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +26,8 @@ class VAE(nn.Module):
     Args:
         encoder: x (B, C, S, S) -> mean (B, d), logvar (B, d).
         decoder: z (B, d) -> logits (B, C, S, S).
-        logvar_range: least and largest log-variance of a posterior. The least is the resolution of
-            the code: -6 is a standard deviation of 0.05, of which few fit into a small region.
+        logvar_range: smallest and largest log-variance of a posterior. The smallest is the
+            resolution of the code: -6 is a standard deviation of 0.05.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class ConvDecoder(nn.Module):
         hidden: width of the first linear layer.
         widths: channels at 2 x 2 and after each doubling but the last.
         channels: C of the image.
-        fast: the fast exact form of the upsampling steps (models/nn_modules.py).
+        fast: the fast exact form of the upsampling steps (models/upsampling.py).
     """
 
     def __init__(self, latent_dim: int, hidden: int, widths: list[int], channels: int, fast: bool):
@@ -157,7 +158,7 @@ class SkipDecoder(nn.Module):
     | 5 x SkipUp | 256 x 2 x 2, 128 x 4 x 4, 64 x 8 x 8, 32 x 16 x 16, 32 x 32 x 32 |
     | SkipUp, last | C x 64 x 64, logits |
 
-    At 128 and 256 one and two more steps of the full width come first.
+    At 128 x 128 and 256 x 256, one and two more steps of the full width come first.
     """
 
     def __init__(self, latent_dim: int, widths: list[int], channels: int, fast: bool):
@@ -179,6 +180,43 @@ def _linear(n_in: int, n_out: int) -> list[nn.Module]:
     return [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU()]
 
 
+def input_side(image_size: int, downsample: int) -> int:
+    """Side in pixels of a cell as the network sees it.
+
+    Args:
+        image_size: side of the cell image.
+        downsample: factor by which it is downsampled.
+
+    Raises:
+        UserError: no network takes such an image.
+    """
+    size, odd = divmod(image_size, downsample)
+    if downsample > 1 and (odd or size not in IMAGE_SIZES):
+        raise UserError(
+            f"`downsample` {downsample} of `image_size` {image_size}: what is left must be one of "
+            f"{', '.join(map(str, IMAGE_SIZES))} pixels"
+        )
+    return size
+
+
+def network_arguments(settings: Any, channels: int) -> dict[str, Any]:
+    """Arguments of `build_vae`.
+
+    Args:
+        settings: of a run.
+        channels: C of its cells.
+
+    Raises:
+        UserError: no network takes the downsampled image.
+    """
+    names = ("architecture", "base", "latent_dim", "decoder_base", "min_logvar")
+    return {
+        "image_size": input_side(settings.image_size, settings.downsample),
+        "channels": channels,
+        **{name: getattr(settings, name) for name in names},
+    }
+
+
 def build_vae(
     architecture: str = "vanilla",
     image_size: int = 64,
@@ -195,15 +233,14 @@ def build_vae(
         architecture: `vanilla`, `sc` (skip connections) or `simple` (constant width, for dSprites).
         image_size: S in pixels: 32, 64, 128 or 256.
         channels: C of the image.
-        base: width of the first encoder block; the others are base x 2, 4, 8, 16 at most.
+        base: channels of the first encoder block; the deeper ones have 2, 4, 8, 16 times as many.
         latent_dim: d.
         decoder_base: the same for the decoder; None for the encoder's.
-        min_logvar: least log-variance of a posterior.
-        fast: compute upsampling in its fast exact form; parameters and results are the same
-            without.
+        min_logvar: smallest log-variance of a posterior.
+        fast: compute upsampling in its fast exact form; parameters and results stay the same.
 
     Raises:
-        UserError: a value that no network can be built from.
+        UserError: no network can be built from a value.
     """
     if image_size not in IMAGE_SIZES:
         raise UserError(
@@ -245,5 +282,5 @@ def build_vae(
             logvar_range,
         )
     initialise(vae)
-    # Kernels lie in memory as the images do, or every step would turn them over and back.
+    # Kernels have the memory layout of the images; else every step would convert them twice.
     return vae.to(memory_format=torch.channels_last) if fast else vae

@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class Schedule:
 
     epochs: int
     learning_rate: float
+    _: KW_ONLY
     decay_every: int = 40
     decay: float = 0.6
     patience: int = 30
@@ -76,9 +77,10 @@ def train(
     objective: nn.Module,
     batches: Batches,
     split: tuple[np.ndarray, np.ndarray],
+    *,
     schedule: Schedule,
     folder: Path,
-    remember: dict[str, Any],
+    remember: dict[str, Any] | None = None,
     progress: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     probabilities: np.ndarray | None = None,
@@ -121,7 +123,14 @@ def train(
             does not fit the model, or a batch is too small for so many processes.
     """
     training = _Training(
-        model, objective, batches, split, schedule, folder, remember, probabilities
+        model=model,
+        objective=objective,
+        batches=batches,
+        split=split,
+        schedule=schedule,
+        folder=folder,
+        remember=remember or {},
+        probabilities=probabilities,
     )
     history = training.restore()
     known = len(history)
@@ -191,6 +200,7 @@ class _Training:
 
     def __init__(
         self,
+        *,
         model: nn.Module,
         objective: nn.Module,
         batches: Batches,
@@ -409,6 +419,17 @@ class _Training:
 def best_epoch(history: list[dict[str, Any]]) -> int:
     """The epoch, from 1, of the lowest validation loss; the first of equals."""
     return min(history, key=lambda entry: entry["valid"]["loss"])["epoch"]
+
+
+def describe_training(history: list[dict[str, Any]], device: torch.device) -> str:
+    """One sentence: the best epoch, its loss, and how long the training took."""
+    best = history[best_epoch(history) - 1]
+    seconds = sum(entry["seconds"] for entry in history)
+    return (
+        f"Epoch {best['epoch']} of {len(history)} had the lowest validation loss, "
+        f"{best['valid']['loss']:.1f} nats per image, and is the one shown and scored; training "
+        f"took {seconds:.0f} s on {device}."
+    )
 
 
 def _refuse_small_parts(batch: int) -> None:

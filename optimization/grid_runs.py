@@ -19,6 +19,7 @@ import pandas as pd
 from filelock import Timeout
 
 import VAE_framework
+from models.finished_run import read_finished_run
 from models.train_net import best_epoch, read_history
 from optimization.grid import (
     OPTION_NAMES,
@@ -339,10 +340,10 @@ def _draw_run(
 ) -> None:
     """Draw the figures and the report of a trained run, like those of an ordinary one."""
     with output_to(trial.folder / "output.txt"):
-        finished = VAE_framework.open_finished_run(trial.folder, kind.run_settings)
+        finished = read_finished_run(trial.folder, kind.run_settings)
         latents, projections = read_latents(trial.folder)
         VAE_framework.draw(
-            run=finished.reopen(shared.loaded, pick_device(settings.device)),
+            run=VAE_framework.reopen(finished, shared.loaded, pick_device(settings.device)),
             history=read_history(trial.folder),
             latents=latents,
             projections=projections,

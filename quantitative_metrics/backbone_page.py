@@ -1,4 +1,4 @@
-"""The page of the backbones: cells and broken lines of each projection, to turn in the browser."""
+"""The interactive page of the backbones: cells and lines of each projection."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from quantitative_metrics.backbone_metric import BackboneScore
 from quantitative_metrics.metric_figures import (
     INK,
-    Backbone,
     backbone_view,
     branch_colours,
     check_pairs,
@@ -25,7 +25,7 @@ SIGNIFICANT = 5  # digits of a coordinate in a page
 
 def write_backbone_page(
     codes: Mapping[str, np.ndarray],
-    backbones: Mapping[str, Backbone],
+    backbones: Mapping[str, BackboneScore],
     path: Path,
     title: str = "Backbones",
     names: tuple[str, str, str] = ("branch", "progress", "start"),
@@ -38,7 +38,7 @@ def write_backbone_page(
         backbones: name -> backbone of these codes.
         path: HTML to write.
         title: heading of the page.
-        names: what the branch, the progress and the initial state are called.
+        names: of the branch, the progress and the initial state.
 
     Raises:
         UserError: names or lengths of codes and backbones that differ.
@@ -67,11 +67,11 @@ def write_backbone_page(
 def _page_view(
     name: str,
     codes: np.ndarray,
-    backbone: Backbone,
+    backbone: BackboneScore,
     colours: Mapping[str, str],
     names: Sequence[str],
 ) -> dict[str, Any]:
-    """One projection as plotly's traces and layout."""
+    """Traces and axes of one projection, for plotly."""
     view = backbone_view(codes, backbone)
     size, width = (2.5, 7) if view.cells.shape[1] == 3 else (4, 3)  # plotly's units differ
     traces = []
@@ -107,7 +107,7 @@ def _page_view(
 
 
 def _trace(points: np.ndarray, name: str, **more: Any) -> dict[str, Any]:
-    """A trace of plotly; the name is escaped, as plotly reads tags in it."""
+    """A trace for plotly, its name escaped because plotly reads tags in names."""
     largest = np.abs(points).max(initial=0)
     decimals = SIGNIFICANT - math.ceil(math.log10(largest)) if largest > 0 else 0
     columns = np.round(points, decimals).T.tolist()

@@ -123,3 +123,18 @@ def browser():
         )
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a file; gives the page, the errors on its console and the addresses that it asks for."""
+
+    def opened(path):
+        page, errors, asked = browser.new_page(), [], []
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        return page, errors, asked
+
+    return opened

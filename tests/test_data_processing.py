@@ -313,7 +313,9 @@ def test_batches_scale_and_cover_every_cell():
 @pytest.mark.parametrize("downsample", [2, 4])
 def test_cells_are_downsampled_by_the_mean_of_squares(downsample):
     images = RNG.integers(0, 65535, (9, 2, 32, 32), dtype=np.uint16)
-    batches = CellBatches(cells_of(images, high=40000.0), torch.device("cpu"), 4, False, downsample)
+    batches = CellBatches(
+        cells_of(images, high=40000.0), torch.device("cpu"), 4, False, downsample=downsample
+    )
     scaled = np.clip(images / 40000, 0, 1)
     side = 32 // downsample
     expected = np.empty((9, 2, side, side))

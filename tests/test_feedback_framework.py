@@ -232,7 +232,7 @@ def test_cancelled_by_a_signal(run_script, parent, tmp_path):
         ({"feedback": None}, "no feedback: give --feedback, --pairs or --axis-hints"),
         ({"feedback": "absent.csv"}, "absent.csv: there is no such file"),
         ({"feedback": "unknown.csv"}, "unknown.csv: 1 ids are not in the run: nobody.tiff"),
-        ({"run": "7"}, "--run 7: no run of that number in results"),
+        ({"run": "7"}, "`run` 7: no run of that number in results"),
         ({"run": "elsewhere"}, "no settings.json there; give the folder of a finished run"),
         ({"epochs": 0}, "--epochs 0: must be at least 1"),
         ({"hold_out": 1.0}, "--hold-out 1.0: must be at least 0 and below 1"),
@@ -436,7 +436,7 @@ def test_the_study_has_settings_of_its_own(monkeypatch):
 
 
 def test_guided_cells_are_shifted_while_training_only(parent):
-    loaded = VAE_framework.open_finished_run(parent).load()
+    loaded = VAE_framework.load_again(VAE_framework.open_finished_run(parent))
     batches = make_batches(loaded.cells, torch.device("cpu"), 8, augmentation=False)
     cells = torch.arange(6)
     look_up = image_source(batches, shift=3)

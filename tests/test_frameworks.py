@@ -215,7 +215,7 @@ def test_a_label_with_gaps_rare_classes_and_one_class(folder_of_cells, tmp_path,
     assert accuracy["n_cells"].eq(38).all()
     folder = VAE_framework.main(small(dataset=str(folder_of_cells), metadata="m.csv", label="same"))
     assert "accuracy" not in set(pd.read_csv(folder / "scores.csv")["metric"])
-    with pytest.raises(UserError, match="--label dose: no such column"):
+    with pytest.raises(UserError, match="`label` dose: no such column"):
         VAE_framework.main(small(dataset=str(folder_of_cells), metadata="m.csv", label="dose"))
 
 

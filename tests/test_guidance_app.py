@@ -44,9 +44,8 @@ from human_guidance.page.training import FineTuning, guided_runs
 from models.networks import build_vae
 from util.data_processing import Cells
 from util.errors import UserError
-from util.runs import write_json
+from util.runs import find_finished_run, write_json
 from util.style import colour_column
-from VAE_framework import find_finished_run
 
 SCRIPT = "human_guidance/guidance_app.py"
 
@@ -514,7 +513,7 @@ def test_only_finished_runs_of_this_run_are_compared(tmp_path):
     assert [path.name[:4] for path in guided_runs(parent)] == ["0002", "0005"]
     assert find_finished_run("last", tmp_path).name.startswith("0005")
     assert find_finished_run("2", tmp_path).name.startswith("0002")
-    with pytest.raises(UserError, match="--run 3"):
+    with pytest.raises(UserError, match="`run` 3"):
         find_finished_run("3", tmp_path)
 
 

@@ -36,7 +36,7 @@ from human_guidance.interpretation_measures import (
 from human_guidance.latent_space import LatentSpace
 from util.errors import UserError
 from util.runs import read_json, write_json
-from VAE_framework import open_finished_run
+from VAE_framework import load_again, open_finished_run
 
 N = 96
 SCRIPT = "human_guidance/interpret_latent_space.py"
@@ -292,7 +292,7 @@ def trained(tmp_path_factory):
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setattr(VAE_framework, "draw", lambda run, *more, **named: run.folder / "report.html")
         patch.setattr(VAE_framework, "print_summary", lambda *more: None)
-        patch.setattr(VAE_framework, "project_features", lambda *more: {})
+        patch.setattr(VAE_framework, "project_features", lambda *more, **named: {})
         own = {"dataset": "discs.npz", "metadata": "discs.csv", "label": "kind", "latent_dim": 2}
         VAE_framework.main(dataclasses.replace(VAE_framework.SETTINGS, **TINY, **own))
         other = {"dataset": "four.npz", "latent_dim": 5, "features": "none", "architecture": "sc",
@@ -389,7 +389,7 @@ def test_any_model_channels_and_dimensions(here, monkeypatch):
 
 def space_of(folder):
     run, loaded = open_finished_run(folder), None
-    loaded = run.load()
+    loaded = load_again(run)
     return LatentSpace(
         run, loaded, run.model(loaded.cells, torch.device("cpu")), torch.device("cpu")
     )
@@ -432,8 +432,8 @@ def test_pictures_come_in_the_order_asked(here):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"run": "9"}, "--run 9: no run of that number in results is finished"),
-        ({"run": "last"}, "--run last: no run in results is finished"),  # none has a report
+        ({"run": "9"}, "`run` 9: no run of that number in results is finished"),
+        ({"run": "last"}, "`run` last: no run in results is finished"),  # none has a report
         ({"run": "nowhere"}, "nowhere: no settings.json there; give the folder of a finished run"),
         ({"start": "small"}, "--from and --to: a line has two ends"),
         (

@@ -83,18 +83,8 @@ def test_only_scripts_with_the_nonce_of_the_page_may_run(tmp_path):
     assert written("a") == (html, policy)
 
 
-def visit(browser, path):
-    """A page opened as a file, the errors on its console and the files that it asks for."""
-    page, errors, files = browser.new_page(), [], []
-    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda asked: files.append(asked.url))
-    page.goto(path.as_uri())
-    return page, errors, files
-
-
 @pytest.mark.parametrize("kind", ["scatter3d", "scattergl", "heatmap"])
-def test_a_page_opens_from_a_moved_folder(tmp_path, browser, kind):
+def test_a_page_opens_from_a_moved_folder(tmp_path, visit, kind):
     folder = tmp_path / "written"
     folder.mkdir()
     heights = [[1, 2], [3, 4]] if kind == "heatmap" else [1, 2]
@@ -102,7 +92,7 @@ def test_a_page_opens_from_a_moved_folder(tmp_path, browser, kind):
     body = '<main><p>text</p></main><div id="plot" style="height: 300px"></div>'
     write_page(folder / "page.html", "T", body, style="", script=DRAW, data=data)
     moved = folder.rename(tmp_path / "moved # here")
-    page, errors, files = visit(browser, moved / "page.html")
+    page, errors, files = visit(moved / "page.html")
     page.wait_for_selector("#plot[data-drawn=yes] svg.main-svg", state="attached")
     assert errors == []
     asked = [url for url in files if not url.startswith(("data:", "blob:"))]
@@ -110,21 +100,21 @@ def test_a_page_opens_from_a_moved_folder(tmp_path, browser, kind):
     assert not page.locator("#without-plotly").is_visible()
 
 
-def test_a_page_that_was_copied_away_alone_says_what_it_needs(tmp_path, browser):
+def test_a_page_that_was_copied_away_alone_says_what_it_needs(tmp_path, visit):
     body = '<main><p>text</p></main><div id="plot"></div>'
     path = write_page(tmp_path / "page.html", "T", body, style="", script=DRAW)
     (tmp_path / "plotly.min.js").unlink()
-    page, errors, _ = visit(browser, path)
+    page, errors, _ = visit(path)
     said = page.locator("#without-plotly")
     assert said.is_visible() and "plotly.min.js in the same folder" in said.inner_text()
     assert page.get_by_text("text", exact=True).is_visible()
     assert errors == ["Failed to load resource: net::ERR_FILE_NOT_FOUND"]
 
 
-def test_a_script_that_was_written_into_a_page_does_not_run(tmp_path, browser):
+def test_a_script_that_was_written_into_a_page_does_not_run(tmp_path, visit):
     path = write_page(tmp_path / "p.html", "T", "<p>text</p>", style="", script="let a;")
     evil = "<script>document.title = 'run'</script><p onclick=\"document.title = 'run'\">text</p>"
     path.write_text(path.read_text(encoding="utf-8").replace("<p>text</p>", evil))
-    page, _, _ = visit(browser, path)
+    page, _, _ = visit(path)
     page.get_by_text("text", exact=True).click()
     assert page.title() == "T"

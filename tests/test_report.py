@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -258,3 +260,25 @@ def test_the_same_input_gives_the_same_page(tmp_path, latent_page):
     again = tmp_path / "again.html"
     write_latent_page(table, PROJECTIONS, pictures, again, "phase", title=f"Latent {IMG}")
     assert again.read_text(encoding="utf-8") == latent_page[0]
+
+
+def test_the_pages_work_in_a_browser_and_the_report_without_plotly_too(
+    tmp_path, visit, report, latent_page
+):
+    folder = Path(shutil.copytree(report[1], tmp_path / "moved"))
+    (folder / "latent_space.html").write_text(latent_page[0], encoding="utf-8")
+    for name in ("report.html", "latent_space.html"):
+        page, errors, _ = visit(folder / name)
+        page.wait_for_selector("#view-plot canvas", state="attached")
+        page.select_option("#view-projection", label="UMAP")
+        page.select_option("#view-colour", label="dna")
+        page.evaluate("document.getElementById('view-plot').emit('plotly_hover', "
+                      "{points: [{customdata: 3}]})")  # fmt: skip
+        assert page.locator("#view-id").inner_text() == "unique_0003.tiff"
+        assert not page.locator("#without-plotly").is_visible() and errors == []
+    (folder / "plotly.min.js").unlink()
+    page, _, _ = visit(folder / "report.html")
+    assert page.locator("#without-plotly").is_visible()
+    assert page.locator("figure img").first.is_visible()
+    assert page.locator("td.best").first.is_visible()
+    assert not page.locator(".view").is_visible()

@@ -94,8 +94,8 @@ def test_a_new_run_from_the_settings_of_another(tmp_path):
     for argv, words in (
         (["--from", "1", "--resume"], "--from with --resume"),
         (["--from", "1", "--preset", "laptop"], "--from with --preset"),
-        (["--from", "2"], "--from 2: no run of that number"),
-        (["--from", "nowhere"], "--from nowhere: no settings.json there"),
+        (["--from", "2"], "`from` 2: no run of that number"),
+        (["--from", "nowhere"], "`from` nowhere: no settings.json there"),
     ):
         with pytest.raises(UserError, match=words):
             parse(argv, tmp_path)

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -133,8 +132,7 @@ class Cells:
 class CellSource:
     """Which cells, and at which size: the settings that scripts share.
 
-    A script's settings inherit these fields, or `CellSource.of` takes them out of settings that
-    write them out.
+    A script's settings inherit these fields, or write them out (`settings.take_fields`).
     """
 
     dataset: str = "simulated"
@@ -155,12 +153,6 @@ class CellSource:
     """Cells to draw when the data set is `simulated`; 7,387 is the size of the real matched set."""
     simulated_seed: int = 0
     """Seed of the simulator, apart from the seed of the run."""
-
-    @classmethod
-    def of(cls, settings: Any) -> "CellSource":
-        """The fields of this class, taken from settings that have them all."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: getattr(settings, name) for name in names})
 
 
 def load_cells(source: CellSource, progress: bool = True) -> Cells:
@@ -495,6 +487,7 @@ class Batches(ABC):
         device: torch.device,
         batch_size: int,
         augmentation: bool,
+        *,
         downsample: int = 1,
     ):
         self.device = device

@@ -9,7 +9,7 @@
 Each needs packages of the extra `export`, but for the encoder.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,10 +43,52 @@ def refuse_missing_packages(formats: Sequence[ExportFormat]) -> None:
                 raise UserError(MISSING.format(name, needed[name])) from error
 
 
+def export_run(
+    formats: Sequence[ExportFormat],
+    folder: Path,
+    latents: pd.DataFrame,
+    projections: Mapping[str, Sequence[str]],
+    *,
+    features: pd.DataFrame | None,
+    scores: pd.DataFrame,
+    local_quality: pd.DataFrame,
+    encoder: Callable[[], "RawPixelEncoder"],
+    shape: Sequence[int],
+) -> list[Path]:
+    """Write a finished run in these formats into its folder; returns the files.
+
+    Args:
+        formats: which ones.
+        folder: the run folder, with its tables.
+        latents, projections, features, local_quality: as for `write_anndata`.
+        scores: scores.csv.
+        encoder: builds the encoder.
+        shape: (C, S, S) of a cell.
+    """
+    written = []
+    if "h5ad" in formats:
+        settings = (folder / "settings.json").read_text(encoding="utf-8")
+        path = write_anndata(
+            folder / "run.h5ad",
+            latents,
+            projections,
+            features=features,
+            local_quality=local_quality,
+            about={"scores": scores, "settings": settings},
+        )
+        written.append(path)
+    if "parquet" in formats:
+        written += write_parquet(folder)
+    if "encoder" in formats:
+        written.append(write_encoder(folder / "encoder.pt2", encoder(), shape))
+    return written
+
+
 def write_anndata(
     path: Path,
     latents: pd.DataFrame,
     projections: Mapping[str, Sequence[str]],
+    *,
     features: pd.DataFrame | None,
     local_quality: pd.DataFrame,
     about: Mapping[str, Any],
@@ -121,23 +163,15 @@ class RawPixelEncoder(nn.Module):
         return self.model.encode(scale_pixels(pixels, self.low, self.span, self.downsample))
 
 
-def write_encoder(
-    path: Path,
-    model: nn.Module,
-    shape: Sequence[int],
-    low: np.ndarray,
-    high: np.ndarray,
-    downsample: int = 1,
-) -> Path:
+def write_encoder(path: Path, encoder: RawPixelEncoder, shape: Sequence[int]) -> Path:
     """Write encoder.pt2 for batches of any size, atomically; `torch.export.load` opens it.
 
     Args:
         path: to write.
-        model: a VAE.
+        encoder: is moved to the CPU and put into evaluation mode.
         shape: (C, S, S) of an image.
-        low, high, downsample: as for `RawPixelEncoder`.
     """
-    encoder = RawPixelEncoder(model, low, high, downsample).eval().cpu()
+    encoder = encoder.eval().cpu()
     example = torch.zeros(2, *shape)
     program = torch.export.export(
         encoder, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)

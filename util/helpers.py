@@ -216,6 +216,38 @@ def plot_reconstructions(
         return save_figure(figure, path)
 
 
+def draw_pictures(
+    folder: Path,
+    originals: np.ndarray,
+    reconstructions: np.ndarray,
+    samples: np.ndarray,
+    *,
+    labels: Sequence[object] | None,
+    channels: Sequence[str],
+    aligned: bool,
+) -> list[tuple[str, Path]]:
+    """The pictures of a report with their captions: reconstructions, and cells drawn at random.
+
+    Args:
+        folder: reconstructions.png and samples.png go there.
+        originals, reconstructions, labels: as for `plot_reconstructions`.
+        samples: as for `plot_samples`.
+        channels: C names; red, green and blue are not shown each by itself.
+        aligned: whether the originals were aligned.
+    """
+    cells = f"Validation cells{', aligned,' if aligned else ''} and their reconstructions"
+    decoded = plot_reconstructions(
+        originals,
+        reconstructions,
+        folder / "reconstructions.png",
+        labels=labels,
+        channels=None if list(channels) == ["Red", "Green", "Blue"] else channels,
+        title=cells,
+    )
+    drawn = "Cells decoded from draws of the prior"
+    return [(cells, decoded), (drawn, plot_samples(samples, folder / "samples.png", drawn))]
+
+
 def plot_samples(
     samples: np.ndarray, path: Path, title: str = "Cells decoded from draws of the prior"
 ) -> Path:

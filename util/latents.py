@@ -182,6 +182,32 @@ def coordinates_of(latents: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
     return points[:, : len(AXES)]
 
 
+def table_of_run(
+    cells: pd.DataFrame,
+    valid: np.ndarray,
+    mean: np.ndarray,
+    logvar: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """What a run writes into latents.csv, and name -> coordinate columns of its projections.
+
+    Args:
+        cells: N rows, what is known of the cells.
+        valid: indices of the validation cells.
+        mean, logvar: (N, d) posteriors.
+        maps: name -> (N, 1 to 3) coordinates of the projections beside the VAE.
+    """
+    projections = {OWN: code_columns(mean.shape[1])}
+    columns = dict(zip(projections[OWN], mean.T, strict=True))
+    columns |= dict(zip(logvar_columns(projections[OWN]), logvar.T, strict=True))
+    for name, coordinates in maps.items():
+        projections[name] = map_columns(name, coordinates.shape[1])
+        columns |= dict(zip(projections[name], coordinates.T, strict=True))
+    table = cells.assign(split="train")
+    table.loc[valid, "split"] = "valid"
+    return pd.concat([table, pd.DataFrame(columns, index=table.index)], axis=1), projections
+
+
 def read_latents(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """latents.csv of a run, and name -> coordinate columns of its projections, the VAE first."""
     latents = read_table(folder / "latents.csv")

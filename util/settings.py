@@ -69,7 +69,7 @@ def _as_of_another_run(
     for name in ("resume", "preset"):
         if getattr(asked, name) != getattr(default, name):
             raise UserError(f"--from with --{name}: a run has one beginning, give one of them")
-    folder = find_run(asked.original, Path(asked.results), script_of(type(default)), "--from")
+    folder = find_run(asked.original, Path(asked.results), script_of(type(default)), "from")
     described = read_description(folder)
     if "guidance" in described:
         raise UserError(
@@ -158,6 +158,29 @@ def settings_from_json(
             f"settings.json was written by another version: there is no setting {odd[0]!r} here"
         )
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def take_fields(kind: type[SettingsT], settings: Any, **more: Any) -> SettingsT:
+    """A dataclass filled from settings that have fields of the same names.
+
+    Args:
+        kind: the dataclass.
+        settings: an instance of another one.
+        more: values that win over those of the settings.
+    """
+    names = [field.name for field in dataclasses.fields(kind) if hasattr(settings, field.name)]
+    return kind(**{name: getattr(settings, name) for name in names} | more)
+
+
+def changed_settings(settings: Any) -> list[str]:
+    """Settings that differ from their defaults, as `name value`, but for `PROVENANCE`."""
+    default = type(settings)()
+    names = [f.name for f in dataclasses.fields(settings) if f.name not in PROVENANCE]
+    return [
+        f"{name} {getattr(settings, name)}"
+        for name in names
+        if getattr(settings, name) != getattr(default, name)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

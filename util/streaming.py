@@ -20,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from util import processes
 from util.data_processing import Batches, CellBatches, Cells
 from util.devices import tensor_type
 
@@ -55,10 +56,11 @@ class StreamedBatches(Batches):
         device: torch.device,
         batch_size: int,
         augmentation: bool,
+        *,
         window_bytes: int = WINDOW_BYTES,
         downsample: int = 1,
     ):
-        super().__init__(cells, device, batch_size, augmentation, downsample)
+        super().__init__(cells, device, batch_size, augmentation, downsample=downsample)
         self.window_bytes = window_bytes
 
     def _hold(self, images: np.ndarray) -> np.ndarray:
@@ -128,6 +130,7 @@ def make_batches(
     device: torch.device,
     batch_size: int,
     augmentation: bool,
+    *,
     budget_bytes: int | None = None,
     downsample: int = 1,
 ) -> Batches:
@@ -142,12 +145,15 @@ def make_batches(
             device, else a quarter of the available memory of the machine.
         downsample: side of the squares of pixels that are averaged to one.
     """
-    budget = memory_budget(device) if budget_bytes is None else budget_bytes
-    if cells.images.nbytes <= budget:
-        return CellBatches(cells, device, batch_size, augmentation, downsample)
+    if budget_bytes is None:
+        # Decided once: streamed, an epoch has another order. On the CPU, processes share memory.
+        sharing = processes.world_size() if device.type == "cpu" else 1
+        budget_bytes = processes.from_main(memory_budget(device)) // sharing
+    if cells.images.nbytes <= budget_bytes:
+        return CellBatches(cells, device, batch_size, augmentation, downsample=downsample)
     print(
         f"{len(cells.images):,} cells take {cells.images.nbytes / 2**30:.1f} GiB, more than the "
-        f"{budget / 2**30:.1f} GiB set aside for them on {device}: they stream from the disk"
+        f"{budget_bytes / 2**30:.1f} GiB set aside for them on {device}: they stream from the disk"
     )
     return StreamedBatches(cells, device, batch_size, augmentation, downsample=downsample)
 

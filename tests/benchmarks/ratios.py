@@ -123,7 +123,7 @@ def epoch() -> Pair:
     models = build_pair("vanilla", 8, NETWORKS)
     batches = CellBatches(cells, torch.device("cpu"), BATCH, augmentation=True)
     split = np.arange(4 * BATCH), np.arange(BATCH)
-    schedule = Schedule(1, 1e-4, 40, 0.6, 30, 0, False)
+    schedule = Schedule(1, 1e-4)
 
     def fast() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -132,9 +132,8 @@ def epoch() -> Pair:
                 ELBOObjective(),
                 batches,
                 split,
-                schedule,
-                Path(folder),
-                {},
+                schedule=schedule,
+                folder=Path(folder),
                 progress=False,
             )
 

@@ -6,7 +6,7 @@
   const brush = picture.getContext("2d");
   let kept = null;  // index of the cell held by a click
 
-  // plotly reads a few tags and entities in its labels: show them as they are written
+  // plotly reads tags and entities in its labels: escape them
   const label = (text, length) => {
     const short = text.length > length ? text.slice(0, length - 1) + "\u2026" : text;
     return short.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
@@ -47,7 +47,7 @@
     }));
   }
 
-  // one trace for each class, so that the legend switches it off and on
+  // one trace per class, so that the legend can hide it
   function groups(column, known) {
     if (!column) return [{cells: known, name: "cells", colour: "#0072b2"}];
     if (column.kind === "class") {
@@ -87,7 +87,7 @@
         x: group.cells.map((cell) => xs[cell]), y: group.cells.map((cell) => ys[cell]),
         customdata: group.cells, hoverinfo: "none", showlegend: !group.column,
         legendrank: group.rank,
-        // in 3-D only opaque points hide what lies behind them
+        // in 3-D only opaque points hide the points behind them
         marker: zs ? marker(group, size, 1) : marker(group, size + 1.5, 0.8),
       };
       if (zs) trace.z = group.cells.map((cell) => zs[cell]);
