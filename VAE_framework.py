@@ -36,15 +36,16 @@ from models.train_net import (
     train,
 )
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
+from quantitative_metrics.catalogue import GROUPS, GROUPS_HELP, Group
 from quantitative_metrics.classifier_metric import ClassifierTask
-from quantitative_metrics.performance_metrics import detail_tables, draw_scores, write_scores
+from quantitative_metrics.score_figures import write_score_report
+from quantitative_metrics.score_table import format_table, scores_table, write_scores
 from quantitative_metrics.scores import (
-    METRICS,
     RANK_ALL_UP_TO,
-    Metric,
     Plan,
     Scores,
-    score_projections,
+    reference_spaces,
+    score_latents,
 )
 from util import processes
 from util.augmentation import TARGETS, TargetName, align
@@ -60,10 +61,9 @@ from util.devices import (
 from util.errors import UserError
 from util.even_sampling import image_components, sampling_probabilities
 from util.export import ExportFormat, RawPixelEncoder, export_run, refuse_missing_packages
-from util.helpers import compose_rgb, draw_pictures, format_table, plot_losses, scores_table
-from util.latents import AXES, OWN, logvar_columns, table_of_run
+from util.helpers import draw_pictures, plot_losses
+from util.latents import AXES, table_of_run
 from util.metadata import choose_labels
-from util.pages.report import write_latent_page, write_report
 from util.runs import (
     create_run_folder,
     describe_run,
@@ -88,7 +88,6 @@ from util.settings import (
     take_fields,
 )
 from util.streaming import make_batches
-from util.style import thinning_stride
 from util.tensorboard_log import TensorBoardLog, summary_writer
 from util.workers import Beside
 
@@ -182,8 +181,7 @@ class Settings:
     """min_dist of UMAP."""
     tsne_perplexity: float = 30.0
     """Perplexity of t-SNE on those features."""
-    metrics: tuple[Metric, ...] = METRICS
-    """Scores of the projections: neighbours, information, classifier, backbone, axes."""
+    metrics: Annotated[tuple[Group, ...], tyro.conf.arg(help=GROUPS_HELP)] = GROUPS
     progress: str | None = None
     """Column of a known continuum (dose, time, DNA content) for the backbone; None takes
     BBBC031's."""
@@ -314,7 +312,7 @@ class Run:
         settings: every number of the run.
         loaded: its cells, with the notes on this run.
         batches: the cells on the device, or streamed to it.
-        model, objective: the VAE and what it minimises.
+        model, objective: the VAE and what it minimises; None in a run that is finished.
         precision: of the network while it trains.
         folder: the run folder.
     """
@@ -323,7 +321,7 @@ class Run:
     loaded: Loaded
     batches: Batches
     model: VAE
-    objective: nn.Module
+    objective: nn.Module | None
     precision: Precision
     folder: Path
 
@@ -605,16 +603,12 @@ def project(
 def score(run: Run, latents: pd.DataFrame, projections: dict[str, list[str]]) -> Scores:
     """Score every projection; write scores.csv, and beside it what does not fit its long form."""
     loaded = run.loaded
-    references = {"pixels": loaded.cells.reference_space()}
-    if loaded.features is not None:
-        references["features"] = loaded.features.to_numpy()
-    logvars = latents[logvar_columns(projections[OWN])]
-    scores = score_projections(
-        {name: latents[columns].to_numpy() for name, columns in projections.items()},
-        references,
-        loaded.cells.table,
+    scores = score_latents(
+        latents,
+        projections,
+        reference_spaces(loaded.cells, loaded.features),
         scoring_plan(run.settings, loaded.label, run.batches.device),
-        {OWN: logvars.to_numpy()},
+        known=loaded.cells.table,
     )
     write_scores(scores, loaded.cells.table["Unique_ID"], run.folder)
     return scores
@@ -647,30 +641,22 @@ def draw(
         run, history, latents, projections, scores: the run and what the stages before made of it.
         figures, tables: more of them, with their captions, shown first.
     """
-    folder, cells, label = run.folder, run.loaded.cells, run.loaded.label
-    figures = [
-        *figures,
-        ("Loss and its terms", plot_losses(history, folder / "losses.png")),
-        *decode_examples(run),
-        *draw_scores(scores, latents.drop(columns="split"), projections, folder, label),
-    ]
-    name = f"{run.settings.model_name} on {cells.name}"
-    shown = cells.images[:: thinning_stride(len(cells.images))]  # all but in very large sets
-    thumbnails = compose_rgb(shown, cells)
-    page = folder / "latent_space.html"
-    view = write_latent_page(latents, projections, thumbnails, page, label, name)
-    described = read_json(folder / "settings.json")
-    return write_report(
-        folder / "report.html",
-        f"{folder.name}: {name}",
-        summary_lines(run, history),
-        described["settings"] | {"data": described["data"], "command": described["command"]},
-        [*tables, ("Each projection by each score.", scores_table(scores.table))],
-        figures,
-        run.loaded.notes + scores.notes,
-        view,
-        described["versions"] | described["machine"],
-        detail_tables(scores),
+    folder, loaded = run.folder, run.loaded
+    name = f"{run.settings.model_name} on {loaded.cells.name}"
+    losses = ("Loss and its terms", plot_losses(history, folder / "losses.png"))
+    return write_score_report(
+        folder,
+        scores,
+        latents,
+        projections,
+        cells=loaded.cells,
+        label=loaded.label,
+        described=read_json(folder / "settings.json"),
+        titles=(f"{folder.name}: {name}", name),
+        summary=summary_lines(run, history),
+        notes=loaded.notes + scores.notes,
+        figures=[*figures, losses, *decode_examples(run)],
+        tables=tables,
     )
 
 
@@ -744,6 +730,28 @@ def open_finished_run(folder: Path) -> FinishedRun:
         UserError: the folder is not that of a finished run, or a file in it is damaged.
     """
     return read_finished_run(folder, Settings)
+
+
+def reopen(finished: FinishedRun, loaded: Loaded, device: torch.device) -> Run:
+    """A finished run with its best model, to be drawn; nothing in its folder changes.
+
+    Args:
+        finished: read with the class of its own settings.
+        loaded: the cells that it learned from, with their features.
+        device: of the model.
+    """
+    settings, cells = finished.settings, loaded.cells
+    return Run(
+        settings=settings,
+        loaded=replace(loaded, notes=finished.described["notes"]),
+        batches=make_batches(
+            cells, device, settings.batch_size, settings.augment, downsample=settings.downsample
+        ),
+        model=finished.model(cells, device),
+        objective=None,
+        precision=finished.described["machine"].get("precision", "float32"),
+        folder=finished.folder,
+    )
 
 
 if __name__ == "__main__":

@@ -6,76 +6,55 @@
 The CSV has a row per cell with the coordinates of one or more projections, and whatever is known of
 the cells (class, dose, ground truth). With images (`--dataset`) or features (`--features`) of the
 same cells the projections are also judged by the neighbourhoods they keep and the information they
-share; without them, classifier and backbone run and the rest is named as skipped. Results go to a
+share; without them, the report names these scores as skipped. Results go to a
 new folder results/NNNN-<csv>-scores/: scores.csv, local_quality.csv, figures, report.html.
 
 In Python, `compute_perf_metrics("my.csv", dataset=...)` returns the table.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import tyro
 
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
+from quantitative_metrics.catalogue import GROUPS, GROUPS_HELP, Group
 from quantitative_metrics.classifier_metric import ClassifierTask
-from quantitative_metrics.metric_figures import (
-    plot_backbone,
-    plot_co_ranking,
-    plot_local_quality,
-    plot_local_quality_densities,
-    plot_ordered_distance,
-    write_backbone_page,
-)
+from quantitative_metrics.score_figures import write_score_report
+from quantitative_metrics.score_table import format_table, scores_table, write_scores
 from quantitative_metrics.scores import (
-    METRICS,
     RANK_ALL_UP_TO,
     RANKED_SAMPLE,
-    Metric,
     Plan,
     Scores,
-    score_projections,
+    reference_spaces,
+    score_latents,
 )
 from util.cell_features import hand_crafted_features
 from util.data_processing import Cells, CellSource, load_cells
 from util.devices import pick_device, scoring_device
 from util.errors import UserError
-from util.helpers import (
-    compose_rgb,
-    format_table,
-    plot_accuracy,
-    plot_projections,
-    plot_scores,
-    scores_table,
-)
-from util.latents import find_projections, known_of, logvars_of
+from util.latents import find_projections
 from util.metadata import (
     choose_labels,
     class_name,
     count_and_name,
-    gradations,
     match_ids,
     numbers_in,
     read_table,
     refuse_duplicates,
     refuse_missing_column,
 )
-from util.pages.report import write_latent_page, write_report
 from util.runs import (
     create_run_folder,
     describe_run,
-    slug,
     write_json,
-    write_table,
 )
 from util.settings import parse_options, run_script
-from util.style import thinning_stride
-
-COLOURED = 6  # numeric columns that get a figure of their own; latent_space.html has all
 
 
 @dataclass(frozen=True)
@@ -94,9 +73,7 @@ class Settings(CellSource):
     features: str = "none"
     """Hand-crafted features as another space to compare with: `none`, `measure` (on the images of
     the data set), or a CSV with Unique_ID."""
-    metrics: tuple[Metric, ...] = METRICS
-    """Which scores: neighbours (trustworthiness, continuity, LCMC, local quality), information
-    (mutual information), classifier (accuracy, m1-m3), backbone, axes."""
+    metrics: Annotated[tuple[Group, ...], tyro.conf.arg(help=GROUPS_HELP)] = GROUPS
 
     ignore: tuple[str, ...] = ()
     """Classes that the classifier leaves out."""
@@ -109,7 +86,7 @@ class Settings(CellSource):
     classifier_mode: str = "converged"
     """`converged` (standardised columns, 100 epochs) or `thesis` (raw columns, 20 epochs)."""
     class_weights: bool = False
-    """Weigh each class by its inverse size."""
+    """Weight each class by its inverse size."""
 
     progress: str | None = None
     """Column of a continuum (dose, time, DNA content) for the backbone; None takes BBBC031's."""
@@ -137,7 +114,7 @@ SETTINGS = Settings()
 
 @dataclass(frozen=True)
 class Scored:
-    """Projections, the cells they are of, and what was found of them.
+    """Projections of some cells, and their scores.
 
     latents: N rows: the table of the source that has a partner everywhere, and the columns of the
         data set.
@@ -187,15 +164,11 @@ def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Score
     label, classes, label_notes = choose_labels(table, settings.label)
     refuse_unknown_continuum(table, settings.progress, settings.branch, settings.initial)
     _refuse_unknown_classes(settings, table, classes)
-    references = {} if cells is None else {"pixels": cells.reference_space()}
-    if features is not None:
-        references["features"] = features.to_numpy()
-    scores = score_projections(
-        {name: table[columns].to_numpy(float) for name, columns in projections.items()},
-        references,
-        known_of(table, projections),
+    scores = score_latents(
+        table,
+        projections,
+        reference_spaces(cells, features),
         _plan(settings, label, scoring_device(pick_device(settings.device))),
-        logvars_of(table, projections),
     )
     notes += label_notes if label else []
     scores = replace(scores, notes=notes + scores.notes)
@@ -264,7 +237,7 @@ def _join_cells(
 def _refuse_unknown_classes(
     settings: Settings, table: pd.DataFrame, classes: Sequence[object] | None
 ) -> None:
-    """Make sure that what narrows the classes down is there."""
+    """Make sure that the classes to ignore or merge, and the strength column, exist."""
     known = {class_name(value) for value in (() if classes is None else classes)}
     asked = {
         "--ignore": settings.ignore,
@@ -287,147 +260,31 @@ def _plan(settings: Settings, label: str | None, device: str) -> Plan:
             raise UserError(f"--merge {part}: give OLD=NEW for each class")
         merge[old] = new
     task = label and ClassifierTask(
-        "accuracy",
-        label,
-        tuple(settings.ignore),
-        settings.strength_column,
-        settings.strength_threshold,
-        merge,
+        name="accuracy",
+        label_column=label,
+        ignore=tuple(settings.ignore),
+        strength_column=settings.strength_column,
+        strength_threshold=settings.strength_threshold,
+        merge=merge,
     )
     continuum = settings.progress and Continuum(
-        settings.progress, settings.branch, settings.initial, tuple(settings.ignore)
+        progress=settings.progress,
+        branch=settings.branch,
+        initial=settings.initial,
+        ignore=tuple(settings.ignore),
     )
     return Plan(
-        settings.metrics,
-        task or None,
-        settings.classifier_mode,
-        settings.class_weights,
-        continuum or None,
-        settings.information_mode,
-        settings.rank_all_up_to,
-        settings.ranked_sample,
-        settings.seed,
-        device,
+        metrics=settings.metrics,
+        task=task or None,
+        classifier_mode=settings.classifier_mode,
+        class_weights=settings.class_weights,
+        continuum=continuum or None,
+        information_mode=settings.information_mode,
+        rank_all_up_to=settings.rank_all_up_to,
+        ranked_sample=settings.ranked_sample,
+        seed=settings.seed,
+        device=device,
     )
-
-
-def write_scores(scores: Scores, ids: Sequence[str], folder: Path) -> None:
-    """scores.csv, and beside it what does not fit its long form."""
-    write_table(folder / "scores.csv", scores.table)
-    write_table(folder / "axes.csv", scores.axes)
-    local = scores.local_quality.copy()
-    local.insert(0, "Unique_ID", list(ids))
-    for name, backbone in scores.backbones.items():
-        local[f"{name}_backbone_distance"] = backbone.latent_distance
-    write_table(folder / "local_quality.csv", local)
-    for name, matrix in scores.confusion.items():
-        path = folder / f"confusion_{slug(name)}.csv"
-        write_table(path, matrix.rename_axis("true").reset_index())
-
-
-def draw_scores(
-    scores: Scores,
-    latents: pd.DataFrame,
-    projections: Mapping[str, Sequence[str]],
-    folder: Path,
-    label: str | None,
-) -> list[tuple[str, Path]]:
-    """Every figure of the scores, and backbones.html to turn.
-
-    Args:
-        scores: of the projections.
-        latents: N rows: coordinates, and what is known of the cells.
-        projections: name -> coordinate columns.
-        folder: where the figures go.
-        label: column of the classes.
-
-    Returns:
-        captions and PNG files in the order of a report.
-    """
-    figures = []
-    for column in coloured_columns(known_of(latents, projections), label):
-        path = folder / f"projections_{slug(column)}.png"
-        plot_projections(latents, projections, column, path)
-        figures.append((f"The projections, coloured by {column}", path))
-    codes = {name: latents[list(columns)].to_numpy(float) for name, columns in projections.items()}
-    curves = plot_scores(scores.table, folder / "scores.png")
-    figures += [("Neighbourhoods kept, by their size", curves)] if curves else []
-    figures += _draw_neighbours(scores, codes, folder)
-    bars = plot_accuracy(scores.table, folder / "accuracy.png")
-    figures += [("Classes read from the coordinates", bars)] if bars else []
-    if scores.backbones:
-        figures += _draw_backbones(scores, codes, folder)
-    return figures
-
-
-def coloured_columns(known: pd.DataFrame, label: str | None) -> list[str]:
-    """The class and the first few gradations: what the figures are coloured by."""
-    graded = gradations(known, [label] if label else [])
-    return ([label] if label else []) + graded[:COLOURED]
-
-
-def _draw_neighbours(
-    scores: Scores, codes: dict[str, np.ndarray], folder: Path
-) -> list[tuple[str, Path]]:
-    """Co-ranking matrices and local quality, per reference space."""
-    figures, quality = [], {}
-    for reference, corners in scores.corners.items():
-        path = plot_co_ranking(corners, folder / f"co_ranking_{reference}.png")
-        figures.append((f"Co-ranking with {reference}: pairs by both ranks", path))
-        quality[reference] = {
-            name: scores.local_quality[f"{name}_{reference}_local_Q_score"].to_numpy()
-            for name in codes
-        }
-        path = folder / f"local_quality_{reference}.png"
-        plot_local_quality(codes, quality[reference], path, reference)
-        figures.append((f"Local quality of each cell against {reference}", path))
-    if quality:
-        path = plot_local_quality_densities(quality, folder / "local_quality.png")
-        figures.append(("Local quality: how many cells have which", path))
-    return figures
-
-
-def _draw_backbones(
-    scores: Scores, codes: dict[str, np.ndarray], folder: Path
-) -> list[tuple[str, Path]]:
-    known, backbones = scores.continuum, scores.backbones
-    names = (known.branch or "branch", known.progress, known.initial or "start")
-    write_backbone_page(codes, backbones, folder / "backbones.html", names=names)
-    return [
-        (
-            "The backbone of the known continuum in each projection (backbones.html to turn)",
-            plot_backbone(codes, backbones, folder / "backbones.png", names=names),
-        ),
-        (
-            "Distance along the backbone against the true progress",
-            plot_ordered_distance(backbones, folder / "ordered_distance.png", names=names[:2]),
-        ),
-    ]
-
-
-def detail_tables(scores: Scores) -> list[tuple[str, pd.DataFrame]]:
-    """Accuracy by class, backbone by branch, axes, confusion."""
-    tables = []
-    for part, caption in (
-        ("accuracy", "Accuracy by class (fraction found)"),
-        ("backbone_spearman", "Spearman along the backbone, by branch"),
-        ("backbone_kendall", "Kendall along the backbone, by branch"),
-    ):
-        rows = scores.table[scores.table["metric"].str.startswith(f"{part}[")]
-        if len(rows):
-            wide = rows.pivot(index="projection", columns="metric", values="value")
-            wide.columns = [name[len(part) + 1 : -1] for name in wide.columns]
-            tables.append((caption, wide))
-    if len(scores.axes):
-        axes = scores.axes.assign(
-            axis=scores.axes["projection"] + " " + scores.axes["axis"].map(str)
-        )
-        wide = axes.pivot(index="column", columns="axis", values="spearman")
-        tables.append(("Spearman correlation of each axis with what is known of the cells", wide))
-    for name, matrix in scores.confusion.items():
-        caption = f"{name}: true class by row, predicted by column; test cells of all repeats"
-        tables.append((caption, matrix.rename_axis("class")))
-    return tables
 
 
 def main(settings: Settings) -> Path:
@@ -442,32 +299,20 @@ def main(settings: Settings) -> Path:
     described = describe_run(settings, **data, projections=scored.projections, notes=scores.notes)
     write_json(folder / "settings.json", described)
     write_scores(scores, latents["Unique_ID"], folder)
-    figures = draw_scores(scores, latents, scored.projections, folder, scored.label)
-    view = None
-    if scored.cells is not None:
-        shown = scored.cells.images[:: thinning_stride(len(latents))]
-        view = write_latent_page(
-            latents,
-            scored.projections,
-            compose_rgb(shown, scored.cells),
-            folder / "latent_space.html",
-            scored.label,
-            stem,
-        )
     names = ", ".join(
         f"{name} ({', '.join(columns)})" for name, columns in scored.projections.items()
     )
-    report = write_report(
-        folder / "report.html",
-        f"{folder.name}: scores of {stem}",
-        [f"{len(latents):,} cells of {settings.source}.", f"Projections: {names}."],
-        described["settings"] | {"command": described["command"]} | data,
-        [("Each projection by each score.", scores_table(scores.table))],
-        figures,
-        scores.notes,
-        view,
-        described["versions"] | described["machine"],
-        detail_tables(scores),
+    report = write_score_report(
+        folder,
+        scores,
+        latents,
+        scored.projections,
+        cells=scored.cells,
+        label=scored.label,
+        described=described,
+        titles=(f"{folder.name}: scores of {stem}", stem),
+        summary=[f"{len(latents):,} cells of {settings.source}.", f"Projections: {names}."],
+        notes=scores.notes,
     )
     print(format_table(scores_table(scores.table)))
     print(f"report: {report}")

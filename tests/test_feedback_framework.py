@@ -21,11 +21,11 @@ from human_guidance import VAE_feedback_framework, guidance_report
 from human_guidance.dsprites_study import dsprites_guidance
 from human_guidance.feedback_helpers import AxisHint, Feedback, check_feedback, check_pairs
 from human_guidance.guidance_report import Guidance, follow_up, kin_of, plot_guidance
+from human_guidance.guidance_terms import image_source
 from human_guidance.VAE_feedback_framework import (
     SETTINGS,
     fine_tune,
     hold_out,
-    image_source,
     main,
     open_parent,
     parse,
@@ -82,7 +82,7 @@ def parent(trained, tmp_path, monkeypatch):
 
 def without_figures(patch):
     """Most tests do without the report, which takes seconds and is tested elsewhere."""
-    patch.setattr(VAE_framework, "draw", lambda run, *more: run.folder / "report.html")
+    patch.setattr(VAE_framework, "draw", lambda run, *more, **named: run.folder / "report.html")
     patch.setattr(VAE_framework, "print_summary", lambda *more: None)
 
 
@@ -260,7 +260,7 @@ def test_data_that_changed_are_refused(parent):
     described["data"]["fingerprint"] = "another"
     (parent / "settings.json").write_text(json.dumps(described))
     feedback_of(parent).to_csv("feedback.csv", index=False)
-    with pytest.raises(UserError, match="no longer what .* learnt from"):
+    with pytest.raises(UserError, match="has changed since .* was trained"):
         fine_tune(parent, settings=dataclasses.replace(SETTINGS, feedback="feedback.csv"))
     assert len(list(parent.parent.iterdir())) == 1
 

@@ -21,7 +21,7 @@ from util.errors import UserError
 
 @pytest.fixture
 def runs():
-    """3 x 2 cells: one failed, one missing, one far off."""
+    """3 x 2 trials: one failed, one missing, one far off."""
     table = pd.DataFrame(
         {
             "run": [f"000{i}-x" for i in range(1, 6)],
@@ -39,7 +39,7 @@ def runs():
     return table
 
 
-def test_matrix_of_the_cells(runs):
+def test_matrix_of_the_trials(runs):
     matrix, words = heat_matrix(runs, ("alpha", "beta"), ([0, 5, 20], [1, 500]), "accuracy")
     np.testing.assert_array_equal(matrix, [[0.6, 0.62], [np.nan, 0.61], [0.59, np.nan]])
     assert words[1, 0] == "failed" and words[2, 1] == "missing"
@@ -76,12 +76,12 @@ def test_what_is_a_score(runs):
 
 
 def red(path):
-    """Pixels of the frame around the best cell."""
+    """Pixels of the frame around the best value."""
     image = imread(path)[..., :3]
     return (np.abs(image - np.array([214, 39, 40]) / 255) < 0.02).all(axis=-1)
 
 
-def test_heat_maps_frame_the_best_cell(runs, tmp_path):
+def test_heat_maps_frame_the_best_value(runs, tmp_path):
     path = plot_heat_maps(runs, "alpha", "beta", ["accuracy"], tmp_path / "one.png")
     rows, columns = np.nonzero(red(path))
     height, width = red(path).shape

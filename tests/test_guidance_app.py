@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -49,8 +48,6 @@ from util.runs import find_finished_run, write_json
 from util.style import colour_column
 
 SCRIPT = "human_guidance/guidance_app.py"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def test_lasso_over_300000_cells_agrees_with_the_half_planes_of_a_triangle():
@@ -572,20 +569,6 @@ def server(tmp_path, monkeypatch, blank_figures):
     yield server
     server.kill()
     FineTuning(tmp_path / "results" / "0001-simulated-BBBC031-VAE").cancel()
-
-
-@pytest.fixture
-def browser():
-    """Chromium, driven by Playwright; skipped where either is absent."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
-        )
-        yield browser
-        browser.close()
 
 
 class Expert:

@@ -105,7 +105,7 @@ def test_one_class_only_skips_the_classifier(line):
 
 
 def test_a_metric_that_does_not_exist():
-    with pytest.raises(UserError, match="--metrics trust: choose from neighbours"):
+    with pytest.raises(UserError, match="`metrics` trust: choose from neighbours"):
         Plan(("trust",))
 
 

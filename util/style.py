@@ -4,6 +4,7 @@ Class colours are those of Okabe and Ito (2008, "Color Universal Design"), exten
 muted set, so that they stay apart for colour-blind readers; numbers are shown in viridis.
 """
 
+import io
 import math
 import re
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from util.runs import write_atomically
 
@@ -57,9 +59,18 @@ def house_style() -> Iterator[None]:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write the figure as PNG without the version of matplotlib in it; returns the path."""
+    """Write the figure as PNG without the version of matplotlib in it; returns the path.
+
+    A figure without images gets a palette of 256 colours: a third of the bytes, and colours change
+    by less than the eye notices. Images keep every colour.
+    """
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=DPI, format="png")
+    picture = Image.open(drawn).convert("RGB")
+    if not any(panel.images for panel in figure.axes):
+        picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     with write_atomically(Path(path)) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png", metadata={"Software": None})
+        picture.save(temporary, "PNG", dpi=(DPI, DPI), optimize=True)
     return Path(path)
 
 

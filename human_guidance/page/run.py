@@ -1,4 +1,4 @@
-"""A finished run as the guidance page shows it: cells, codes, columns to colour by, the model."""
+"""A finished run for the guidance page: cells, codes, columns to colour by, the model."""
 
 import io
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from util.metadata import choose_labels, gradations, read_table
 from util.style import ClassColours, NumberColours, colour_column, thinning_stride
 from VAE_framework import load_again, open_finished_run
 
-LOOSE_VALUES = 0.5  # text with more distinct values than this share of the cells is no class
-MADE_BY_RUN = ("VAE_", "UMAP_", "TSNE_")  # coordinates and variances are no property of a cell
+LOOSE_VALUES = 0.5  # most distinct values of a class column, as a share of the cells
+MADE_BY_RUN = ("VAE_", "UMAP_", "TSNE_")  # coordinates and variances are not properties of a cell
 
 
 @dataclass(frozen=True)
 class GuidedRun:
-    """All that the page knows of a run.
+    """A finished run.
 
     Attributes:
         folder: the run folder.
@@ -70,7 +70,7 @@ class GuidedRun:
 
     @cached_property
     def labels(self) -> np.ndarray | None:
-        """(N,) class of each cell as text, `missing` where it has none; None without classes."""
+        """(N,) class of each cell as text, "missing" if it has none; None without classes."""
         if self.label is None:
             return None
         values = choose_labels(self.latents, self.label)[1]
@@ -78,7 +78,7 @@ class GuidedRun:
 
     @cached_property
     def columns(self) -> dict[str, dict[str, pd.Series]]:
-        """Columns to colour by, in their groups: name -> values of all cells."""
+        """Columns to colour by: group -> name -> values of all cells."""
         metadata = self.latents.drop(columns="Unique_ID")
         metadata = metadata[[c for c in metadata if not c.startswith(MADE_BY_RUN)]]
         groups = {
@@ -93,7 +93,7 @@ class GuidedRun:
         }
 
     def column(self, key: str | None) -> pd.Series | None:
-        """A column by the key `group/name` of `column_options`; None where there is none."""
+        """A column by its key group/name from `column_options`; None if there is none."""
         group, _, name = (key or "").partition("/")
         return self.columns.get(group, {}).get(name)
 
@@ -108,12 +108,12 @@ class GuidedRun:
 
     @property
     def first_column(self) -> str | None:
-        """Key of the column that colours the cells at first: the class, where there is one."""
+        """Key of the first column, which colours the cells until another is chosen."""
         return self.column_options[0]["value"] if self.column_options else None
 
     @cached_property
     def described(self) -> pd.DataFrame:
-        """(N, F) numbers by which groups of cells may differ: features and graded metadata."""
+        """(N, F) numbers in which cells may differ: features and metadata with an order."""
         metadata = pd.DataFrame(self.columns["Metadata"], index=self.latents.index)
         graded = metadata[gradations(metadata)] if len(metadata.columns) else metadata
         if self.features is None:
@@ -122,7 +122,7 @@ class GuidedRun:
 
     @cached_property
     def drawn(self) -> np.ndarray:
-        """Rows of the cells that are drawn, at most 20,000; rare classes last, so on top."""
+        """Rows of the cells to draw, at most 20,000; rare classes come last and lie on top."""
         rows = np.arange(0, len(self.latents), thinning_stride(len(self.latents)))
         if self.labels is None:
             return rows
@@ -134,8 +134,8 @@ class GuidedRun:
         return as_png(compose_rgb(np.asarray(self.cells.images[row : row + 1]), self.cells)[0])
 
     def describe(self, row: int, key: str | None) -> list[tuple[str, str]]:
-        """What the card of a cell says, pairs of name and value: its id without a name, its class,
-        and the value of the column shown.
+        """Lines of a cell's card, as name and value: its id (without a name), its class, and its
+        value in the column of that key.
         """
         said = [("", self.ids[row])]
         if self.labels is not None:
@@ -149,7 +149,7 @@ class GuidedRun:
 
     @torch.no_grad()
     def decode(self, code: np.ndarray) -> bytes:
-        """PNG of what the model sees at a latent point (d,)."""
+        """PNG of the image decoded at a latent point (d,)."""
         z = torch.tensor(code, dtype=torch.float32, device=self.device)[None]  # (1, d)
         image = self.model.decode(z).sigmoid().float().cpu().numpy()  # (1, C, S, S)
         return as_png(mix_channels(image)[0])
@@ -163,14 +163,14 @@ class GuidedRun:
 
 
 def open_run(folder: Path, device: str = "auto") -> GuidedRun:
-    """Open a finished run: its cells as it learnt from them, its best model, its projections.
+    """Open a finished run: its cells, its best model, its projections.
 
     Args:
         folder: the run folder.
-        device: auto, cpu, cuda, mps; decodes what is clicked.
+        device: of the model; auto, cpu, cuda, mps.
 
     Raises:
-        UserError: it is no finished run, or its images are no longer what it learnt from.
+        UserError: it is no finished run, or its images have changed since the training.
     """
     run, where = open_finished_run(folder), pick_device(device)
     loaded = load_again(run)
@@ -220,7 +220,7 @@ def as_png(picture: np.ndarray) -> bytes:
 
 
 def colouring(values: pd.Series | None) -> ClassColours | NumberColours | None:
-    """How a column is coloured; None for no column."""
+    """Colours of a column; None for no column."""
     return None if values is None else colour_column(values)
 
 
