@@ -312,7 +312,7 @@ class Run:
         settings: every number of the run.
         loaded: its cells, with the notes on this run.
         batches: the cells on the device, or streamed to it.
-        model, objective: the VAE and what it minimises.
+        model, objective: the VAE and what it minimises; None in a run that is finished.
         precision: of the network while it trains.
         folder: the run folder.
     """
@@ -321,7 +321,7 @@ class Run:
     loaded: Loaded
     batches: Batches
     model: VAE
-    objective: nn.Module
+    objective: nn.Module | None
     precision: Precision
     folder: Path
 
@@ -730,6 +730,28 @@ def open_finished_run(folder: Path) -> FinishedRun:
         UserError: the folder is not that of a finished run, or a file in it is damaged.
     """
     return read_finished_run(folder, Settings)
+
+
+def reopen(finished: FinishedRun, loaded: Loaded, device: torch.device) -> Run:
+    """A finished run with its best model, to be drawn; nothing in its folder changes.
+
+    Args:
+        finished: read with the class of its own settings.
+        loaded: the cells that it learned from, with their features.
+        device: of the model.
+    """
+    settings, cells = finished.settings, loaded.cells
+    return Run(
+        settings=settings,
+        loaded=replace(loaded, notes=finished.described["notes"]),
+        batches=make_batches(
+            cells, device, settings.batch_size, settings.augment, downsample=settings.downsample
+        ),
+        model=finished.model(cells, device),
+        objective=None,
+        precision=finished.described["machine"].get("precision", "float32"),
+        folder=finished.folder,
+    )
 
 
 if __name__ == "__main__":

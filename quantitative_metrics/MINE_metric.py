@@ -1,6 +1,6 @@
-"""Mutual information between images and their codes, in nats: how much a code tells of its image.
+"""Mutual information between images and their codes, in nats: how much a code says of its image.
 
-Two numbers that a user may want:
+Two scores:
 
     mutual_information      of any projection, by a critic that learns to tell true pairs of image
                             and code from mixed ones (the approach of Belghazi et al. 2018, "Mutual
@@ -11,10 +11,9 @@ Two numbers that a user may want:
 
 The bounds of Poole hold for a critic that never saw the pairs it is judged on. So the critic is
 trained on one part of the pairs, training stops by a second part, and the value comes from a third.
-What is done to the image before the critic sees it can only lower the information in it (the data
-processing inequality), so with smaller images and their principal components the value stays a
-lower bound. All critics of a call, those of several projections and repeats, are trained in one
-batch. Two modes:
+Averaging an image down and taking principal components can only lower its information (the data
+processing inequality), so the value stays a lower bound. All critics of a call, those of several
+projections and repeats, are trained in one batch. Two modes:
 
     held_out    as above, on the leading principal components of images of at most 16 pixels a side
                 and standardised codes (the default)
@@ -24,7 +23,7 @@ batch. Two modes:
 
 A deterministic code of continuous images has infinite information in theory. What is measured is
 how much of it a critic finds with the given number of pairs, below a cap of log(pairs compared at
-once): compare projections at the same number of cells, and mind the report where the cap is near.
+once): compare projections of the same number of cells, and read the report where the cap is near.
 """
 
 import math
@@ -64,7 +63,7 @@ class InformationSettings:
     bound: Bound = "infonce"
     """`infonce`, `nwj` or `interpolated`; InfoNCE had the least bias for known Gaussians."""
     alpha: float = 0.01
-    """Of the interpolated bound; sigmoid(-4.6) = 0.01 as in the thesis."""
+    """Share of InfoNCE in the interpolated bound; sigmoid(-4.6) = 0.01 as in the thesis."""
     image_size: int | None = 16
     """Pixels: larger images are averaged down to this side. None shows all pixels to the critic."""
     components: int | None = 64
@@ -74,9 +73,9 @@ class InformationSettings:
     hidden: int = 160
     """Units of the hidden layers of the critic; with all pixels, of its part for codes."""
     standardise: bool = True
-    """Codes and vectors to mean 0 and standard deviation 1 per column; else they are left raw."""
+    """Standardise each column of codes and vectors; else they are taken as they are."""
     repeats: int = 3
-    """Trainings, each from other initial weights and judged on another part of the pairs."""
+    """Trainings, each with initial weights and a reporting part of its own."""
     pairs: int | None = 20_000
     """Use at most so many pairs, drawn at random; None uses all."""
     steps: int = 1200
@@ -115,7 +114,7 @@ MODES = {
 class InformationScore:
     """Mutual information of images and codes in nats; higher is better, 0 is none.
 
-    value: mean over the repeats; in mode `held_out` a lower bound but for its standard error.
+    value: mean over the repeats; in mode `held_out` a lower bound up to its standard error.
     spread: standard deviation (n - 1) between repeats; NaN for one.
     standard_error: of `value` through the choice of the reported pairs; NaN in mode `thesis`.
     cap: the largest value that the bound can show with so many pairs at once; inf for `nwj`.
@@ -197,7 +196,7 @@ def mutual_information_of(
 ) -> dict[str, InformationScore]:
     """`mutual_information` of several projections of the same images, their critics in one batch.
 
-    A score does not depend on the other projections, but for rounding.
+    A score does not depend on the other projections, apart from rounding.
 
     Args:
         images: as in `mutual_information`.
@@ -274,7 +273,7 @@ def _settings(mode: str, changes: dict) -> InformationSettings:
         raise UserError(f"mode {mode!r}: choose one of {', '.join(MODES)}")
     known = {setting.name for setting in fields(InformationSettings)}
     if unknown := sorted(changes.keys() - known):
-        raise UserError(f"{unknown[0]!r} is no setting: choose from {', '.join(sorted(known))}")
+        raise UserError(f"{unknown[0]!r} is not a setting: choose from {', '.join(sorted(known))}")
     settings = replace(MODES[mode], **changes)
     if settings.bound not in BOUNDS:
         raise UserError(f"bound {settings.bound!r}: choose one of {', '.join(BOUNDS)}")
@@ -409,7 +408,7 @@ class _Result:
     stalled: bool = True
 
 
-_NOTHING = _Result(value=0.0, error=0.0, epochs=0.0, curve=[])  # of what does not vary
+_NOTHING = _Result(value=0.0, error=0.0, epochs=0.0, curve=[])  # where codes or images do not vary
 
 
 def _sees_all_pixels(x: Tensor, settings: InformationSettings) -> bool:
@@ -437,11 +436,11 @@ def _cap(n_pairs: int, settings: InformationSettings) -> float:
 
 
 def _remarks(results: list[_Result], settings: InformationSettings) -> list[str]:
-    """What the trainings say about the value."""
+    """What the reader has to know of the value, a line each."""
     if all(result is _NOTHING for result in results):
         return ["all codes or all images are the same: there is no information"]
     if not settings.held_out:
-        return ["estimated on the pairs that the critic was trained on: grows by over-fitting"]
+        return ["estimated on the critic's own training pairs: grows by over-fitting"]
     notes = []
     if nothing := sum(result.value == 0 for result in results):
         notes.append(
@@ -450,8 +449,8 @@ def _remarks(results: list[_Result], settings: InformationSettings) -> list[str]
         )
     if unfinished := sum(not result.stalled for result in results):
         notes.append(
-            f"not stalled after {settings.steps} steps in {unfinished} of {len(results)} repeats: "
-            "more steps may find more"
+            f"still improving after {settings.steps} steps in {unfinished} of {len(results)} "
+            "repeats: more steps may find more"
         )
     return notes
 
@@ -678,7 +677,7 @@ def _train_until_stalled(
     settings: InformationSettings,
     generators: Sequence[torch.Generator],
 ) -> tuple[EstimatorStack, list[list[float]]]:
-    """Train on one part and stop by another; a critic that has stalled leaves the batch.
+    """Train on one part and stop by another; a critic that no longer improves leaves the batch.
 
     Returns:
         the stack with the averaged weights that were best on the stopping part, and the value there

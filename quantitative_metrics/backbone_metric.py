@@ -12,7 +12,7 @@ The latent distance of a cell is how far along its line it lies. The score is th
 Spearman's rho and Kendall's tau-b, between latent distance and true progress; the bootstrap
 intervals are percentile intervals (Efron 1979; Efron and Tibshirani 1993, chapter 13).
 
-Two things go beyond the thesis. Where progress is no fraction of the way (a dose, a DNA content)
+Two things go beyond the thesis. Where progress is not a fraction of the way (a dose, a DNA content)
 the knots stand at the quartiles of the cells of a line instead: evenly spaced values would put them
 into the empty stretch of a heavy tail, and quartiles depend, like the score, on the order only. And
 of few cells a mean takes at most a fifth, so that the five means of a line differ; cells that tie
@@ -184,7 +184,9 @@ def backbone_scores(
     scored = np.isfinite(along)
     report += line_report
     if not scored.any() or np.ptp(cells.progress[scored]) == 0 or np.ptp(along[scored]) == 0:
-        report.append("no rank correlation: all scored cells have one progress or one code")
+        report.append(
+            "no rank correlation: all scored cells have the same progress or the same code"
+        )
 
     rng = np.random.default_rng(seed)
     spearman, kendall, n_resamples = _correlations(
@@ -392,7 +394,7 @@ def _lines(cells: _Cells, continuum: Continuum) -> tuple[list[BackboneLine], np.
     if small:
         report.append(count_and_name("lines have too few cells and were left out", small))
     if pointless:
-        what = "lines have no length, as all their codes are one, and were left out"
+        what = "lines have no length, since all their codes are equal, and were left out"
         report.append(count_and_name(what, pointless))
     return lines, along, report
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from quantitative_metrics.backbone_metric import BackboneScore
 from quantitative_metrics.metric_figures import (
     INK,
-    Backbone,
     backbone_view,
     branch_colours,
     check_pairs,
@@ -25,7 +25,7 @@ SIGNIFICANT = 5  # digits of a coordinate in a page
 
 def write_backbone_page(
     codes: Mapping[str, np.ndarray],
-    backbones: Mapping[str, Backbone],
+    backbones: Mapping[str, BackboneScore],
     path: Path,
     title: str = "Backbones",
     names: tuple[str, str, str] = ("branch", "progress", "start"),
@@ -67,7 +67,7 @@ def write_backbone_page(
 def _page_view(
     name: str,
     codes: np.ndarray,
-    backbone: Backbone,
+    backbone: BackboneScore,
     colours: Mapping[str, str],
     names: Sequence[str],
 ) -> dict[str, Any]:

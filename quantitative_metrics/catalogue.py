@@ -324,12 +324,13 @@ CATALOGUE = (
     _training("training_seconds", "training time", "How many seconds did training take?"),
     _training("wall_seconds", "wall time", "How many seconds did the whole trial take?"),
 )
-_LONGEST_FIRST = sorted(CATALOGUE, key=lambda score: -len(score.name))
+_BY_NAME = [(name, score) for score in CATALOGUE for name in (score.name, score.title)]
+_BY_NAME.sort(key=lambda named: -len(named[0]))  # mean_area before mean
 GOAL = "reconstruction"  # of a grid, short for valid_reconstruction
 
 
 def split_name(name: str) -> tuple[Score | None, str]:
-    """The row of a score, and what follows its name: a part, a bound, a reference space and k.
+    """The row of a score, and what follows its name or title: part, bound, reference space, k.
 
     Examples:
         >>> score, rest = split_name("trustworthiness pixels k=25")
@@ -338,10 +339,10 @@ def split_name(name: str) -> tuple[Score | None, str]:
         >>> split_name("backbone_kendall_low")[1], split_name("my_own")
         ('_low', (None, 'my_own'))
     """
-    for score in _LONGEST_FIRST:
-        rest = name.removeprefix(score.name)
+    for known, score in _BY_NAME:
+        rest = name.removeprefix(known)
         bound = score.interval and rest in ("_low", "_high")
-        if name.startswith(score.name) and (not rest or rest[0] in "[ " or bound):
+        if name.startswith(known) and (not rest or rest[0] in "[ " or bound):
             return score, rest
     return None, name
 

@@ -143,7 +143,7 @@ def classifier_accuracy(
         labels: N class labels, strings or numbers.
         mode: "thesis" or "converged".
         repeats: number of random halvings.
-        class_weights: weigh each cell in the loss by the inverse size of its class in the training
+        class_weights: weight each cell in the loss by the inverse size of its class in the training
             half.
         seed: of halves, initial weights and batches.
         device: torch device; the random numbers come from the CPU and are the same everywhere.

@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import matplotlib as mpl
 import numpy as np
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from quantitative_metrics.backbone_metric import BackboneScore
 from util.errors import UserError
 from util.helpers import _projection_panel
 from util.style import (
@@ -43,34 +43,9 @@ ROLLING_SHARE = 0.05  # window of the rolling mean, of the cells of a branch
 GRID_POINTS = 512  # of a density
 
 
-class Coefficient(Protocol):
-    """A rank correlation."""
-
-    value: float
-
-
-class Line(Protocol):
-    """A broken line of the backbone: `knots` is (m, d) from the centre of `initial` to the end."""
-
-    branch: str
-    initial: str
-    knots: np.ndarray
-
-
-class Backbone(Protocol):
-    """What `quantitative_metrics.backbone_metric` found of one projection of N cells."""
-
-    lines: Sequence[Line]
-    branch: np.ndarray  # (N,) names, "" where left out or without branches
-    progress: np.ndarray  # (N,), NaN where left out
-    latent_distance: np.ndarray  # (N,), NaN where left out
-    spearman: Coefficient
-    kendall: Coefficient
-
-
 def plot_backbone(
     codes: Mapping[str, np.ndarray],
-    backbones: Mapping[str, Backbone],
+    backbones: Mapping[str, BackboneScore],
     path: Path,
     colour_by: str = "branch",
     names: tuple[str, str, str] = ("branch", "progress", "start"),
@@ -167,7 +142,7 @@ def _view_of(codes: np.ndarray, shown: np.ndarray, lines: Sequence[np.ndarray] =
     return _View(rows, cells, lines, axes[:3], "; ".join(notes))
 
 
-def backbone_view(codes: np.ndarray, backbone: Backbone) -> _View:
+def backbone_view(codes: np.ndarray, backbone: BackboneScore) -> _View:
     """The scored cells of codes (N, d), and the lines, as they are drawn."""
     scored = np.isfinite(backbone.latent_distance)
     return _view_of(codes, scored, [np.asarray(line.knots, float) for line in backbone.lines])
@@ -233,11 +208,11 @@ def _label_panel(panel: Axes, title: str, view: _View) -> None:
         panel.set_yticks([])
 
 
-def _correlation_title(name: str, backbone: Backbone) -> str:
+def _correlation_title(name: str, backbone: BackboneScore) -> str:
     return f"{one_line(name)}\n{coefficients(backbone)}"
 
 
-def coefficients(backbone: Backbone) -> str:
+def coefficients(backbone: BackboneScore) -> str:
     """Both rank correlations in words."""
     text = f"ρ = {backbone.spearman.value:.3f}, τ = {backbone.kendall.value:.3f}"
     return text.replace("-", "−").replace("nan", "not defined")
@@ -276,12 +251,12 @@ def check_pairs(
             raise UserError(f"{name}: codes of shape {array.shape}, {what} of {values[name].shape}")
 
 
-def latent_distances(backbones: Mapping[str, Backbone]) -> dict[str, np.ndarray]:
+def latent_distances(backbones: Mapping[str, BackboneScore]) -> dict[str, np.ndarray]:
     """Name of a projection -> (N,) latent distances of its cells."""
     return {name: backbone.latent_distance for name, backbone in backbones.items()}
 
 
-def branch_colours(backbones: Mapping[str, Backbone]) -> dict[str, str]:
+def branch_colours(backbones: Mapping[str, BackboneScore]) -> dict[str, str]:
     """Colour of every branch in any of the backbones, in natural order; {"": ...} without any."""
     found = [line.branch for backbone in backbones.values() for line in backbone.lines]
     if not any(found):
@@ -295,7 +270,7 @@ def branch_colours(backbones: Mapping[str, Backbone]) -> dict[str, str]:
     }
 
 
-def _centre_markers(backbones: Mapping[str, Backbone]) -> dict[str, str]:
+def _centre_markers(backbones: Mapping[str, BackboneScore]) -> dict[str, str]:
     """Marker of the centre of every initial state."""
     found = {line.initial: None for backbone in backbones.values() for line in backbone.lines}
     return {state: CENTRE_MARKERS[i % len(CENTRE_MARKERS)] for i, state in enumerate(sorted(found))}
@@ -316,7 +291,7 @@ def _scale(arrays: Iterable[np.ndarray], low: float | None, high: float) -> Norm
 
 
 def plot_ordered_distance(
-    backbones: Mapping[str, Backbone],
+    backbones: Mapping[str, BackboneScore],
     path: Path,
     by: str = "progress",
     window: float = ROLLING_SHARE,
@@ -359,7 +334,7 @@ def plot_ordered_distance(
 
 
 def _draw_ordered(
-    panel: Axes, backbone: Backbone, colours: Mapping[str, str], by: str, window: float
+    panel: Axes, backbone: BackboneScore, colours: Mapping[str, str], by: str, window: float
 ) -> None:
     """Cells as faint points, a rolling mean per branch; a few cells far out are counted instead."""
     scored = np.flatnonzero(np.isfinite(backbone.latent_distance))

@@ -6,7 +6,7 @@
 The CSV has a row per cell with the coordinates of one or more projections, and whatever is known of
 the cells (class, dose, ground truth). With images (`--dataset`) or features (`--features`) of the
 same cells the projections are also judged by the neighbourhoods they keep and the information they
-share; without them, classifier and backbone run and the rest is named as skipped. Results go to a
+share; without them, the report names these scores as skipped. Results go to a
 new folder results/NNNN-<csv>-scores/: scores.csv, local_quality.csv, figures, report.html.
 
 In Python, `compute_perf_metrics("my.csv", dataset=...)` returns the table.
@@ -86,7 +86,7 @@ class Settings(CellSource):
     classifier_mode: str = "converged"
     """`converged` (standardised columns, 100 epochs) or `thesis` (raw columns, 20 epochs)."""
     class_weights: bool = False
-    """Weigh each class by its inverse size."""
+    """Weight each class by its inverse size."""
 
     progress: str | None = None
     """Column of a continuum (dose, time, DNA content) for the backbone; None takes BBBC031's."""
@@ -114,7 +114,7 @@ SETTINGS = Settings()
 
 @dataclass(frozen=True)
 class Scored:
-    """Projections, the cells they are of, and what was found of them.
+    """Projections of some cells, and their scores.
 
     latents: N rows: the table of the source that has a partner everywhere, and the columns of the
         data set.
@@ -237,7 +237,7 @@ def _join_cells(
 def _refuse_unknown_classes(
     settings: Settings, table: pd.DataFrame, classes: Sequence[object] | None
 ) -> None:
-    """Make sure that what narrows the classes down is there."""
+    """Make sure that the classes to ignore or merge, and the strength column, exist."""
     known = {class_name(value) for value in (() if classes is None else classes)}
     asked = {
         "--ignore": settings.ignore,

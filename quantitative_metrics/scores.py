@@ -3,7 +3,7 @@
 Each projection is judged against the neighbourhoods of one or more reference spaces (pixels,
 features) and by the information it shares with them, by how well a small classifier reads the
 classes from it, by how well it keeps the order of a known continuum, and by how closely its axes
-follow the numeric columns that are known of the cells. The ranks of a reference space are computed
+follow the numeric columns of the table. The ranks of a reference space are computed
 once for all projections.
 
 | column | content |
@@ -62,7 +62,7 @@ class Plan:
     task: the classes; None scores nothing by class. m1, m2 and m3 are added where the table has
         BBBC031's columns and its GT_label is the class.
     classifier_mode: `converged` or `thesis` (`classifier_metric`).
-    class_weights: weigh classes by their inverse size.
+    class_weights: weight classes by their inverse size.
     continuum: what is known of the order of the cells; None takes BBBC031's where its columns are.
     information_mode: `held_out` or `thesis` (`MINE_metric`).
     rank_all_up_to: cells up to which neighbourhood ranks are exact; above, `ranked_sample` cells
@@ -162,7 +162,7 @@ def score_projections(
     plan: Plan = Plan(),  # noqa: B008  frozen
     logvars: Mapping[str, np.ndarray] | None = None,
 ) -> Scores:
-    """Score projections of the same cells by everything that can be said of them.
+    """Score projections of the same cells by all groups of the plan.
 
     Args:
         projections: name -> (N, d) coordinates, NaN where a cell has none: such cells are left out
@@ -171,8 +171,8 @@ def score_projections(
             above; may be empty.
         table: N rows with `Unique_ID` and what is known of the cells.
         plan: which scores, and their parameters.
-        logvars: name -> (N, d) log-variance of the codes that a stochastic encoder gives, for the
-            projections that are its means.
+        logvars: name -> (N, d) log-variances, for projections that are the means of a stochastic
+            encoder.
 
     Raises:
         UserError: fewer than 3 cells have coordinates in every projection, or a column of the plan
@@ -242,7 +242,7 @@ def _complete(
 
 
 class _Scoring:
-    """The cells that have all coordinates, and what has been found of them so far."""
+    """The cells that have all coordinates, and their scores so far."""
 
     def __init__(
         self,
@@ -437,7 +437,7 @@ class _Scoring:
         return full
 
     def _try(self, what: str, score: Callable[[], None]) -> None:
-        """A metric that the cells do not allow is named, and the others go on."""
+        """Compute a score; where the cells do not allow it, note why and go on."""
         try:
             score()
         except UserError as error:
@@ -516,7 +516,7 @@ def correlate_axes(
     Args:
         projections: name -> (N, d), finite.
         table: N rows.
-        leave_out: columns that are no gradation, e.g. the class.
+        leave_out: columns to skip, e.g. the class.
 
     Returns:
         projection, axis (from 1), column, spearman (-1..1), n_cells; a row for each combination.

@@ -143,7 +143,7 @@ def co_ranking(
         seed: of the sample.
         kt, ks: neighbourhood of the local quality; None as in `local_quality.neighbourhood`.
         corner: ranks on a side of the co-ranking picture.
-        device: torch device; it must know float64 ("cpu" or "cuda", not "mps").
+        device: torch device; it must support float64 ("cpu" or "cuda", not "mps").
 
     Returns:
         A `CoRanking` per projection, in the given order.
@@ -279,7 +279,7 @@ class _MatmulSpace:
         return squares.clamp_(min=0)
 
     def mend(self, distances: torch.Tensor) -> torch.Tensor:
-        """(B, N) distances with what rounding may have broken put right, in place."""
+        """(B, N) distances with errors of rounding repaired, in place."""
         return distances
 
     def distances(self, rows: torch.Tensor) -> torch.Tensor:

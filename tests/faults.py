@@ -501,7 +501,7 @@ TABLES = [
     Fault("csv with a ragged row", VAE, FOLDER, r"cells\.csv cannot be read as a table ",
           lambda: Path("cells.csv").open("a").write("a,b,c,d,e,f,g\n")),
     Fault("features that are not there", VAE, f"{FOLDER} --features other.csv",
-          r"other\.csv: no such file"),
+          r"--features other\.csv: there is no such file"),
     Fault("features without Unique_ID", VAE, f"{FOLDER} --features features.csv",
           r"features\.csv: no column Unique_ID",
           edit("features.csv", lambda t: t.drop(columns="Unique_ID"))),
@@ -705,7 +705,7 @@ MANY_RUNS = [
           r"--alphas -1\.0: must be at least 0"),
     Fault("no workers", GRID, f"{FOLDER} --workers 0", "--workers 0: must be at least 1"),
     Fault("storage in another file", GRID, f"{FOLDER} --storage cells.csv",
-          r"--storage cells\.csv: no journal of a grid"),
+          r"--storage cells\.csv: not the journal of a grid"),
     Fault("storage of no kind", GRID, f"{FOLDER} --storage nonsense://here",
           "--storage nonsense://here: cannot be used "),
     Fault("storage that does not answer", GRID,
@@ -722,7 +722,7 @@ MANY_RUNS = [
           "--resume results/0001-cells-VAE: that run was made by another script "),
     Fault("a width of 0", WIDTHS, f"{FOLDER} --widths 0", "--widths 0: must be at least 1"),
     Fault("export of a grid", GRID, f"{FOLDER} --export parquet",
-          "--export parquet: not of many runs"),
+          "--export parquet: a grid exports nothing"),
     Fault("heat maps of no grid", HEATMAPS, "nowhere", "nowhere: give the folder of a grid"),
     Fault("heat maps over no axes", HEATMAPS, "array.csv", "name the two settings"),
     Fault("heat maps of a run", HEATMAPS, RUN, r"results/0001-cells-VAE holds no grid\.json"),
@@ -763,7 +763,7 @@ MANY_RUNS = [
     Fault("comparison without features", COMPARE, f"{FOLDER} --sets a:dataset=cells --methods PCA",
           "PCA needs features, and a has none: measure them, leave the method"),
     Fault("comparison by search", COMPARE, f"{FOLDER} --sampler tpe",
-          "--sampler tpe: a comparison needs every combination"),
+          "--sampler tpe: a comparison trains every combination"),
 ]  # fmt: skip
 
 RAW = [

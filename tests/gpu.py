@@ -980,7 +980,7 @@ def grid(context: Context, workers: int) -> dict[str, Any]:
     finish(context, running)
     wall = time.perf_counter() - began
     (folder,) = running.folder.glob("results/*")
-    files = sorted(folder.glob("*/cell.json"))
+    files = sorted(folder.glob("*/trial.json"))
     took = [json.loads(file.read_text())["wall_seconds"] for file in files]
     ends = [file.stat().st_mtime for file in files]
     training = max(ends) - min(end - each for end, each in zip(ends, took, strict=True))

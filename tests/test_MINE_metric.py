@@ -355,7 +355,7 @@ CODES = np.ones((60, 2))
         (IMAGES.astype(int), CODES, {}, "int64: give low and high"),
         (IMAGES, CODES, {"mode": "best"}, "choose one of held_out, thesis"),
         (IMAGES, CODES, {"bound": "mine"}, "choose one of infonce, nwj"),
-        (IMAGES, CODES, {"depth": 3}, "'depth' is no setting"),
+        (IMAGES, CODES, {"depth": 3}, "'depth' is not a setting"),
         (IMAGES, CODES, {"repeats": 0}, "repeats = 0: at least 1"),
         (IMAGES, CODES, {"steps": 10}, "steps = 10: at least 20"),
         (IMAGES, CODES, {"alpha": 0.0}, "alpha = 0.0: above 0"),

@@ -89,6 +89,8 @@ def test_codes_that_know_the_cells_are_better_than_shuffled_ones(scored, score):
 def test_names_of_scores():
     assert split_name("accuracy[a_low [b]]")[0].name == "accuracy"
     assert split_name("accuracy_of_mine")[0] is None
+    assert split_name("k-NN accuracy")[0].name == "knn_accuracy"
+    assert split_name("mean area pixels")[0].name == "mean_area"
     assert split_name("backbone_spearman[x]_low")[0].name == "backbone_spearman"
     assert split_name("trustworthiness_area features")[0].name == "trustworthiness_area"
     whole = ["m1", "mean_area pixels", "lcmc_area", "my own", "analytic_information"]
@@ -145,7 +147,7 @@ def test_a_row_is_all_that_a_new_score_needs(monkeypatch):
     )
     for module in ("catalogue", "scores", "score_table"):
         monkeypatch.setattr(f"quantitative_metrics.{module}.CATALOGUE", (*CATALOGUE, row))
-    monkeypatch.setattr(catalogue, "_LONGEST_FIRST", [row, *catalogue._LONGEST_FIRST])
+    monkeypatch.setattr(catalogue, "_BY_NAME", [("extent", row), *catalogue._BY_NAME])
     codes = {"A": np.arange(8.0).reshape(4, 2), "B": np.zeros((4, 2))}
     table = pd.DataFrame({"Unique_ID": list("abcd"), "dose": [1.0, 2.0, 3.0, 5.0]})
     scores = score_projections(codes, {}, table, Plan(("axes",), continuum=Continuum("dose")))

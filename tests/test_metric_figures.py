@@ -1,6 +1,6 @@
 """Figures of the metrics: what is drawn where, limits, bad input, and the same bytes twice."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -10,6 +10,7 @@ from PIL import Image
 from scipy.stats import gaussian_kde
 
 import quantitative_metrics.metric_figures
+from quantitative_metrics.backbone_metric import BackboneLine, BackboneScore, Estimate
 from quantitative_metrics.metric_figures import (
     plot_backbone,
     plot_co_ranking,
@@ -23,26 +24,8 @@ from util.style import CLASS_PALETTE
 EVIL = "</script><script>alert(1)</script>"
 
 
-@dataclass(frozen=True)
-class Value:
-    value: float
-
-
-@dataclass(frozen=True)
-class Line:
-    branch: str
-    initial: str
-    knots: np.ndarray
-
-
-@dataclass(frozen=True)
-class Backbone:
-    lines: tuple
-    branch: np.ndarray
-    progress: np.ndarray
-    latent_distance: np.ndarray
-    spearman: Value = Value(0.9)
-    kendall: Value = Value(-0.75)
+def estimate(value):
+    return Estimate(value, low=np.nan, high=np.nan, std=np.nan)
 
 
 def example(dimensions, n=90, branches=("1", "2", "10"), states=("green", "red"), seed=0):
@@ -52,12 +35,17 @@ def example(dimensions, n=90, branches=("1", "2", "10"), states=("green", "red")
     which, progress = rng.integers(len(branches), size=n), rng.uniform(size=n)
     codes = ends[which] * progress[:, None] + rng.normal(0, 0.2, (n, dimensions))
     lines = tuple(
-        Line(branch, state, np.linspace(i, end, 5))
+        BackboneLine(branch, state, np.linspace(i, end, 5))
         for branch, end in zip(branches, ends, strict=True)
         for i, state in enumerate(states)
     )
     left_out = np.arange(n) % 7 == 0
-    return codes, Backbone(
+    return codes, BackboneScore(
+        spearman=estimate(0.9),
+        kendall=estimate(-0.75),
+        branches={},
+        n_cells=int((~left_out).sum()),
+        n_resamples=(0, 0),
         lines=lines,
         branch=np.where(left_out, "", np.array(branches, object)[which]),
         progress=np.where(left_out, np.nan, progress),
@@ -195,7 +183,7 @@ def test_many_cells_are_thinned_and_the_panel_says_so(tmp_path, drawn, monkeypat
 def test_nothing_scored_is_drawn_without_a_crash(tmp_path):
     codes, backbone = example(3)
     nothing = np.full(len(codes), np.nan)
-    empty = replace(backbone, latent_distance=nothing, progress=nothing, spearman=Value(np.nan))
+    empty = replace(backbone, latent_distance=nothing, progress=nothing, spearman=estimate(np.nan))
     for colour_by in ("branch", "progress"):
         plot_backbone({"a": codes}, {"a": empty}, tmp_path / "b.png", colour_by=colour_by)
     plot_ordered_distance({"a": empty}, tmp_path / "o.png")

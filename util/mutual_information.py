@@ -216,7 +216,7 @@ class EstimatorStack(nn.Module):
 
     @torch.no_grad()
     def write(self, number: int, estimator: InformationEstimator) -> None:
-        """Give the weights of one of the estimators to a module that stands alone."""
+        """Copy the weights of one estimator into a module of its own."""
         pairs = [(self.g, estimator.critic.g), (self.h, estimator.critic.h)]
         pairs += [(self.baseline, estimator.baseline)] if self.baseline is not None else []
         for layers, single_one in pairs:

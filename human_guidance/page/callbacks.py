@@ -27,6 +27,7 @@ from human_guidance.page.run import colouring
 from human_guidance.page.selection import HOW, MOST_STROKES, class_shares, spread_out
 from human_guidance.page.space import Space, flags_of
 from human_guidance.page.state import PageState
+from quantitative_metrics.catalogue import better_when, counts_by_size
 from quantitative_metrics.score_table import scores_table
 from util.errors import UserError
 from util.metadata import read_table
@@ -456,9 +457,10 @@ def _before_and_after(scores: pd.DataFrame) -> pd.DataFrame:
     if not {"VAE", "VAE_before"} <= set(scores.index):
         return pd.DataFrame(columns=["name", "before", "after", "better"])
     pair = scores.loc[["VAE_before", "VAE"]].T.dropna()
-    signed = pair.index.str.startswith("spearman[")  # here the size counts, not the sign
-    pair[signed] = pair[signed].abs()
-    names = [f"|{name}|" if odd else name for name, odd in zip(pair.index, signed, strict=True)]
+    by_size = pair.index.map(counts_by_size).to_numpy(bool)
+    pair[by_size] = pair[by_size].abs()
+    names = [f"|{name}|" if size else name for name, size in zip(pair.index, by_size, strict=True)]
+    better = [better_when(name) for name in pair.index]
     return pd.DataFrame(
-        {"name": names, "before": pair["VAE_before"], "after": pair["VAE"], "better": 1}
+        {"name": names, "before": pair["VAE_before"], "after": pair["VAE"], "better": better}
     )
