@@ -212,8 +212,8 @@ def features_of_space(space: LatentSpace) -> tuple[pd.DataFrame | None, list[str
         table, notes = features_of(
             cells.images,
             cells.masked,
-            cells.channels,
-            ids,
+            channel_names=cells.channels,
+            ids=ids,
             groups=settings.feature_groups,
             cache_dir=cells.cache,
         )

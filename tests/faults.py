@@ -501,7 +501,7 @@ TABLES = [
     Fault("csv with a ragged row", VAE, FOLDER, r"cells\.csv cannot be read as a table ",
           lambda: Path("cells.csv").open("a").write("a,b,c,d,e,f,g\n")),
     Fault("features that are not there", VAE, f"{FOLDER} --features other.csv",
-          r"other\.csv: no such file"),
+          r"--features other\.csv: there is no such file"),
     Fault("features without Unique_ID", VAE, f"{FOLDER} --features features.csv",
           r"features\.csv: no column Unique_ID",
           edit("features.csv", lambda t: t.drop(columns="Unique_ID"))),

@@ -81,7 +81,9 @@ def flat(outline, *levels):
 
 def both_tables(images, masked, full_scale):
     names = NAMES[: images.shape[1]]
-    table, _ = measure_features(images, masked, names, groups="full", n_jobs=1, progress=False)
+    table, _ = measure_features(
+        images, masked, channel_names=names, groups="full", n_jobs=1, progress=False
+    )
     plain = measure_plainly(images, masked, names, full_scale)
     assert list(table) == list(plain)
     return table, plain
@@ -208,7 +210,7 @@ def test_grey_levels_beyond_the_largest_sum_of_32_bits():
     images[0, 0, :64] -= 1
     images[1, 0, 5, 5] -= 3
     images[:, 1] = images[:, 0]
-    table, _ = measure_features(images, True, ["a", "b"], None, "fast", 1, False)
+    table, _ = measure_features(images, True, channel_names=["a", "b"], n_jobs=1, progress=False)
     np.testing.assert_allclose(table["Correlation_Pearson_a_b"], 1, rtol=1e-12)
     expected = images[:, 0].reshape(2, -1).astype(np.longdouble).std(axis=1) / 65535
     np.testing.assert_allclose(table["Intensity_StdIntensity_a"], expected.astype(float), rtol=1e-9)

@@ -186,7 +186,10 @@ def test_scaling_is_robust_to_hot_pixels():
     [
         (lambda f: shutil.rmtree(f), "no such folder"),
         (lambda f: [p.unlink() for p in f.rglob("*.tiff")], "no TIFF, PNG or JPEG"),
-        (lambda f: tifffile.imwrite(f / "A" / "odd.tiff", masked_crop(30, 30, 4)), "of one kind"),
+        (
+            lambda f: tifffile.imwrite(f / "A" / "odd.tiff", masked_crop(30, 30, 4)),
+            "the same kind",
+        ),
         (lambda f: [p.write_bytes(b"II*\0") for p in f.rglob("*.tiff")], "could be read"),
     ],
 )
@@ -267,7 +270,7 @@ def test_labels():
     assert name == "GT_label" and list(labels) == ["1", "2", None, "2"]
     assert any("1 cells have no GT_label" in n and "c" in n for n in notes)
     assert any("single cell" in n and "1" in n for n in notes)
-    with pytest.raises(UserError, match="--label y: no such column"):
+    with pytest.raises(UserError, match="`label` y: no such column"):
         choose_labels(table, "y")
     assert choose_labels(table[["Unique_ID"]], None)[0] is None
 

@@ -302,3 +302,9 @@ def test_torchdr_is_told_its_device(project, name, monkeypatch):
     values = np.random.default_rng(0).normal(size=(20, 5))
     getattr(baselines, project)(values, engine="torchdr", device="cuda:1")
     assert told["device"] == "cuda:1"
+
+
+def test_an_unknown_device_is_refused():
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(UserError, match="`device` tpu9"):
+        pick_device("tpu9")

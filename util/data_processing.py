@@ -4,9 +4,9 @@
            --split_cells--> train / valid
            --CellBatches--> float batches (B, C, S, S) in 0..1, scaled, augmented, on the device
 
-Images keep their integers (and their range) until they reach the device. The result of reading and
-resizing is cached beside the source, or in the user's cache folder where the source cannot be
-written, and made again when a file, its size, its time or the input size changes.
+Images stay integers, with their own range, until they reach the device. What reading and resizing
+give is cached beside the source, or in the user's cache folder if the source is read-only, and made
+again when a file, its size, its time or the input size changes.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ from util.image_files import (
 from util.metadata import count_and_name, join_metadata, read_table, refuse_duplicates
 
 CACHE_VERSION = 1  # raise it when the pixels that load_cells makes change
-SIMULATED = Path("DataSets") / "simulated"  # where features of simulated cells are kept
+SIMULATED = Path("DataSets") / "simulated"  # caches of simulated cells
 CHUNK = 512  # images read and resized at a time
 
 
@@ -56,12 +56,12 @@ class Cells:
         table: N rows; `Unique_ID` first, then `class` where the source has class folders, then the
             metadata.
         name: name of the data set, for the run folder.
-        masked: crops are zero outside the cell (else they are windows of the field).
+        masked: whether crops are zero outside the cell (else they are windows of the field).
         padding: (C,) value around an image smaller than the input: 0, or the channel's border
             median.
         low, high: (C,) raw values that become 0 and 1; values beyond are clipped.
         channels: C names.
-        notes: one line for everything counted on the way (unreadable files, ids without partner).
+        notes: what was left out or decided (unreadable files, ids without partner), a line each.
         fingerprint: changes when a pixel does.
         cache: folder for what is derived from the images; None where nothing can be written.
     """
@@ -90,7 +90,7 @@ class Cells:
         """(N, C, S, S) pixels as a space whose neighbourhoods a projection should keep.
 
         8-bit pixels as they are; 16-bit channels scaled to the range that the network sees, float32
-        in 0..1, so that none rules.
+        in 0..1, so that no channel dominates.
         """
         if self.images.dtype == np.uint8:
             return self.images
@@ -163,7 +163,7 @@ def load_cells(source: CellSource, progress: bool = True) -> Cells:
         progress: show progress bars.
 
     Raises:
-        UserError: one line that names the file or value which is wrong and what would be right.
+        UserError: a file or value is wrong.
     """
     dataset, metadata = source.dataset, source.metadata
     if metadata is not None and not Path(metadata).is_file():
@@ -326,7 +326,7 @@ def _build_folder_cache(
     ):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for chunk in _chunks(files, f"reading {folder.name}", progress):
-                # A chunk at a time: a pool would run ahead and fill the memory.
+                # A chunk at a time: the pool would otherwise run ahead and fill the memory.
                 for file, (image, reason, alpha) in zip(
                     chunk, pool.map(prepare, chunk), strict=True
                 ):
@@ -370,8 +370,8 @@ def _refuse_other_kind(
     if (len(image), image.dtype) != (len(reference), reference.dtype):
         raise UserError(
             f"{file} has {len(image)} channels of {image.dtype}, but {reference_file} has "
-            f"{len(reference)} of {reference.dtype}: a data set has images of one kind; convert it "
-            "or take it out"
+            f"{len(reference)} of {reference.dtype}: all images of a data set need the same kind; "
+            "convert the file or remove it"
         )
 
 
@@ -413,8 +413,7 @@ def split_cells(
     """Seeded, stratified split into (train, valid) indices, each ascending.
 
     Each class gives its share to the validation set, rounded so that the shares add up (largest
-    remainder). A class of one cell stays in the training set, as does every class too small for a
-    share.
+    remainder). A class too small for a share, or of one cell, stays in the training set.
 
     Args:
         labels: class of each cell (None where missing), or None for no classes at all.
@@ -442,7 +441,7 @@ def split_cells(
     by_remainder = np.argsort(counts - shares, kind="stable")
     with_room = [g for g in by_remainder if len(groups[g]) - counts[g] > 1]
     counts[with_room[: n_valid - counts.sum()]] += 1
-    if counts.sum() == 0:  # nothing but classes of one cell: any cell may validate
+    if counts.sum() == 0:  # only classes of one cell: any cell may validate
         groups, counts = [rng.permutation(n_cells)], np.array([n_valid])
     chosen = [group[:count] for group, count in zip(groups, counts, strict=True)]
     valid = np.sort(np.concatenate(chosen))
@@ -469,15 +468,15 @@ def scale_pixels(
 class Batches(ABC):
     """Batches of cells on a device: scaled to 0..1 and augmented there, from the raw integers.
 
-    A subclass says where the integers are: `_hold` puts them there, once, and `_load` brings those
-    of one batch to the device; `_read` and `_epoch_order` may be replaced where many batches are
-    best read in another way or order.
+    A subclass decides where the integers are: `_hold` puts them there once, and `_load` brings
+    those of one batch to the device. `_read` and `_epoch_order` may be overridden if batches are
+    better read in another way or order.
 
     Args:
         cells: images and scaling.
         device: where batches come out.
         batch_size: cells per batch; may be changed between epochs.
-        augmentation: turn and flip the training images.
+        augmentation: rotate and flip the training images.
         downsample: side of the squares of pixels that are averaged to one.
     """
 
@@ -531,9 +530,9 @@ class Batches(ABC):
         yield from map(self._scale, self._read(torch.from_numpy(indices)))
 
     def shuffled(self, indices: np.ndarray) -> Iterator[torch.Tensor]:
-        """One epoch: full batches of a random order, augmented if asked.
+        """One epoch: full batches in random order, augmented if `augmentation` is set.
 
-        What does not fill a batch waits for the next epoch's order, unless it is all there is.
+        Cells that do not fill a batch are left out of this epoch, unless there are no others.
         Randomness follows torch's global generators, which the training loop seeds for each epoch.
         """
         order = self._epoch_order(torch.from_numpy(indices))
@@ -551,7 +550,7 @@ class CellBatches(Batches):
 
     def _hold(self, images: np.ndarray) -> torch.Tensor:
         held = torch.empty(images.shape, dtype=tensor_type(images.dtype), device=self.device)
-        for start in range(0, len(images), CHUNK):  # a map never lies in host memory as a whole
+        for start in range(0, len(images), CHUNK):  # a map is never in host memory as a whole
             rows = slice(start, start + CHUNK)
             held[rows] = torch.from_numpy(np.array(images[rows]))
         return held
@@ -560,4 +559,4 @@ class CellBatches(Batches):
         return select_rows(self.images, index.to(self.device))
 
     def _read(self, order: torch.Tensor) -> Iterator[torch.Tensor]:
-        return super()._read(order.to(self.device))  # once: a copy a batch would stop the queue
+        return super()._read(order.to(self.device))  # once: a copy per batch would stop the queue

@@ -6,7 +6,7 @@
     parquet     latents.parquet, scores.parquet, local_quality.parquet: the CSVs of the same names
     encoder     encoder.pt2 (torch.export): pixels as they are in the files -> the code
 
-Each needs packages of the extra `export`, but for the encoder.
+All but the encoder need packages of the extra `export`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ MISSING = "`export` {}: the package {} is missing; pip install -e '.[export]'"
 
 
 def refuse_missing_packages(formats: Sequence[ExportFormat]) -> None:
-    """Check before a run what it will need after it.
+    """Check before a run that the packages for its export are installed.
 
     Raises:
         UserError: a package is not installed.
@@ -99,7 +99,7 @@ def write_anndata(
         path: to write.
         latents: a row per cell: Unique_ID, columns of the user, coordinates.
         projections: name -> columns of its coordinates; `VAE` becomes obsm["X_vae"].
-        features: (N, F), X; None for none.
+        features: (N, F), X; None leaves X out.
         local_quality: a row per cell, in the same order.
         about: uns, tables and texts.
     """

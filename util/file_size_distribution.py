@@ -7,7 +7,7 @@
         --field-rows Well=A03 Site=8
 
 Writes results/NNNN-<data set>-look/: sizes.csv and sizes.png (heights, widths, aspect ratios, how
-many cells each input size would shrink), classes.csv, examples.png, channels.png, and for a field
+many cells each input size would rescale), classes.csv, examples.png, channels.png, and for a field
 of view centroids.png (where ground truth and CellProfiler put each cell).
 """
 
@@ -48,11 +48,11 @@ class Settings(CellSource):
     simulated_cells: int = 1000
     """Cells to draw when the data set is `simulated`."""
     field: str | None = None
-    """Image of a field of view, to draw the centroids and labels of its cells over."""
+    """Image of a field of view, over which the centroids and classes of its cells are drawn."""
     field_rows: tuple[str, ...] = ()
     """Which rows of the metadata lie in that field, as COLUMN=VALUE."""
     seed: int = 0
-    """Of the choice of example cells."""
+    """Seed of the choice of example cells."""
     results: str = "results"
     """Folder of the numbered result folders."""
 
@@ -100,12 +100,12 @@ def summarise_shapes(shapes: pd.DataFrame) -> pd.DataFrame:
     return table.rename_axis("quantity")
 
 
-def shrunk_by_size(shapes: pd.DataFrame) -> pd.DataFrame:
-    """How many images are larger than each input size in either side, and so would be shrunk."""
+def rescaled_by_size(shapes: pd.DataFrame) -> pd.DataFrame:
+    """How many images are larger than each input size in either side, and so would be rescaled."""
     longer = shapes[["height", "width"]].max(axis=1).to_numpy()
     counts = [int((longer > size).sum()) for size in INPUT_SIZES]
     shares = [100 * count / len(longer) for count in counts]
-    return pd.DataFrame({"shrunk": counts, "percent": shares}, index=INPUT_SIZES).rename_axis(
+    return pd.DataFrame({"rescaled": counts, "percent": shares}, index=INPUT_SIZES).rename_axis(
         "input_size"
     )
 
@@ -120,10 +120,10 @@ def class_counts(labels: pd.Series) -> pd.DataFrame:
 
 
 def plot_shapes(shapes: pd.DataFrame, input_size: int, path: Path) -> Path:
-    """Histograms of height, width and aspect ratio, and the share that each input size shrinks."""
+    """Histograms of height, width and aspect ratio, and the share above each input size."""
     with house_style():
         figure = Figure(figsize=(11, 6.4), layout="constrained")
-        height, width, aspect, shrunk = figure.subplots(2, 2).flat
+        height, width, aspect, rescaled = figure.subplots(2, 2).flat
         largest = shapes[["height", "width"]].to_numpy().max()
         bins = np.linspace(0, 1.05 * largest, 60)
         for panel, column in ((height, "height"), (width, "width")):
@@ -135,12 +135,12 @@ def plot_shapes(shapes: pd.DataFrame, input_size: int, path: Path) -> Path:
         ratio = shapes["width"] / shapes["height"]
         _histogram(aspect, ratio, 40, "aspect ratio, width / height")
         aspect.legend()
-        table = shrunk_by_size(shapes)
+        table = rescaled_by_size(shapes)
         colours = [OKABE_ITO[5] if size == input_size else OKABE_ITO[4] for size in table.index]
-        bars = shrunk.bar([str(size) for size in table.index], table["percent"], color=colours)
-        words = [f"{count:,} cells" for count in table["shrunk"]]
-        shrunk.bar_label(bars, words, padding=2)
-        shrunk.set(xlabel="input size (px)", ylabel="cells that it shrinks (%)", ylim=(0, 112))
+        bars = rescaled.bar([str(size) for size in table.index], table["percent"], color=colours)
+        words = [f"{count:,} cells" for count in table["rescaled"]]
+        rescaled.bar_label(bars, words, padding=2)
+        rescaled.set(xlabel="input size (px)", ylabel="larger cells, rescaled (%)", ylim=(0, 112))
         figure.suptitle(f"Sizes of {len(shapes):,} cell images")
         return save_figure(figure, path)
 
@@ -254,7 +254,7 @@ def main(settings: Settings) -> Path:
     write_table(folder / "sizes.csv", shapes)
     tables = [
         ("Sizes in pixels", summarise_shapes(shapes)),
-        ("Images that an input size would shrink", shrunk_by_size(shapes)),
+        ("Images larger than an input size, which are rescaled", rescaled_by_size(shapes)),
     ]
     if labels is not None:
         counts = class_counts(labels)

@@ -83,7 +83,8 @@ def read_table(path: Path) -> pd.DataFrame:
         separator = max(",;\t", key=header.count)
         table = pd.read_csv(StringIO(text), sep=separator, low_memory=False)
     except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise UserError(f"{path} cannot be read as a table ({error})") from error
+        reason = " ".join(str(error).split())  # pandas breaks its lines
+        raise UserError(f"{path} cannot be read as a table ({reason})") from error
     if table.empty:
         raise UserError(f"{path} has no rows")
     return table.drop(columns=[c for c in table.columns if str(c).startswith("Unnamed:")])
