@@ -305,21 +305,13 @@ def _write(
     folder = create_run_folder(Path(settings.results), f"{loaded.cells.name}-sweep")
     about = describe_run(settings, data=loaded.cells.describe(), notes=notes)
     write_json(folder / "settings.json", about)
-    write_table(folder / "scores.csv", scores.table)
-    wide = headline(scores.table)
-    runs = pd.DataFrame(
-        {"run": name, "method": request.method, **request.parameters, "status": "trained"}
-        | wide.loc[name].to_dict()
-        for name, request in zip(codes, requests, strict=True)
-    )
-    write_table(folder / "runs.csv", runs)
+    runs = _write_runs(folder, dict(zip(codes, requests, strict=True)), scores)
     projections, columns = _write_projections(folder, loaded, codes)
     criterion = criterion_of(settings, runs)
     best = best_of(runs, criterion)
     chosen = subset([scores], {name: name for name in best["run"]})
     shown = {name: columns[name] for name in best["run"]}
-    figures = _draw_sweep(folder, runs)
-    figures += draw_scores(chosen, projections, shown, folder, label=loaded.label)
+    of_best = draw_scores(chosen, projections, shown, folder, label=loaded.label)
     cells = loaded.cells
     view = write_latent_page(
         latents=projections[[*cells.table, *(c for names in shown.values() for c in names)]],
@@ -342,7 +334,7 @@ def _write(
             (f"The best of each method by {criterion}.", scores_table(chosen.table)),
             ("The best by each score.", best_runs(runs, ["method"], score_columns(runs, []))),
         ],
-        figures=figures,
+        figures=_draw_sweep(folder, runs) + of_best,
         notes=list(dict.fromkeys(notes + scores.notes)),
         latent_page=view,
         details=[("Every projection.", runs.set_index("run").drop(columns="status"))],
@@ -351,6 +343,19 @@ def _write(
     print("\n".join(said))
     print(f"report: {report}")
     return folder
+
+
+def _write_runs(folder: Path, requests: Mapping[str, Request], scores: Scores) -> pd.DataFrame:
+    """Write scores.csv, and runs.csv with a row per projection; returns the latter."""
+    write_table(folder / "scores.csv", scores.table)
+    wide = headline(scores.table)
+    runs = pd.DataFrame(
+        {"run": name, "method": request.method, **request.parameters, "status": "trained"}
+        | wide.loc[name].to_dict()
+        for name, request in requests.items()
+    )
+    write_table(folder / "runs.csv", runs)
+    return runs
 
 
 def _write_projections(

@@ -35,8 +35,8 @@ def test_the_numbers_are_those_of_one_call(cells, workers):
     plan = PLAN if workers == 1 else replace(PLAN, metrics=("neighbours", "classifier"))
     if workers == 1:  # critics of one reference are enough
         references = {"features": references["features"]}
-    whole = score_projections(codes, references, table, plan, logvars)
-    found = dict(score_each(codes, references, table, plan, logvars, workers))
+    whole = score_projections(codes, references, table, plan, logvars=logvars)
+    found = dict(score_each(codes, references, table, plan, logvars=logvars, workers=workers))
     assert list(found) == ["A", "B"]
     together = subset(list(found.values()), {"A": "A", "B": "B"})
     keys = ["projection", "reference", "metric", "k"]
