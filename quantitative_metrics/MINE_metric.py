@@ -182,12 +182,25 @@ def mutual_information_of(
     if settings.pairs is not None and settings.pairs < n_all:
         rows = np.sort(rng.choice(n_all, settings.pairs, replace=False))
         images, arrays = images[rows], {name: array[rows] for name, array in arrays.items()}
-    x = _critic_input(images, settings.image_size, low, high, next(iter(contexts.values()), ""))
+    x = _critic_input(
+        images=images,
+        size=settings.image_size,
+        low=low,
+        high=high,
+        context=next(iter(contexts.values()), ""),
+    )
     codes = {name: torch.from_numpy(array) for name, array in arrays.items()}
     with nullcontext() if sees_all_pixels(x, settings) else processes.threads(1):
-        found = results_of(x, codes, settings, rng, device)
+        found = results_of(x=x, codes=codes, settings=settings, rng=rng, device=device)
     return {
-        name: _score(results, mode, settings, len(x), n_all, contexts[name])
+        name: _score(
+            results=results,
+            mode=mode,
+            settings=settings,
+            n_pairs=len(x),
+            n_all=n_all,
+            context=contexts[name],
+        )
         for name, results in found.items()
     }
 
@@ -227,7 +240,7 @@ def smaller_images(
     images = np.asarray(images)
     if images.ndim != 4 or 0 in images.shape:
         raise UserError(f"images are an array of shape {images.shape}, not (N, C, H, W)")
-    return _scaled(images, size, low, high, "").numpy()
+    return _scaled(images=images, size=size, low=low, high=high, context="").numpy()
 
 
 def _settings(mode: str, changes: dict) -> InformationSettings:
@@ -270,7 +283,7 @@ def _critic_input(
         raise UserError(
             f"{context}images are an array of shape {images.shape}, not (N, C, H, W) or (N, D)"
         )
-    return _scaled(images, size, low, high, context)
+    return _scaled(images=images, size=size, low=low, high=high, context=context)
 
 
 def _scaled(
@@ -438,19 +451,14 @@ def analytic_information(
             is random where every cell is taken.
         block: densities held at once, 8 bytes each.
         seed: of cells and codes.
-        device: torch device; it must know float64 ("cpu" or "cuda", not "mps").
+        device: torch device; it must support float64 ("cpu" or "cuda", not "mps").
 
     Raises:
         UserError: fewer than two cells, NaN or infinite values, shapes that do not fit, or bad
             numbers.
 
     """
-    mean = finite_matrix(mean, "mean", np.float32).astype(np.float64)
-    logvar = finite_matrix(logvar, "logvar", np.float32).astype(np.float64)
-    if mean.shape != logvar.shape:
-        raise UserError(
-            f"mean of shape {mean.shape} and logvar of shape {logvar.shape}: must match"
-        )
+    mean, logvar = _checked_posteriors(mean, logvar)
     n, n_sampled = len(mean), min(sample or len(mean), len(mean))
     for name, value, least in (("cells", n, 2), ("sample", n_sampled, 2), ("draws", draws, 1)):
         if value < least:
@@ -460,7 +468,7 @@ def analytic_information(
     rows = rng.choice(n, n_sampled, replace=False)
     noise = rng.standard_normal((n_sampled, draws, mean.shape[1]))
     ratios = _log_ratios(
-        mean, logvar, rows, noise, max(1, block // n), device
+        mean=mean, logvar=logvar, rows=rows, noise=noise, block=max(1, block // n), device=device
     )  # (n_sampled, draws)
     value = float(ratios.mean())
     return EncoderInformation(
@@ -472,6 +480,17 @@ def analytic_information(
         n_cells=n,
         n_sampled=n_sampled,
     )
+
+
+def _checked_posteriors(mean: np.ndarray, logvar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, d) float64 means and log-variances, with the precision of float32."""
+    mean = finite_matrix(mean, "mean", np.float32).astype(np.float64)
+    logvar = finite_matrix(logvar, "logvar", np.float32).astype(np.float64)
+    if mean.shape != logvar.shape:
+        raise UserError(
+            f"mean of shape {mean.shape} and logvar of shape {logvar.shape}: must match"
+        )
+    return mean, logvar
 
 
 def _log_ratios(

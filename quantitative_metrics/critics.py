@@ -137,10 +137,15 @@ def results_of(
     shape = tuple(x.shape[1:]) if sees_all_pixels(x, settings) else (images.shape[2],)
     for width in sorted({codes[name].shape[1] for name in varied}):
         critics = [(n, r) for n in varied if codes[n].shape[1] == width for r in range(len(seeds))]
-        estimators = [_new_estimator(shape, width, settings, seed, device) for seed in seeds]
+        estimators = [
+            _new_estimator(
+                image_shape=shape, width=width, settings=settings, seed=seed, device=device
+            )
+            for seed in seeds
+        ]
         for group in _groups(critics, estimators[0]):
             results = _train_and_judge(
-                _pairs(images, codes, parts, group, settings),
+                _pairs(images=images, codes=codes, parts=parts, critics=group, settings=settings),
                 [deepcopy(estimators[repeat]) for _, repeat in group],
                 settings,
                 seeds,
@@ -184,7 +189,11 @@ def _new_estimator(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return InformationEstimator(
-            image_shape, width, settings.bound, settings.alpha, settings.hidden
+            image_shape=image_shape,
+            latent_dim=width,
+            bound=settings.bound,
+            alpha=settings.alpha,
+            hidden=settings.hidden,
         ).to(device)
 
 
@@ -228,14 +237,18 @@ def _train_and_judge(
     stack = EstimatorStack(estimators)
     optimizer = torch.optim.Adam(stack.parameters(), settings.learning_rate, fused=True)
     if not settings.held_out:
-        curves = _train_on_all(stack, optimizer, pairs, settings, generators)
+        curves = _train_on_all(
+            stack=stack, optimizer=optimizer, pairs=pairs, settings=settings, generators=generators
+        )
         return [
             Result(float(np.mean(curve[-THESIS_LAST_EPOCHS:])), math.nan, len(curve), curve)
             for curve in curves
         ]
-    trained = _train_until_stalled(stack, optimizer, pairs, settings, generators)
+    best, curves = _train_until_stalled(
+        stack=stack, optimizer=optimizer, pairs=pairs, settings=settings, generators=generators
+    )
     return [
-        _judged(estimator, pairs, number, *trained, settings)
+        _judged(estimator, pairs, number, best=best, curves=curves, settings=settings)
         for number, estimator in enumerate(estimators)
     ]
 
@@ -253,12 +266,18 @@ def _judged(
     epochs = CHECK_EVERY * len(curve) / (n_train // min(settings.batch, n_train))
     stalled = len(curve) < settings.steps // CHECK_EVERY
     if max(curve) <= 0:  # for the stopping part the best critic is a constant, whose bound is 0
-        return Result(0.0, 0.0, epochs, curve, stalled)
+        return Result(value=0.0, error=0.0, epochs=epochs, curve=curve, stalled=stalled)
     best.write(number, estimator)
     repeat = int(pairs.repeat[number])
     x = pairs.x[repeat if len(pairs.x) > 1 else 0]
     judged = (estimator, x, pairs.z[number], chunks_of(pairs.parts[2][repeat]))
-    return Result(_held_out_bound(*judged), _standard_error(*judged), epochs, curve, stalled)
+    return Result(
+        value=_held_out_bound(*judged),
+        error=_standard_error(*judged),
+        epochs=epochs,
+        curve=curve,
+        stalled=stalled,
+    )
 
 
 def _standardised(values: Tensor, rows: Tensor) -> Tensor:

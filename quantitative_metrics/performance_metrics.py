@@ -172,7 +172,7 @@ def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Score
     )
     notes += label_notes if label else []
     scores = replace(scores, notes=notes + scores.notes)
-    return Scored(table, projections, cells, label, scores)
+    return Scored(latents=table, projections=projections, cells=cells, label=label, scores=scores)
 
 
 def _read_source(path: str) -> pd.DataFrame:

@@ -221,18 +221,24 @@ def write_score_report(
     Returns:
         the report.
     """
-    figures = [*figures, *draw_scores(scores, latents, projections, folder, label)]
-    view = None
-    if cells is not None:
-        shown = cells.images[:: thinning_stride(len(latents))]  # all but in very large sets
-        view = write_latent_page(
+    figures = [
+        *figures,
+        *draw_scores(
+            scores=scores, latents=latents, projections=projections, folder=folder, label=label
+        ),
+    ]
+    view = (
+        None
+        if cells is None
+        else write_latent_page(
             latents=latents,
             projections=projections,
-            thumbnails=compose_rgb(shown, cells),
+            thumbnails=compose_rgb(cells.images[:: thinning_stride(len(latents))], cells),
             path=folder / "latent_space.html",
             colour_by=label,
             title=titles[1],
         )
+    )
     about = {name: described[name] for name in ("data", "command") if name in described}
     return write_report(
         path=folder / "report.html",
