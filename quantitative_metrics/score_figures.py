@@ -221,16 +221,10 @@ def write_score_report(
     Returns:
         the report.
     """
-    figures = [
-        *figures,
-        *draw_scores(
-            scores=scores, latents=latents, projections=projections, folder=folder, label=label
-        ),
-    ]
-    view = (
-        None
-        if cells is None
-        else write_latent_page(
+    drawn = draw_scores(scores, latents, projections, folder=folder, label=label)
+    view = None
+    if cells is not None:
+        view = write_latent_page(
             latents=latents,
             projections=projections,
             thumbnails=compose_rgb(cells.images[:: thinning_stride(len(latents))], cells),
@@ -238,7 +232,6 @@ def write_score_report(
             colour_by=label,
             title=titles[1],
         )
-    )
     about = {name: described[name] for name in ("data", "command") if name in described}
     return write_report(
         path=folder / "report.html",
@@ -246,7 +239,7 @@ def write_score_report(
         summary_lines=summary,
         settings=described["settings"] | about,
         tables=[*tables, ("Each projection by each score.", scores_table(scores.table))],
-        figures=figures,
+        figures=[*figures, *drawn],
         notes=notes,
         latent_page=view,
         versions=described["versions"] | described["machine"],
