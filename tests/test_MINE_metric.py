@@ -234,14 +234,14 @@ def test_a_score_does_not_depend_on_its_company(monkeypatch, at_once):
 
 
 def test_groups_are_bounded_in_critics_and_in_weights():
-    critics = [("", repeat) for repeat in range(30)]
+    many = [("", repeat) for repeat in range(30)]
     small = InformationEstimator((64,), 3, hidden=MODES["held_out"].hidden)
-    groups = list(critics._groups(critics, small))
-    assert [critic for group in groups for critic in group] == critics
+    groups = list(critics._groups(many, small))
+    assert [critic for group in groups for critic in group] == many
     assert max(map(len, groups)) == critics._CRITICS_AT_ONCE
     thesis = InformationEstimator((3, 64, 64), 3, "interpolated")
     weights = sum(parameter.numel() for parameter in thesis.parameters())
-    largest = max(map(len, critics._groups(critics, thesis)))
+    largest = max(map(len, critics._groups(many, thesis)))
     assert 1 <= largest and largest * weights <= critics._WEIGHTS_AT_ONCE
 
 
