@@ -23,7 +23,7 @@ from postgresql import found_postgresql, running_database
 
 SCRIPT = Path(__file__).parents[2] / "optimization" / "hyper_optimization_bs_fixed.py"
 REDUCED = ["--simulated-cells", "1500", "--base", "8", "--epochs", "5", "--learning-rate", "1e-3"]
-KILL_AFTER = 3  # trials trained by either
+KILL_AFTER = 3  # trials trained by either worker
 
 
 def trained(results: Path) -> list[dict]:
