@@ -80,6 +80,7 @@ def test_the_grid_says_what_became_of_it(grid):
         assert (grid / name).stat().st_size > 0, name
     assert read_grid(grid)["finished"]
     assert "0003-alpha-20-beta-1/report.html" not in (grid / "explore.html").read_text()
+    assert [path.parent for path in grid.rglob("plotly.min.js")] == [grid]  # no reports of trials
 
 
 def test_a_finished_grid_is_not_gone_through_again(grid):
