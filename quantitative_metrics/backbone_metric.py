@@ -28,13 +28,7 @@ import scipy
 
 from util.errors import UserError
 from util.latents import finite_matrix
-from util.metadata import (
-    class_name,
-    column_in,
-    count_and_name,
-    numbers_in,
-    refuse_missing_column,
-)
+from util.metadata import class_name, column_in, count_and_name, numbers_in, refuse_missing_column
 
 CENTRE_CELLS = 20  # in the mean code at the start of a line
 KNOT_CELLS = 15  # in every other knot

@@ -49,11 +49,7 @@ from util.metadata import (
     refuse_duplicates,
     refuse_missing_column,
 )
-from util.runs import (
-    create_run_folder,
-    describe_run,
-    write_json,
-)
+from util.runs import create_run_folder, describe_run, write_json
 from util.settings import parse_options, run_script
 
 

@@ -326,11 +326,7 @@ class _Scoring:
             )
         for reference, data in self.references.items():
             found = co_ranking(
-                data,
-                self.codes,
-                sample=sample,
-                seed=self.plan.seed,
-                device=self.plan.device,
+                data, self.codes, sample=sample, seed=self.plan.seed, device=self.plan.device
             )
             self.corners[reference] = {name: ranking.corner for name, ranking in found.items()}
             for name, ranking in found.items():
