@@ -18,7 +18,7 @@ from mpl_toolkits.mplot3d.proj3d import proj_transform
 from scipy.stats import spearmanr
 
 from human_guidance.feedback_helpers import AxisHint, Feedback, PairFeedback
-from util.helpers import _add_key, _draw_points, _point_colours, _projection_panel
+from util.helpers import add_key, draw_points, point_colours, projection_panel
 from util.latents import axis_names
 from util.style import (
     MISSING_COLOUR,
@@ -236,7 +236,7 @@ def plot_guidance(
         limits = _limits([*states.values()], _drawable(_all_anchors(guidance, codes)))
         panels = []
         for i, (name, points) in enumerate(states.items()):
-            panel = _projection_panel(figure, (1, len(states), i + 1), dimensions)
+            panel = projection_panel(figure, (1, len(states), i + 1), dimensions)
             if dimensions == 3:
                 panel.computed_zorder = False  # marks are drawn above the cells
             _draw_state(panel, points, colouring, guidance)
@@ -244,7 +244,7 @@ def plot_guidance(
             _mark_anchors(panel, guidance)
             panels.append(panel)
         if colouring is not None:
-            _add_key(figure, panels, colouring, label)
+            add_key(figure, panels, colouring, label)
         handles = _guidance_handles(guidance)
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
         return save_figure(figure, path)
@@ -282,10 +282,10 @@ def _draw_state(
     colours = (
         np.tile(mpl.colors.to_rgba(MISSING_COLOUR), (len(points), 1))
         if colouring is None
-        else _point_colours(colouring)
+        else point_colours(colouring)
     )
     stride = thinning_stride(len(points))
-    _draw_points(panel, points[::stride], colours[::stride])
+    draw_points(panel, points[::stride], colours[::stride])
     flat = {} if points.shape[1] == 2 else {"depthshade": False}
     for feedback, style in ((guidance.anchors, _RING), (guidance.held_out, _DIAMOND)):
         if feedback is not None and len(feedback):

@@ -49,6 +49,7 @@ from optimization.grid_storage import (
     study_names,
     unfinished_study,
 )
+from quantitative_metrics.catalogue import better_when, goal_column
 from util.errors import (
     NO_SPACE,
     DiskFullError,
@@ -461,13 +462,13 @@ class _Asked:
 
     def _create(self, number: int) -> Grid:
         """A new grid, the `number`-th of its identity."""
-        folder = create_run_folder(self.results, self.name)
+        folder, goal = create_run_folder(self.results, self.name), self.options.goal
         try:
             study = optuna.create_study(
                 study_name=f"{slug(self.name)}-{self.digest}-{number:03d}",
                 storage=self._storage(folder),
                 sampler=_sampler(self.options),
-                direction="minimize" if self.options.goal == "reconstruction" else "maximize",
+                direction="minimize" if better_when(goal_column(goal)) < 0 else "maximize",
             )
         except optuna.exceptions.DuplicatedStudyError:  # another machine was a second faster
             folder.rmdir()

@@ -28,13 +28,7 @@ import scipy
 
 from util.errors import UserError
 from util.latents import finite_matrix
-from util.metadata import (
-    class_name,
-    column_in,
-    count_and_name,
-    numbers_in,
-    refuse_missing_column,
-)
+from util.metadata import class_name, column_in, count_and_name, numbers_in, refuse_missing_column
 
 CENTRE_CELLS = 20  # in the mean code at the start of a line
 KNOT_CELLS = 15  # in every other knot
@@ -174,9 +168,6 @@ def backbone_scores(
             than 3 cells.
 
     """
-    codes = finite_matrix(codes, "codes", np.float64)
-    if len(codes) != len(table):
-        raise UserError(f"{len(codes)} codes for {len(table)} rows of the table: they must match")
     if n_bootstrap < 0:
         raise UserError(f"n_bootstrap = {n_bootstrap}: must be 0 (no intervals) or more")
     cells, report = _select(codes, table, continuum)
@@ -197,25 +188,29 @@ def backbone_scores(
         chosen = scored & (cells.branch == name)
         values = _correlations(cells.progress[chosen], along[chosen], n_bootstrap, rng)
         branches[name] = BranchScore(*values[:2], n_cells=int(chosen.sum()))
-
-    def in_table(values: np.ndarray, left_out: object) -> np.ndarray:
-        """(N,) values of the scored cells in the rows of the table."""
-        full = np.full(len(codes), left_out, dtype=values.dtype)
-        full[cells.rows[scored]] = values[scored]
-        return full
-
     return BackboneScore(
         spearman=spearman,
         kendall=kendall,
         branches=branches,
-        latent_distance=in_table(along, np.nan),
-        progress=in_table(cells.progress, np.nan),
-        branch=in_table(cells.branch, ""),
+        **_in_table(cells, along, len(table)),
         lines=tuple(lines),
         n_cells=int(scored.sum()),
         n_resamples=n_resamples,
         report=tuple(report),
     )
+
+
+def _in_table(cells: "_Cells", along: np.ndarray, n_rows: int) -> dict[str, np.ndarray]:
+    """(N,) latent distance, progress and branch of the scored cells in the rows of the table."""
+    scored, full = np.isfinite(along), {}
+    for name, values, left_out in (
+        ("latent_distance", along, np.nan),
+        ("progress", cells.progress, np.nan),
+        ("branch", cells.branch, ""),
+    ):
+        full[name] = np.full(n_rows, left_out, dtype=values.dtype)
+        full[name][cells.rows[scored]] = values[scored]
+    return full
 
 
 def distance_along(points: np.ndarray, knots: np.ndarray) -> np.ndarray:
@@ -282,6 +277,9 @@ def _select(
     codes: np.ndarray, table: pd.DataFrame, continuum: Continuum
 ) -> tuple[_Cells, list[str]]:
     """The cells of the continuum, and a report of those left out for a missing value."""
+    codes = finite_matrix(codes, "codes", np.float64)
+    if len(codes) != len(table):
+        raise UserError(f"{len(codes)} codes for {len(table)} rows of the table: they must match")
     branch, no_branch = _names(table, continuum.branch)
     initial, no_initial = _names(table, continuum.initial)
     progress = numbers_in(table, continuum.progress, "backbone").to_numpy()

@@ -13,6 +13,7 @@ others. The order of the rows is that of the tables.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Literal
 
@@ -51,13 +52,13 @@ class Score:
 
     Attributes:
         name: in scores.csv or, for what the training measured, in runs.csv.
-        group: that `metrics` names to compute it; `training` for what the training measured.
         title: for people; the reference space or the part follows it.
         question: that it answers.
+        source: publication or origin.
+        group: that `metrics` names to compute it; `training` for what the training measured.
         low, high: its range.
         chance: value of a projection that knows nothing of the cells; words where it depends on
             the data, "" where there is none.
-        source: publication or origin.
         better: which way is better; of a correlation the size counts, not the sign.
         compares: whether it compares with a reference space, and comes once for each.
         parts: what it also comes by; `column`: only by that.
@@ -72,13 +73,13 @@ class Score:
     """
 
     name: str
-    group: Group | Literal["training"]
     title: str
     question: str
-    low: float
-    high: float
-    chance: float | str
     source: str
+    group: Group | Literal["training"]
+    low: float = 0
+    high: float = 1
+    chance: float | str = 0
     better: Literal["higher", "lower", "size", "neither"] = "higher"
     compares: bool = False
     parts: Literal["", "class", "branch", "column"] = ""
@@ -103,78 +104,28 @@ class Score:
         return [f"{self.name} {space}" for space in SPACES] if self.compares else [self.name]
 
 
-def _neighbours(name: str, title: str, question: str, source: str, **more) -> Score:
-    return Score(
-        name=name,
-        group="neighbours",
-        title=title,
-        question=question,
-        source=source,
-        compares=True,
-        **{"low": 0, "high": 1, "chance": 0.5} | more,
-    )
+_neighbours = partial(Score, group="neighbours", chance=0.5, compares=True)
+_accuracy = partial(Score, group="classifier", chance="share of the largest class")
+_backbone = partial(
+    Score,
+    question="Do the cells keep the order of a known continuum (dose, time, morph) along a line?",
+    group="backbone",
+    low=-1,
+    parts="branch",
+    interval=True,
+)
+_information = partial(Score, group="information", high=inf)
+_training = partial(
+    Score, source="the training log", group="training", high=inf, chance="", better="neither"
+)
+_hidden = partial(_training, many=False)
 
 
-def _area(name: str, title: str, low: float, chance: float, **more) -> Score:
-    return _neighbours(
-        f"{name}_area",
-        f"{title} area",
-        f"How high is {title} over neighbourhoods of 1 % to 20 % of the cells together?",
-        "area under the curve, as in the thesis",
-        low=low * AREA,
-        high=AREA,
-        chance=chance * AREA,
-        brief=False,
-        **more,
-    )
-
-
-def _accuracy(name: str, title: str, question: str, source: str, **more) -> Score:
-    more = {"chance": "share of the largest class"} | more
-    return Score(
-        name=name,
-        group="classifier",
-        title=title,
-        question=question,
-        low=0,
-        high=1,
-        source=source,
-        **more,
-    )
-
-
-def _backbone(coefficient: str, source: str) -> Score:
-    return Score(
-        name=f"backbone_{coefficient.lower()}",
-        group="backbone",
-        title=f"backbone {coefficient}",
-        question="Do the cells keep the order of a known continuum (dose, time, morph) along a line"
-        " through the projection?",
-        low=-1,
-        high=1,
-        chance=0,
-        source=f"thesis; coefficient: {source}",
-        parts="branch",
-        interval=True,
-    )
-
-
-def _training(
-    name: str, title: str, question: str, better: str = "neither", many: bool = False
-) -> Score:
-    low = -inf if name.startswith("valid_") else 0
-    return Score(
-        name=name,
-        group="training",
-        title=title,
-        question=question,
-        low=low,
-        high=inf,
-        chance="",
-        source="the training log",
-        better=better,
-        many=many,
-    )
+def _area(name: str, title: str, low: float, chance: float, derived: bool = False) -> Score:
+    question = f"How high is {title} over neighbourhoods of 1 % to 20 % of the cells together?"
+    scaled = {"low": low * AREA, "high": AREA, "chance": chance * AREA}
+    marks = {"brief": False, "derived": derived}
+    return _neighbours(f"{name}_area", f"{title} area", question, "thesis", **scaled, **marks)
 
 
 def _encoder_information(subject: Subject) -> tuple[float, float] | None:
@@ -229,26 +180,10 @@ CATALOGUE = (
         bar=True,
     ),
     _accuracy(
-        "m1",
-        "m1",
-        "BBBC031: how many cells are assigned to their process, all cells of processes 1 to 6?",
-        "thesis",
-        bar=True,
+        "m1", "m1", "BBBC031: how many cells find their process, 1 to 6?", "thesis", bar=True
     ),
-    _accuracy(
-        "m2",
-        "m2",
-        "BBBC031: the same, only cells at least half way along their process?",
-        "thesis",
-        bar=True,
-    ),
-    _accuracy(
-        "m3",
-        "m3",
-        "BBBC031: the same as m2, with the processes merged in pairs of one direction?",
-        "thesis",
-        bar=True,
-    ),
+    _accuracy("m2", "m2", "BBBC031: as m1, half way along or further?", "thesis", bar=True),
+    _accuracy("m3", "m3", "BBBC031: as m2, with processes in pairs?", "thesis", bar=True),
     _accuracy(
         "knn_accuracy",
         "k-NN accuracy",
@@ -261,39 +196,29 @@ CATALOGUE = (
         "How many cells are assigned to their class by straight boundaries?",
         "Cox 1958",
     ),
-    _backbone("Spearman", "Spearman 1904"),
-    _backbone("Kendall", "Kendall 1945 (tau-b)"),
-    Score(
-        name="mutual_information",
-        group="information",
-        title="mutual information",
-        question="How many nats of the pixels or features can be read from the coordinates?",
-        low=0,
-        high=inf,
-        chance=0,
-        source="Belghazi et al. 2018; Poole et al. 2019",
+    _backbone("backbone_spearman", "backbone Spearman", source="thesis; Spearman 1904"),
+    _backbone("backbone_kendall", "backbone Kendall", source="thesis; Kendall 1945 (tau-b)"),
+    _information(
+        "mutual_information",
+        "mutual information",
+        "How many nats of the pixels or features can be read from the coordinates?",
+        "Belghazi et al. 2018; Poole et al. 2019",
         compares=True,
     ),
-    Score(
-        name="analytic_information",
-        group="information",
-        title="encoder information",
-        question="How many nats does the VAE's encoder pass on, which its own noise does not hide?",
-        low=0,
-        high=inf,
-        chance=0,
-        source="Hoffman and Johnson 2016",
+    _information(
+        "analytic_information",
+        "encoder information",
+        "How many nats does the VAE's encoder pass on, which its own noise does not hide?",
+        "Hoffman and Johnson 2016",
         compute=_encoder_information,
     ),
     Score(
-        name="spearman",
+        "spearman",
+        "Spearman",
+        "Does one axis of the projection follow a measured column, rising or falling?",
+        "Spearman 1904",
         group="axes",
-        title="Spearman",
-        question="Does one axis of the projection follow a measured column, rising or falling?",
         low=-1,
-        high=1,
-        chance=0,
-        source="Spearman 1904",
         better="size",
         parts="column",
     ),
@@ -301,28 +226,25 @@ CATALOGUE = (
         "valid_reconstruction",
         "validation reconstruction",
         "How badly does the decoder predict held-out cells, in nats per image?",
+        low=-inf,
         better="lower",
-        many=True,
     ),
     _training(
         "valid_mutual_information",
         "validation mutual information",
         "How much do held-out images and codes share by the InfoMax critic, in nats?",
+        low=-inf,
         better="higher",
-        many=True,
     ),
-    _training(
-        "valid_kl",
-        "validation KL",
-        "How far are the posteriors from the prior, in nats per image?",
-        many=True,
+    _training("valid_kl", "validation KL", "How far are the posteriors from the prior, in nats?"),
+    _hidden(
+        "valid_loss", "validation loss", "How large is the objective?", low=-inf, better="lower"
     ),
-    _training("valid_loss", "validation loss", "How large is the whole objective?", "lower"),
-    _training("epochs", "epochs", "How many epochs did the run train?"),
-    _training("best_epoch", "best epoch", "Which epoch had the lowest validation loss?"),
-    _training("batch_size", "batch size", "How many cells had a training step at the end?"),
-    _training("training_seconds", "training time", "How many seconds did training take?"),
-    _training("wall_seconds", "wall time", "How many seconds did the whole trial take?"),
+    _hidden("epochs", "epochs", "How many epochs did the run train?"),
+    _hidden("best_epoch", "best epoch", "Which epoch had the lowest validation loss?"),
+    _hidden("batch_size", "batch size", "How many cells had a training step at the end?"),
+    _hidden("training_seconds", "training time", "How many seconds did training take?"),
+    _hidden("wall_seconds", "wall time", "How many seconds did the whole trial take?"),
 )
 _BY_NAME = [(name, score) for score in CATALOGUE for name in (score.name, score.title)]
 _BY_NAME.sort(key=lambda named: -len(named[0]))  # mean_area before mean

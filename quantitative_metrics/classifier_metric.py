@@ -14,6 +14,7 @@ by element, does for each what it would do alone.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -170,35 +171,49 @@ def classifier_accuracy(
     standard = _standardised(codes, train)  # (R, N, d)
     inputs = standard if mode == "converged" else np.broadcast_to(codes, standard.shape)
     predicted = _predictions(
-        inputs, targets, train, test, len(classes), EPOCHS[mode], class_weights, rng, device
+        inputs=inputs,
+        targets=targets,
+        train=train,
+        test=test,
+        n_classes=len(classes),
+        epochs=EPOCHS[mode],
+        class_weights=class_weights,
+        rng=rng,
+        device=device,
     )
-    truth = targets[test]  # (R, n_test)
-    confusion = _confusions(truth, predicted, len(classes))  # (R, C, C)
-    accuracy = (predicted == truth).mean(axis=1)
-    tested = confusion.sum(axis=2)[0] > 0  # the same classes in every repeat
-    with np.errstate(invalid="ignore"):  # 0 / 0 = NaN for a class that was not tested
-        found = np.diagonal(confusion, axis1=1, axis2=2) / confusion.sum(axis=2)  # (R, C)
-    balanced = found[:, tested].mean(axis=1)
+    confusion = _confusions(targets[test], predicted, len(classes))  # (R, C, C)
     knn, logistic = _checks(standard, targets, train, test)
-    untested = tuple(
-        f"{context}class {name} has one cell, which is kept for training, so it is not tested"
-        for name, has_cells in zip(classes, tested, strict=True)
-        if not has_cells
-    )
     return ClassifierScore(
-        accuracy=float(accuracy.mean()),
-        accuracy_std=_spread(accuracy),
-        balanced_accuracy=float(balanced.mean()),
-        balanced_accuracy_std=_spread(balanced),
-        per_class=dict(zip(classes, found.mean(axis=0).tolist(), strict=True)),
+        **_accuracies(confusion, classes, context),
         confusion=confusion.sum(axis=0),
         classes=classes,
         n_cells=len(codes),
         knn_accuracy=knn,
         logistic_accuracy=logistic,
         mode=mode,
-        report=untested,
     )
+
+
+def _accuracies(confusion: np.ndarray, classes: tuple[str, ...], context: str) -> dict[str, Any]:
+    """Accuracies over the repeats, and what could not be tested, from (R, C, C) counts."""
+    right, cells = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2)  # (R, C)
+    accuracy = right.sum(axis=1) / cells.sum(axis=1)
+    tested = cells[0] > 0  # the same classes in every repeat
+    with np.errstate(invalid="ignore"):  # 0 / 0 = NaN for a class that was not tested
+        found = right / cells
+    balanced = found[:, tested].mean(axis=1)
+    return {
+        "accuracy": float(accuracy.mean()),
+        "accuracy_std": _spread(accuracy),
+        "balanced_accuracy": float(balanced.mean()),
+        "balanced_accuracy_std": _spread(balanced),
+        "per_class": dict(zip(classes, found.mean(axis=0).tolist(), strict=True)),
+        "report": tuple(
+            f"{context}class {name} has one cell, which is kept for training, so it is not tested"
+            for name, has_cells in zip(classes, tested, strict=True)
+            if not has_cells
+        ),
+    }
 
 
 def _spread(values: np.ndarray) -> float:
@@ -306,7 +321,9 @@ def _predictions(
     )
     with processes.threads(1):
         batches = _batches(*train.shape, epochs, rng, device)
-        _fit(parameters, x_train, y_train, class_weight, batches)
+        _fit(
+            parameters=parameters, x=x_train, y=y_train, class_weight=class_weight, batches=batches
+        )
     with torch.no_grad():
         return _logits(parameters, x_test).argmax(dim=2).cpu().numpy()
 

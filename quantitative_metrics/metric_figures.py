@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from quantitative_metrics.backbone_metric import BackboneScore
 from util.errors import UserError
-from util.helpers import _projection_panel
+from util.helpers import projection_panel
 from util.style import (
     CLASS_PALETTE,
     LINE_STYLES,
@@ -78,21 +78,20 @@ def plot_backbone(
         for position, name in zip(positions, codes, strict=True):
             backbone = backbones[name]
             view = backbone_view(codes[name], backbone)
-            panel = _projection_panel(figure, position, view.cells.shape[1])
+            panel = projection_panel(figure, position, view.cells.shape[1])
             if by_progress:
                 shades = mpl.colormaps["viridis"](scale(backbone.progress[view.rows]))
             else:
                 shades = mpl.colors.to_rgba_array([colours[b] for b in backbone.branch[view.rows]])
             _draw_cells(panel, view.cells, shades)
-            for line, knots in zip(backbone.lines, view.lines, strict=True):
-                colour = INK if by_progress else colours[line.branch]
-                _draw_line(panel, knots, colour, markers[line.initial])
-            if view.cells.shape[1] == 3 and len(view.rows):
-                _turn_to_lines(panel, view)
+            shown = {} if by_progress else colours
+            _draw_lines(panel=panel, view=view, backbone=backbone, colours=shown, markers=markers)
             _label_panel(panel, _correlation_title(name, backbone), view)
             panels.append(panel)
         if by_progress:
-            _add_colour_bar(figure, panels, scale, "viridis", names[1])
+            _add_colour_bar(
+                figure=figure, panels=panels, scale=scale, colours="viridis", label=names[1]
+            )
         _add_backbone_legend(figure, {} if by_progress else colours, markers, names)
         figure.suptitle("Backbones through cells of known progress")
         return save_figure(figure, path)
@@ -139,7 +138,7 @@ def _view_of(codes: np.ndarray, shown: np.ndarray, lines: Sequence[np.ndarray] =
         share = (sizes[:3] ** 2).sum() / max((sizes**2).sum(), np.finfo(float).tiny)
         axes = [f"PC {i + 1}" for i in range(3)]
         notes.append(f"3 of {dimensions} PCs, {share:.1%} of the variance")
-    return _View(rows, cells, lines, axes[:3], "; ".join(notes))
+    return _View(rows=rows, cells=cells, lines=lines, axes=axes[:3], note="; ".join(notes))
 
 
 def backbone_view(codes: np.ndarray, backbone: BackboneScore) -> _View:
@@ -163,6 +162,20 @@ def _draw_cells(panel: Axes, cells: np.ndarray, colours: np.ndarray, alpha: floa
         style["depthshade"] = False  # would fade the colours that the legend names
         panel.computed_zorder = False  # lines lie on top of the cells, wherever they run
     panel.scatter(*cells[order].T, **style)
+
+
+def _draw_lines(
+    panel: Axes,
+    view: _View,
+    backbone: BackboneScore,
+    colours: Mapping[str, str],
+    markers: Mapping[str, str],
+) -> None:
+    """The broken lines in the colours of their branches, seen from where they spread most."""
+    for line, knots in zip(backbone.lines, view.lines, strict=True):
+        _draw_line(panel, knots, colours.get(line.branch, INK), markers[line.initial])
+    if view.cells.shape[1] == 3 and len(view.rows):
+        _turn_to_lines(panel, view)
 
 
 def _draw_line(panel: Axes, knots: np.ndarray, colour: str, marker: str) -> None:
@@ -324,7 +337,7 @@ def plot_ordered_distance(
         figure, positions = _new_figure(len(backbones), height=3.3)
         for position, (name, backbone) in zip(positions, backbones.items(), strict=True):
             panel = figure.add_subplot(*position)
-            _draw_ordered(panel, backbone, colours, by, window)
+            _draw_ordered(panel=panel, backbone=backbone, colours=colours, by=by, window=window)
             panel.set_title(_correlation_title(name, backbone))
             progress = one_line(names[1])
             panel.set_xlabel(f"rank of {progress}" if by == "rank" else progress)
@@ -412,7 +425,13 @@ def plot_co_ranking(blocks: Mapping[str, np.ndarray], path: Path) -> Path:
             _draw_co_ranking(panel, block, scale)
             panel.set_title(one_line(name, 36))
             panels.append(panel)
-        bar = _add_colour_bar(figure, panels, scale, "viridis_r", "pairs of cells (white: none)")
+        bar = _add_colour_bar(
+            figure=figure,
+            panels=panels,
+            scale=scale,
+            colours="viridis_r",
+            label="pairs of cells (white: none)",
+        )
         bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         return save_figure(figure, path)
 
@@ -464,14 +483,16 @@ def plot_local_quality(
         panels = []
         for position, name in zip(positions, codes, strict=True):
             view = _view_of(codes[name], np.isfinite(quality[name]))
-            panel = _projection_panel(figure, position, view.cells.shape[1])
+            panel = projection_panel(figure, position, view.cells.shape[1])
             shades = mpl.colormaps["viridis"](scale(quality[name][view.rows]))
             _draw_cells(panel, view.cells, shades, alpha=0.8)
             title = f"{one_line(name)} (mean {np.nanmean(quality[name]):.3f})"
             _label_panel(panel, title, view)
             panels.append(panel)
         label = "local quality (a perfect projection: mean 1)"
-        _add_colour_bar(figure, panels, scale, "viridis", label, extend="max")
+        _add_colour_bar(
+            figure=figure, panels=panels, scale=scale, colours="viridis", label=label, extend="max"
+        )
         figure.suptitle(f"Local quality against {one_line(reference)}")
         return save_figure(figure, path)
 

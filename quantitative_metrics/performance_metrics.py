@@ -49,11 +49,7 @@ from util.metadata import (
     refuse_duplicates,
     refuse_missing_column,
 )
-from util.runs import (
-    create_run_folder,
-    describe_run,
-    write_json,
-)
+from util.runs import create_run_folder, describe_run, write_json
 from util.settings import parse_options, run_script
 
 
@@ -172,7 +168,7 @@ def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Score
     )
     notes += label_notes if label else []
     scores = replace(scores, notes=notes + scores.notes)
-    return Scored(table, projections, cells, label, scores)
+    return Scored(latents=table, projections=projections, cells=cells, label=label, scores=scores)
 
 
 def _read_source(path: str) -> pd.DataFrame:
@@ -197,13 +193,13 @@ def _join(
         table, cells, join_notes = _join_cells(table, cells, source)
         notes += join_notes
     elif settings.metadata is not None:
-        raise UserError("--metadata goes with --dataset; the CSV itself may hold any column")
+        raise UserError("`metadata` goes with `dataset`; the CSV itself may hold any column")
     if "Unique_ID" not in table:
         if settings.features not in ("none", "measure"):
             raise UserError(f"{source} has no column Unique_ID to join {settings.features} on")
         table.insert(0, "Unique_ID", [f"row_{i + 1}" for i in range(len(table))])
     if settings.features == "measure" and cells is None:
-        raise UserError("--features measure: needs the images; give them with --dataset")
+        raise UserError("`features` measure: needs the images; give them as `dataset`")
     features, feature_notes = hand_crafted_features(
         settings.features, cells, list(table["Unique_ID"])
     )
@@ -240,16 +236,16 @@ def _refuse_unknown_classes(
     """Make sure that the classes to ignore or merge, and the strength column, exist."""
     known = {class_name(value) for value in (() if classes is None else classes)}
     asked = {
-        "--ignore": settings.ignore,
-        "--merge": [m.split("=")[0] for m in settings.merge if "=" in m],
+        "ignore": settings.ignore,
+        "merge": [m.split("=")[0] for m in settings.merge if "=" in m],
     }
-    for option, names in asked.items():
+    there = f"there are {', '.join(sorted(known))}" if known else "name their column as `label`"
+    for argument, names in asked.items():
         if unknown := [name for name in names if name not in known]:
-            there = f"there are {', '.join(sorted(known))}" if known else "name them by --label"
-            raise UserError(f"{option} {unknown[0]}: no such class; {there}")
+            raise UserError(f"`{argument}` {unknown[0]}: no such class; {there}")
     if settings.strength_column:
         refuse_missing_column(table, "strength_column", settings.strength_column)
-        numbers_in(table, settings.strength_column, "--strength-column")
+        numbers_in(table, settings.strength_column, "`strength_column`")
 
 
 def _plan(settings: Settings, label: str | None, device: str) -> Plan:
@@ -257,7 +253,7 @@ def _plan(settings: Settings, label: str | None, device: str) -> Plan:
     for part in settings.merge:
         old, _, new = part.partition("=")
         if not old or not new:
-            raise UserError(f"--merge {part}: give OLD=NEW for each class")
+            raise UserError(f"`merge` {part}: give OLD=NEW for each class")
         merge[old] = new
     task = label and ClassifierTask(
         name="accuracy",

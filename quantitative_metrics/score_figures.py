@@ -221,14 +221,13 @@ def write_score_report(
     Returns:
         the report.
     """
-    figures = [*figures, *draw_scores(scores, latents, projections, folder, label)]
+    drawn = draw_scores(scores, latents, projections, folder=folder, label=label)
     view = None
     if cells is not None:
-        shown = cells.images[:: thinning_stride(len(latents))]  # all but in very large sets
         view = write_latent_page(
             latents=latents,
             projections=projections,
-            thumbnails=compose_rgb(shown, cells),
+            thumbnails=compose_rgb(cells.images[:: thinning_stride(len(latents))], cells),
             path=folder / "latent_space.html",
             colour_by=label,
             title=titles[1],
@@ -240,7 +239,7 @@ def write_score_report(
         summary_lines=summary,
         settings=described["settings"] | about,
         tables=[*tables, ("Each projection by each score.", scores_table(scores.table))],
-        figures=figures,
+        figures=[*figures, *drawn],
         notes=notes,
         latent_page=view,
         versions=described["versions"] | described["machine"],

@@ -147,11 +147,13 @@ def score_latents(
         UserError: as `score_projections`.
     """
     return score_projections(
-        {name: latents[list(columns)].to_numpy(float) for name, columns in projections.items()},
-        references,
-        known_of(latents, projections) if known is None else known,
-        plan,
-        logvars_of(latents, projections),
+        projections={
+            name: latents[list(columns)].to_numpy(float) for name, columns in projections.items()
+        },
+        references=references,
+        table=known_of(latents, projections) if known is None else known,
+        plan=plan,
+        logvars=logvars_of(latents, projections),
     )
 
 
@@ -197,17 +199,7 @@ def score_projections(
     for group in GROUPS:
         if group in plan.metrics:
             scoring.score(group)
-    columns = [column for column in COLUMNS if column != "seed"]
-    return Scores(
-        table=pd.DataFrame(scoring.rows, columns=columns).assign(seed=plan.seed),
-        axes=scoring.axes,
-        local_quality=pd.DataFrame(scoring.local, index=table.index),
-        corners=scoring.corners,
-        backbones=scoring.backbones,
-        continuum=scoring.continuum,
-        confusion=scoring.confusion,
-        notes=notes + list(dict.fromkeys(scoring.notes)),
-    )
+    return scoring.scores(table.index, notes)
 
 
 def _refuse_missing_columns(plan: Plan, table: pd.DataFrame) -> None:
@@ -268,6 +260,20 @@ class _Scoring:
         self.confusion: dict[str, pd.DataFrame] = {}
         self.notes: list[str] = []
 
+    def scores(self, index: pd.Index, notes: list[str]) -> Scores:
+        """What has been found, in the rows of the full table, behind the notes so far."""
+        columns = [column for column in COLUMNS if column != "seed"]
+        return Scores(
+            table=pd.DataFrame(self.rows, columns=columns).assign(seed=self.plan.seed),
+            axes=self.axes,
+            local_quality=pd.DataFrame(self.local, index=index),
+            corners=self.corners,
+            backbones=self.backbones,
+            continuum=self.continuum,
+            confusion=self.confusion,
+            notes=notes + list(dict.fromkeys(self.notes)),
+        )
+
     def score(self, group: str) -> None:
         """Compute a group of scores, on the CPU where the device has no memory for it."""
         known = len(self.rows)
@@ -320,11 +326,7 @@ class _Scoring:
             )
         for reference, data in self.references.items():
             found = co_ranking(
-                data,
-                self.codes,
-                sample=sample,
-                seed=self.plan.seed,
-                device=self.plan.device,
+                data, self.codes, sample=sample, seed=self.plan.seed, device=self.plan.device
             )
             self.corners[reference] = {name: ranking.corner for name, ranking in found.items()}
             for name, ranking in found.items():

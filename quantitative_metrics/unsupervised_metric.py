@@ -162,6 +162,39 @@ def co_ranking(
     device = torch.device(device)
     if device.type not in _BLOCK_BYTES:
         raise UserError(f"device {device}: ranks need float64, so use one of cpu, cuda")
+    data, codes = _checked_spaces(reference, projections)
+    n_cells = len(data)
+    if corner < 1:
+        raise UserError(f"corner = {corner}: the co-ranking picture needs at least 1 rank")
+    kt, ks = neighbourhood(n_cells, kt, ks)
+    cells = torch.as_tensor(_cells_to_rank(n_cells, sample, seed), device=device)
+
+    reference_space = _space(data, device)
+    spaces = {name: _space(array, device) for name, array in codes.items()}
+    tallies = {
+        name: _Tally(
+            n_cells=n_cells,
+            n_ranked=len(cells),
+            corner=min(corner, n_cells - 1),
+            kt=kt,
+            ks=ks,
+            device=device,
+        )
+        for name in codes
+    }
+    for rows, distances in reference_space.row_blocks(cells):
+        reference_order = _order(distances, rows)
+        reference_ranks = _ranks(reference_order)
+        for name, space in spaces.items():
+            order = _order(space.distances(rows), rows)
+            tallies[name].add(rows, reference_order, reference_ranks, order)
+    return {name: tally.result(cells) for name, tally in tallies.items()}
+
+
+def _checked_spaces(
+    reference: np.ndarray, projections: dict[str, np.ndarray]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(N, D) reference space and (N, d) codes by name, finite, of the same three cells or more."""
     data = _as_matrix("the reference space", reference)
     n_cells = len(data)
     if n_cells < 3:
@@ -172,24 +205,7 @@ def co_ranking(
             raise UserError(
                 f"projection {name}: {len(array)} rows, but the reference space has {n_cells} cells"
             )
-    if corner < 1:
-        raise UserError(f"corner = {corner}: the co-ranking picture needs at least 1 rank")
-    kt, ks = neighbourhood(n_cells, kt, ks)
-    cells = torch.as_tensor(_cells_to_rank(n_cells, sample, seed), device=device)
-
-    reference_space = _space(data, device)
-    spaces = {name: _space(array, device) for name, array in codes.items()}
-    tallies = {
-        name: _Tally(n_cells, len(cells), min(corner, n_cells - 1), kt, ks, device)
-        for name in codes
-    }
-    for rows, distances in reference_space.row_blocks(cells):
-        reference_order = _order(distances, rows)
-        reference_ranks = _ranks(reference_order)
-        for name, space in spaces.items():
-            order = _order(space.distances(rows), rows)
-            tallies[name].add(rows, reference_order, reference_ranks, order)
-    return {name: tally.result(cells) for name, tally in tallies.items()}
+    return data, codes
 
 
 def _as_matrix(name: str, array: np.ndarray) -> np.ndarray:

@@ -374,12 +374,12 @@ def plot_projections(
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.04)
         panels = []
         for i, (name, axis_names) in enumerate(projections.items()):
-            panel = _projection_panel(figure, (rows, columns, i + 1), len(axis_names))
+            panel = projection_panel(figure, (rows, columns, i + 1), len(axis_names))
             points = coordinates_of(latents, axis_names)
-            _draw_points(panel, points[::stride], _point_colours(colouring)[::stride])
+            draw_points(panel, points[::stride], point_colours(colouring)[::stride])
             _title_projection(panel, name, list(axis_names), points)
             panels.append(panel)
-        _add_key(figure, panels, colouring, column)
+        add_key(figure, panels, colouring, column)
         heading = f"Cells coloured by {one_line(column)}"
         if stride > 1:
             heading += f" (1 of every {stride} of {len(latents):,} cells drawn)"
@@ -387,7 +387,8 @@ def plot_projections(
         return save_figure(figure, path)
 
 
-def _projection_panel(figure: Figure, position: tuple[int, int, int], dimensions: int) -> Axes:
+def projection_panel(figure: Figure, position: tuple[int, int, int], dimensions: int) -> Axes:
+    """An empty panel for points of one, two or three dimensions, the third in perspective."""
     if dimensions < 3:
         panel = figure.add_subplot(*position)
         panel.grid(True, axis="both" if dimensions == 2 else "x")
@@ -403,7 +404,7 @@ def _projection_panel(figure: Figure, position: tuple[int, int, int], dimensions
     return panel
 
 
-def _draw_points(panel: Axes, points: np.ndarray, colours: np.ndarray) -> None:
+def draw_points(panel: Axes, points: np.ndarray, colours: np.ndarray) -> None:
     """Scatter (n, d) points in the colours (n, 4); gaps are left out, rare colours drawn last."""
     known = np.isfinite(points).all(axis=1)
     n, dimensions = int(known.sum()), points.shape[1]
@@ -432,7 +433,7 @@ def _rare_last(colours: np.ndarray) -> np.ndarray:
     return np.argsort(-count[group.ravel()], kind="stable")
 
 
-def _point_colours(colouring: ClassColours | NumberColours) -> np.ndarray:
+def point_colours(colouring: ClassColours | NumberColours) -> np.ndarray:
     """(N, 4) RGBA of each cell."""
     if isinstance(colouring, ClassColours):
         return mpl.colors.to_rgba_array(colouring.colours)[colouring.codes]
@@ -462,7 +463,7 @@ def _title_projection(panel: Axes, name: str, axis_names: list[str], points: np.
         panel.set_zlabel(one_line(axis_names[2]), **pad)
 
 
-def _add_key(
+def add_key(
     figure: Figure, panels: list[Axes], colouring: ClassColours | NumberColours, column: str
 ) -> None:
     """A legend with counts for classes, a colour bar for numbers, to the right of the panels."""

@@ -27,13 +27,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from quantitative_metrics.MINE_metric import (  # noqa: E402  the repository root has to be on the path
-    CHECK_EVERY,
-    COMPARED_AT_ONCE,
-    InformationScore,
-    InformationSettings,
-    mutual_information,
-)
+from quantitative_metrics.critics import CHECK_EVERY, COMPARED_AT_ONCE, InformationSettings  # noqa: E402
+from quantitative_metrics.MINE_metric import InformationScore, mutual_information  # noqa: E402
 from util.data_processing import CellSource, load_cells  # noqa: E402
 from util.mutual_information import InformationEstimator  # noqa: E402
 
