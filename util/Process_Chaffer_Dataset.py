@@ -89,7 +89,7 @@ def main(settings: Settings = SETTINGS) -> Outcome:
     ]
     inputs = [file_stamp(path)]
     cut = partial(merge_channels, folders)
-    return write_data_set(target, settings, inputs, groups, cut, finish)
+    return write_data_set(target, settings, inputs=inputs, groups=groups, cut=cut, finish=finish)
 
 
 def find_channels(raw: Path) -> list[Path]:

@@ -138,7 +138,7 @@ def main(settings: Settings = SETTINGS) -> Outcome:
         return made, {}
 
     inputs = [file_stamp(path, *tables)]
-    return write_data_set(target, settings, inputs, groups, cut, finish)
+    return write_data_set(target, settings, inputs=inputs, groups=groups, cut=cut, finish=finish)
 
 
 def read_truth(path: Path) -> pd.DataFrame:
@@ -197,7 +197,9 @@ def _from_crops(settings: Settings, truth: pd.DataFrame, path: Path) -> Plan:
 
     match = match_centroids(truth, objects, KEYS, settings.max_distance)
     source = f"{path.name} (LocationX, LocationY)"
-    refuse_nonsense(match, truth, objects, KEYS, settings.max_distance, source)
+    refuse_nonsense(
+        match, truth, objects, keys=KEYS, max_distance=settings.max_distance, source=source
+    )
     linked = link_objects(truth, objects, match)
     groups = [
         (f"{well}_{site:02d}", rows) for (well, site), rows in linked.groupby(KEYS, sort=True)
@@ -227,7 +229,14 @@ def _from_fields(settings: Settings, truth: pd.DataFrame, path: Path) -> Plan:
         if not isinstance(found, str):  # the first field that can be read
             match = match_centroids(rows, found.objects, KEYS, settings.max_distance)
             source = f"{path.name} (LocationX, LocationY), field {rows['Well'].iloc[0]}"
-            refuse_nonsense(match, rows, found.objects, KEYS, settings.max_distance, source)
+            refuse_nonsense(
+                match,
+                rows,
+                found.objects,
+                keys=KEYS,
+                max_distance=settings.max_distance,
+                source=source,
+            )
             break
     return fields, partial(cut_field, images, masks, settings.max_distance), []
 

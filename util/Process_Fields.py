@@ -172,7 +172,9 @@ def main(settings: Settings = SETTINGS) -> Outcome:
         file_stamp(*tables),
         [len(files), sum(file.stat().st_size for file in files)],
     ]
-    return write_data_set(target, settings, inputs, groups, Cutter(settings), finish)
+    return write_data_set(
+        target, settings, inputs=inputs, groups=groups, cut=Cutter(settings), finish=finish
+    )
 
 
 def group_name(field: Field, settings: Settings) -> str:
@@ -232,7 +234,7 @@ def find_fields(settings: Settings) -> tuple[list[Field], list[str]]:
         nuclei, cells = (found.get(key, {}).get("") for found in masks.values())
         of_channels = [files.get(channel) for channel in channels]
         in_order = {name: dict(key)[name] for name in names}
-        fields.append(Field(in_order, of_channels, nuclei, cells, None, None))
+        fields.append(Field(in_order, of_channels, nuclei, cells, centres=None, metadata=None))
     return fields, channels
 
 
@@ -358,7 +360,14 @@ def _try_one_field(settings: Settings, fields: list[Field]) -> None:
             rows, objects = _positions(field.metadata, settings), found.objects.assign(field=0)
             match = match_centroids(rows, objects, ["field"], settings.max_distance)
             source = f"{settings.metadata} ({settings.metadata_x}, {settings.metadata_y})"
-            refuse_nonsense(match, rows, objects, ["field"], settings.max_distance, source)
+            refuse_nonsense(
+                match,
+                rows,
+                objects,
+                keys=["field"],
+                max_distance=settings.max_distance,
+                source=source,
+            )
             return
 
 

@@ -123,7 +123,7 @@ def main(settings: Settings = SETTINGS) -> Outcome:
         [len(files), sum(file.stat().st_size for file in files)],
     ]
     cut = partial(cut_crops, crops)
-    return write_data_set(target, settings, inputs, groups, cut, finish)
+    return write_data_set(target, settings, inputs=inputs, groups=groups, cut=cut, finish=finish)
 
 
 def read_truth(raw: Path) -> tuple[pd.DataFrame, list[Path]]:
@@ -209,7 +209,7 @@ def match_cells(truth: pd.DataFrame, objects: pd.DataFrame, max_distance: float)
     """
     match = match_centroids(truth, objects, KEYS, max_distance)
     source = "the .class files (y first, then x)"
-    refuse_nonsense(match, truth, objects, KEYS, max_distance, source)
+    refuse_nonsense(match, truth, objects, keys=KEYS, max_distance=max_distance, source=source)
     return link_objects(truth, objects, match)
 
 

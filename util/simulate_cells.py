@@ -298,13 +298,15 @@ def render_cells(
     nucleus = fill_outlines(NUCLEUS_RADIUS * random_outlines(nucleus_irregularities, rng), TILE)
     cell = fill_outlines(CELL_RADIUS * random_outlines(irregularities, rng), TILE) | nucleus
 
-    texture = clouds(n_cells, CELL_OCTAVES, CELL_PERSISTENCE, TILE, rng)
+    texture = clouds(n_cells, CELL_OCTAVES, CELL_PERSISTENCE, size=TILE, rng=rng)
     cytoplasm = np.where(cell & ~nucleus, texture, 0)
     image = cytoplasm[..., None] * colours[:, None, None, :].astype(np.float32)  # (N, T, T, 3)
 
     margin = (TILE - NUCLEUS_WINDOW) // 2
     middle = np.s_[:, margin : margin + NUCLEUS_WINDOW, margin : margin + NUCLEUS_WINDOW]
-    nucleus_texture = clouds(n_cells, NUCLEUS_OCTAVES, NUCLEUS_PERSISTENCE, NUCLEUS_WINDOW, rng)
+    nucleus_texture = clouds(
+        n_cells, NUCLEUS_OCTAVES, NUCLEUS_PERSISTENCE, size=NUCLEUS_WINDOW, rng=rng
+    )
     blue = image[..., 2]  # a view: the nucleus is written into the image
     blue[middle] = np.where(nucleus[middle], nucleus_texture, blue[middle])
     return CellTiles(np.rint(255 * image).astype(np.uint8), cell, nucleus)
@@ -357,7 +359,9 @@ def write_bbbc031_raw(
             _save_field(folder / "BBBC031_v1_dataset", truth["ImageName"].iloc[0], field)
             found = rng.random(len(truth)) >= missed
             metadata = {"Well": well, "Site": site}
-            link = cellprofiler.add(field, found, number, f"{well}_{site:02d}", metadata)
+            link = cellprofiler.add(
+                field, found, number, name=f"{well}_{site:02d}", metadata=metadata
+            )
             rows.append(pd.concat([truth, link], axis=1))
         _save_ground_truth(folder, pd.concat(rows).sort_values(["ImageName", "CellIdx"]))
 
