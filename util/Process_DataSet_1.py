@@ -6,9 +6,9 @@ Edit SETTINGS below, or give them on the command line, and run
     python util/Process_DataSet_1.py --raw DataSets/raw/BBBC031 --cells-from masks
 
 The raw folder is the download (BBBC031_v1_dataset and BBBC031_v1_DatasetGroundTruth.csv) and, to
-take the cells from CellProfiler, its CellProfiler_Outputs. It is only read. A conversion that was
-stopped goes on with the same command. Cells of the ground truth that have no image are listed with
-the reason in MetaData1_GT_link_CP_unmatched.csv.
+take the cells from CellProfiler, its CellProfiler_Outputs. It is only read. The same command
+continues a conversion that was stopped. Cells of the ground truth that have no image are listed
+with the reason in MetaData1_GT_link_CP_unmatched.csv.
 """
 
 from collections.abc import Iterator
@@ -53,10 +53,10 @@ class Settings:
     raw: Path = Path("DataSets/raw/BBBC031")
     """Folder of the raw download."""
     out: Path = Path("DataSets")
-    """Folder of data sets; Synthetic_Data_1 and its tables must not be there yet."""
+    """Folder of data sets; it must not hold Synthetic_Data_1 and its tables yet."""
     cells_from: Literal["cellprofiler", "masks", "fields"] = "cellprofiler"
-    """Crops of a CellProfiler run, or cut here by the published masks, or from the fields alone by
-    threshold and watershed."""
+    """Source of the cells: crops of a CellProfiler run, the published masks, or the fields alone,
+    by threshold and watershed."""
     cellprofiler: Path | None = None
     """CellProfiler's outputs; None for CellProfiler_Outputs in the raw folder."""
     images: Path | None = None
@@ -64,7 +64,8 @@ class Settings:
     ground_truth: Path | None = None
     """The CSV; None for BBBC031_v1_DatasetGroundTruth.csv in the raw folder."""
     max_distance: float = 35.0
-    """px from a cell of the ground truth to its object at most; a cell has a radius of about 30."""
+    """Largest distance in px between a cell of the ground truth and its object; the radius of a
+    cell is about 30."""
     workers: int | None = None
     """Processes that cut cells; None for one per CPU."""
     progress: bool = True
@@ -166,7 +167,7 @@ def read_truth(path: Path) -> pd.DataFrame:
     truth = table.rename(columns=RENAMED)
     truth.insert(0, "Well", image["Well"])
     truth.insert(1, "Site", image["Site"].astype(int))
-    # Over all cells, before any is lost: the measure must not depend on the segmentation.
+    # Over all cells, before any is lost: the distance must not depend on the segmentation.
     truth["GT_dist_toInit_state"], truth["GT_initial_state"] = distance_to_initial_state(
         truth["PositionOnRegressionPlaneX"].to_numpy(float),
         truth["PositionOnRegressionPlaneY"].to_numpy(float),

@@ -8,19 +8,19 @@ Edit SETTINGS below, or give them on the command line, and run
     python util/simulate_cells.py --dataset dsprites
 
 The folder appears whole or not at all; its truth.csv, which no real set has, links each cell of the
-ground truth with CellProfiler's object. `simulate_horvath`, `simulate_chaffer` and `dsprites` say
-how their cells look; the BBBC031 population is here, drawn from its own law.
+ground truth with CellProfiler's object. util/simulators describes how the cells of the other sets
+look; the BBBC031 population is here, drawn from its published law.
 
 BBBC031v1 (Broad Bioimage Benchmark Collection, CC BY 3.0) holds 8,640 synthetic cells that change
 continuously along six processes. Every cell is a point (x, y) of the unit square, the "regression
 plane"; the point alone decides the colour of the cytoplasm and how jagged the outline is
-(`bbbc031_appearance`), all else is chance. From the green, jagged extreme (0, 0) to the red, round
+(`bbbc031_appearance`); all else is random. From the green, jagged extreme (0, 0) to the red, round
 one (1, 1), process 1..6 runs along a broken line with its corner at (e, 1 - e); process 7 fills the
 square. The constants of the pictures were fitted to the 40 cells of one real field (well A03, site
-8), of which `tests/test_simulate_cells.py` keeps the figures.
+8); `tests/test_simulate_cells.py` keeps their statistics.
 
-The population (`draw_bbbc031_population`) and the renderer (`render_cells`) know nothing of each
-other; `simulate_bbbc031` joins them into single-cell crops and their table, `write_bbbc031_raw`
+The population (`draw_bbbc031_population`) and the renderer (`render_cells`) are independent;
+`simulate_bbbc031` joins them into single-cell crops and their table, `write_bbbc031_raw`
 into the fields, masks and tables of the download with CellProfiler's outputs.
 """
 
@@ -67,15 +67,15 @@ class Settings:
     """What to simulate and how much of it."""
 
     dataset: Literal["bbbc031", "horvath", "chaffer", "dsprites"] = "bbbc031"
-    """Which of the real sets to imitate."""
+    """Real set to imitate."""
     out: Path | None = None
-    """Folder to write, which must not hold anything yet; None for DataSets/raw/ with the name of
-    the set."""
+    """Folder to write, which must be new or empty; None for DataSets/raw/ with the name of the
+    set."""
     cells: int | None = None
     """How many cells; None for 8,640 of BBBC031, 12,250 of Horvath, 5,400 of Chaffer, and all
     737,280 of dSprites. BBBC031 is rounded up to whole fields of 40."""
     seed: int = 0
-    """Of all that is random."""
+    """Seed of all that is random."""
     missed: float = MISSED
     """Share of cells that CellProfiler does not find, 0 to 1, in BBBC031 and Horvath."""
     progress: bool = True
@@ -154,8 +154,8 @@ def simulate_bbbc031(
 def class_sizes(n_cells: int, processes: Sequence[int] | None = None) -> dict[int, int]:
     """Cells of each process in the proportions of the real set, by largest remainder.
 
-    A process that would get none takes one cell from the largest, as long as there are cells for
-    all of them. Exact for the real 7,387.
+    A process that would get no cell takes one from the largest, if there are cells for all
+    processes. Exact for the real 7,387.
 
     Args:
         n_cells: 1 or more.
