@@ -10,7 +10,8 @@ Edit the numbers of SETTINGS below, or give them on the command line, and run
     python VAE_framework.py --dataset DataSets/MyCells --metadata my_cells.csv --label treatment
     python VAE_framework.py --resume          # continue the newest run
 
-A run writes results/NNNN-<data set>-<model>/; open its report.html.
+A run writes results/NNNN-<data set>-<model>/; open its report.html. The first half of this file is
+the page of settings, one visible class with all numbers; the stages of a run follow.
 """
 
 from collections.abc import Callable, Mapping, Sequence

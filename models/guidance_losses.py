@@ -149,7 +149,7 @@ class PairTerm(GuidanceTerm):
         """Mean of the pair losses, ()."""
         first, second = means.unflatten(0, (-1, 2)).unbind(1)  # (k, d) each
         together, weights = self.together[rows].to(means.device), self.weights[rows].to(means)
-        losses = pair_loss(first, second, together, weights, self.margin)
+        losses = pair_loss(first, second, together, weights, margin=self.margin)
         return (share.to(means) * losses).sum()  # autocast would take a product to bfloat16
 
 

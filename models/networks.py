@@ -6,6 +6,7 @@ every model of the work by name; the InfoMax VAE is any of them trained with
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -217,6 +218,25 @@ def network_arguments(settings: Any, channels: int) -> dict[str, Any]:
     }
 
 
+def _refuse_impossible(
+    architecture: str, image_size: int, at_least_1: Mapping[str, int], min_logvar: float
+) -> None:
+    """Arguments of `build_vae`, those of `at_least_1` by their names."""
+    if image_size not in IMAGE_SIZES:
+        raise UserError(
+            f"`image_size` {image_size}: must be one of {', '.join(map(str, IMAGE_SIZES))}"
+        )
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"`architecture` {architecture}: must be one of {', '.join(ARCHITECTURES)}")
+    for name, value in at_least_1.items():
+        if value < 1:
+            raise UserError(f"`{name}` {value}: must be at least 1")
+    if not -20 <= min_logvar < LOGVAR_RANGE[1]:  # exp(-20 / 2) is near the rounding of float32
+        raise UserError(
+            f"`min_logvar` {min_logvar:g}: must be at least -20 and below {LOGVAR_RANGE[1]:g}"
+        )
+
+
 def build_vae(
     architecture: str = "vanilla",
     image_size: int = 64,
@@ -242,20 +262,13 @@ def build_vae(
     Raises:
         UserError: no network can be built from a value.
     """
-    if image_size not in IMAGE_SIZES:
-        raise UserError(
-            f"`image_size` {image_size}: must be one of {', '.join(map(str, IMAGE_SIZES))}"
-        )
-    if architecture not in ARCHITECTURES:
-        raise UserError(f"`architecture` {architecture}: must be one of {', '.join(ARCHITECTURES)}")
     decoder_base = base if decoder_base is None else decoder_base
-    for name, value in (("base", base), ("latent_dim", latent_dim), ("decoder_base", decoder_base)):
-        if value < 1:
-            raise UserError(f"`{name}` {value}: must be at least 1")
-    if not -20 <= min_logvar < LOGVAR_RANGE[1]:  # exp(-20 / 2) is near the rounding of float32
-        raise UserError(
-            f"`min_logvar` {min_logvar:g}: must be at least -20 and below {LOGVAR_RANGE[1]:g}"
-        )
+    _refuse_impossible(
+        architecture,
+        image_size,
+        {"base": base, "latent_dim": latent_dim, "decoder_base": decoder_base},
+        min_logvar,
+    )
     logvar_range = (min_logvar, LOGVAR_RANGE[1])
     steps = int(math.log2(image_size)) - 1  # halvings down to 2 x 2
     factors = [min(2**i, 16) for i in range(steps)]
@@ -265,20 +278,20 @@ def build_vae(
         up = [factors[-1], *falling, *[1] * (steps - 1 - len(falling))]
         vae = VAE(
             ConvEncoder(channels, encoder_widths, (1024, 256), latent_dim),
-            ConvDecoder(latent_dim, 1024, [decoder_base * f for f in up], channels, fast),
+            ConvDecoder(latent_dim, 1024, [decoder_base * f for f in up], channels, fast=fast),
             logvar_range,
         )
     elif architecture == "sc":
         up = [*[factors[-1]] * (steps - len(falling)), *falling, 1]
         vae = VAE(
             SkipEncoder(channels, encoder_widths, latent_dim, fast),
-            SkipDecoder(latent_dim, [decoder_base * f for f in up], channels, fast),
+            SkipDecoder(latent_dim, [decoder_base * f for f in up], channels, fast=fast),
             logvar_range,
         )
     else:
         vae = VAE(
             ConvEncoder(channels, [base] * steps, (512, 256), latent_dim),
-            ConvDecoder(latent_dim, 512, [decoder_base] * steps, channels, fast),
+            ConvDecoder(latent_dim, 512, [decoder_base] * steps, channels, fast=fast),
             logvar_range,
         )
     initialise(vae)

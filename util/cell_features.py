@@ -298,7 +298,11 @@ def _measure(
     starts = range(0, len(images), CELLS_PER_BLOCK)
     jobs = (
         delayed(measure_block)(
-            np.asarray(images[i : i + CELLS_PER_BLOCK]), masked, names, groups, full_scale
+            np.asarray(images[i : i + CELLS_PER_BLOCK]),
+            masked,
+            names,
+            groups,
+            full_scale=full_scale,
         )
         for i in starts
     )

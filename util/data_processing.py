@@ -225,7 +225,7 @@ def _load_folder(source: CellSource, progress: bool) -> Cells:
         stamp.update(f"{file.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     cached = CellCache(cache_folder(folder, f"cells_{image_size}"), stamp.hexdigest())
     if not cached.fresh():
-        _build_folder_cache(cached, folder, files, image_size, progress)
+        _build_folder_cache(cached, folder, files, image_size, progress=progress)
     images, facts = cached.load()
 
     unreadable = dict(facts["unreadable"])
@@ -246,7 +246,15 @@ def _load_folder(source: CellSource, progress: bool) -> Cells:
     if images.shape[1] == 3 and facts["rgb"]:
         channels = ["Red", "Green", "Blue"]
     table = table.iloc[kept]
-    return _assemble(images, table, folder.resolve().name, facts, channels, notes, cached.folder)
+    return _assemble(
+        images,
+        table,
+        facts,
+        name=folder.resolve().name,
+        channels=channels,
+        notes=notes,
+        cache=cached.folder,
+    )
 
 
 def _load_array(source: CellSource) -> Cells:
@@ -275,14 +283,23 @@ def _load_array(source: CellSource) -> Cells:
                 "an array is joined by row, so give a table with one row per image"
             )
         table = rows if "Unique_ID" in rows else pd.concat([table, rows], axis=1)
-    return _assemble(images, table, path.stem, facts, facts["channels"], [], cached.folder)
+    return _assemble(
+        images,
+        table,
+        facts,
+        name=path.stem,
+        channels=facts["channels"],
+        notes=[],
+        cache=cached.folder,
+    )
 
 
 def _assemble(
     images: np.ndarray,
     table: pd.DataFrame,
-    name: str,
     facts: dict,
+    *,
+    name: str,
     channels: list[str],
     notes: list[str],
     cache: Path | None,

@@ -21,13 +21,13 @@ class UserError(ValueError):
 
 
 class DiskFullError(UserError):
-    """The disk is full, which is no fault of what was being done: with room the same works."""
+    """The disk is full; with more room the same command works."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the memory of a device or of the machine ran out.
 
-    PyTorch has an error of its own for CUDA alone; the CPU, MPS, cuBLAS and cuDNN tell it in words.
+    PyTorch has an error class for CUDA alone; the CPU, MPS, cuBLAS and cuDNN only say it in words.
     """
     words = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (

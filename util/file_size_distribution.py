@@ -165,7 +165,9 @@ def plot_examples(cells: Cells, labels: pd.Series | None, path: Path, seed: int 
         blank = np.full((CELLS_PER_CLASS - len(chosen), *pictures.shape[1:]), 255, np.uint8)
         rows.append(np.concatenate([pictures, blank]))
     words = [f"{name}\n{(names == name).sum():,} cells" for name in classes]
-    return draw_sheet(np.concatenate(rows), CELLS_PER_CLASS, path, words, "Cells of each class")
+    return draw_sheet(
+        np.concatenate(rows), CELLS_PER_CLASS, path, rows=words, title="Cells of each class"
+    )
 
 
 def plot_channels(cells: Cells, path: Path) -> Path:
@@ -276,12 +278,12 @@ def main(settings: Settings) -> Path:
         print(f"\n{caption}\n{table.round(2).to_string()}")
     report = write_report(
         folder / "report.html",
-        f"{folder.name}: a look at {cells.name}",
-        [f"{len(cells.table):,} cells, {len(cells.channels)} channels."],
-        described["settings"] | {"data": described["data"]},
-        [(caption, table.round(2)) for caption, table in tables],
-        figures,
-        cells.notes + notes,
+        title=f"{folder.name}: a look at {cells.name}",
+        summary_lines=[f"{len(cells.table):,} cells, {len(cells.channels)} channels."],
+        settings=described["settings"] | {"data": described["data"]},
+        tables=[(caption, table.round(2)) for caption, table in tables],
+        figures=figures,
+        notes=cells.notes + notes,
     )
     print(f"\nreport: {report}")
     return folder
@@ -292,7 +294,7 @@ def read_field(
 ) -> tuple[np.ndarray, pd.DataFrame, str | None]:
     """The field of view and the rows of the metadata that lie in it."""
     if settings.metadata is None:
-        raise UserError("--field: give the table with the centroids by --metadata")
+        raise UserError("--field: give the table with the centroids as --metadata")
     if not Path(settings.field).is_file():
         raise UserError(f"--field {settings.field}: there is no such file")
     rows = read_table(Path(settings.metadata))

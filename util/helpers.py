@@ -302,7 +302,7 @@ def plot_losses(history: Sequence[Mapping], path: Path) -> Path:
         figure = Figure(figsize=(max(3.4 * columns, 4.2), 3.0 * rows + 0.5), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for panel, name in zip(panels, names, strict=False):
-            _draw_term(panel, name, epochs, curves, best)
+            _draw_term(panel, name, epochs, curves, best=best)
         for panel in panels[len(names) :]:
             panel.set_visible(False)
         handles, labels = panels[0].get_legend_handles_labels()

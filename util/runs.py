@@ -117,7 +117,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 def _script_of_older(described: dict[str, Any]) -> str:
     """The script of a run whose settings.json holds the class of its settings instead.
 
-    Many of those classes are called Settings, so that the settings and the command have to tell.
+    Many of those classes are called Settings, so the settings and the command decide.
     """
     if described.get("kind") in SCRIPT_OF_CLASS:
         return SCRIPT_OF_CLASS[described["kind"]]
@@ -228,7 +228,7 @@ def describe_run(
 
     Args:
         settings: of the script, a dataclass.
-        machine: what is known of it besides its system, e.g. `devices.describe_device`.
+        machine: more about the machine, e.g. `devices.describe_device`.
         more: further entries.
     """
     versions = {"python": platform.python_version()}
@@ -296,7 +296,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
     if others:
         lines.append(f"other versions: {'; '.join(others)}")
-    # An older run may not have written all that is known of the machine today.
+    # An older run may have recorded less about the machine.
     known = before["machine"].keys() & now["machine"].keys()
     machines = [{name: side["machine"][name] for name in sorted(known)} for side in (before, now)]
     if machines[0] != machines[1]:
@@ -307,8 +307,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def seed_everything(seed: int, epoch: int = 0) -> None:
     """Seed Python, NumPy and torch from the seed of the run and the epoch.
 
-    Every epoch starts from its own seed, so the random state after a resume is that of an
-    undisturbed run whatever was drawn before.
+    Every epoch starts from its own seed, so a resumed run has the random state of an undisturbed
+    run, whatever was drawn before.
     """
     mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     random.seed(mixed)
@@ -327,14 +327,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint to the CPU, without executing anything in it (`weights_only=True`).
 
-    `load_state_dict` copies it to where the weights are, which may be a device without room for
-    both.
+    `load_state_dict` copies it to the device of the weights, which may not have room for both.
 
     Raises:
         UserError: the file is missing, damaged, or holds more than plain data.
     """
     if not path.is_file():
-        raise UserError(f"{path} is missing: there is nothing to go on from")
+        raise UserError(f"{path} is missing: there is nothing to continue from")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

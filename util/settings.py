@@ -16,7 +16,7 @@ from util.runs import find_run, read_description, script_of
 SettingsT = TypeVar("SettingsT")
 
 
-# Settings that say where a run stands and what it began from, not what it computes.
+# Settings that say where a run is and what it started from, not what it computes.
 PROVENANCE = ("preset", "original", "resume", "results")
 
 
@@ -99,7 +99,7 @@ def parse_options(default: SettingsT, argv: Sequence[str] | None = None) -> Sett
 
 
 def _by_new_names(argv: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
-    """The command line with the options of today for those that an older version had."""
+    """The command line with today's names for options that an older version named otherwise."""
     options = {_option(old): _option(new) for old, new in renamed.items()}
     parts = (word.partition("=") for word in argv)
     return [options.get(name, name) + equals + value for name, equals, value in parts]
@@ -135,14 +135,13 @@ def settings_from_json(
 ) -> SettingsT:
     """Rebuild a settings dataclass; tuples come back from JSON as lists.
 
-    A field that an older version did not write takes its default: what was added since then does by
-    default what was done before. One that has been renamed since (`RENAMED` of the class) keeps its
-    value.
+    A field that an older version did not have takes its default, which does what was done before. A
+    field that has been renamed since (`RENAMED` of the class) keeps its value.
 
     Args:
         kind: the dataclass.
         values: field -> value, as in settings.json.
-        more: leave out what is no field of it, as of a script that builds on the class.
+        more: ignore values that are no fields, as of a script that builds on the class.
 
     Raises:
         UserError: a field is unknown, as in a run of a newer version.
@@ -239,8 +238,8 @@ def run_script(
 ) -> None:
     """Run `main` as a command, in one process or in all that torchrun started.
 
-    A user's mistake is one line on stderr and exit code 2; Ctrl-C is the line `stopped`, which says
-    how to go on, and exit code 130. A full disk is both.
+    A user's mistake prints one line on stderr and exits with code 2; Ctrl-C prints `stopped`, which
+    says how to continue, and exits with code 130. A full disk prints both and exits with 2.
     """
     try:
         try:
