@@ -1,11 +1,11 @@
 """Train an InfoMax VAE on single-cell images, project the cells and judge the projection.
 
 The InfoMax VAE is the VAE of VAE_framework.py with another objective: it also rewards mutual
-information between image and code. Every setting of VAE_framework.py is a setting here; what this
-script adds stands below. Edit it, or give it on the command line:
+information between image and code. All settings of VAE_framework.py are settings here too; the
+additional ones stand below. Edit them, or give them on the command line:
 
     python InfoMAX_VAE_framework.py --preset laptop --alpha 100
-    python InfoMAX_VAE_framework.py --preset views        # the critic gets other views of the cell
+    python InfoMAX_VAE_framework.py --preset views        # the critic sees other views of the cell
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from torch import nn
 
 import VAE_framework
 from models.infoMAX_VAE import CriticInput, InfoMaxObjective
-from models.losses import build_likelihood
-from util.augmentation import TARGETS, VIEWS, ViewName
+from models.networks import input_side
+from util.augmentation import VIEWS, ViewName
 from util.data_processing import Cells
 from util.errors import UserError
 from util.mutual_information import Bound, InformationEstimator
@@ -28,7 +28,13 @@ from util.settings import (
     parse_settings,
     run_script,
 )
-from VAE_framework import CHANGEABLE, Settings, elbo_objective, input_shape, main
+from VAE_framework import (
+    CHANGEABLE,
+    Settings,
+    elbo_arguments,
+    elbo_objective,
+    main,
+)
 
 
 @dataclass(frozen=True)
@@ -36,22 +42,25 @@ class InfoMaxSettings(Settings):
     """Every number of a run. The defaults are those of the thesis's text."""
 
     alpha: float = 20.0
-    """Weight of the mutual information of image and code, dimensionless; 0 is the plain VAE."""
+    """Weight of the mutual information between image and code, dimensionless; 0 is the plain
+    VAE."""
     bound: Bound = "interpolated"
-    """Lower bound on the information, as the thesis's text names it; its code used infonce."""
+    """Lower bound on the information: interpolated, as in the thesis's text; its code used
+    infonce."""
     bound_alpha: float = 0.01
-    """Share of InfoNCE in the interpolated bound, above 0 up to 1; small: less bias, more noise."""
+    """Share of InfoNCE in the interpolated bound, above 0 up to 1; a small share has less bias and
+    more variance."""
     views: ViewName = "none"
-    """What the critic sees of a cell: the encoder's image (none), or another view of it: turns
-    (quarter turns and flips), free (any angle), strong (any angle, any part of it enlarged). The
-    information of code and view rewards only what the cell keeps through it."""
+    """Image that the critic sees: the encoder's (none), or another view of the cell: turns (quarter
+    turns and flips), free (any angle), strong (any angle, any part enlarged). With a view, the
+    objective rewards only what all views of a cell share."""
     critic: CriticInput = "pixels"
-    """What the critic gets of that view: its pixels, as in the thesis, or its code by the same
-    encoder, which learns faster and needs --views."""
+    """Input of the critic: the pixels of that view, as in the thesis, or its latent code from the
+    same encoder, which learns faster and needs --views."""
     critic_learning_rate: float = 5e-4
     """Adam's step size for the critic that estimates the information."""
     preset: Literal["default", "thesis", "laptop", "aligned", "even", "views"] = "default"
-    """Named set of values; an explicit option wins over it."""
+    """Named set of values; explicit options override it."""
 
     RANGES: ClassVar = Settings.RANGES | {
         "alpha": AT_LEAST_0,
@@ -67,7 +76,7 @@ class InfoMaxSettings(Settings):
 
 SETTINGS = InfoMaxSettings()
 
-# The code is rewarded for what other views of the cell tell too, and the decoder makes another one.
+# The code is rewarded for what it shares with other views, and the decoder reconstructs another.
 OTHER_VIEWS = {
     "alpha": 500.0,
     "bound": "infonce",
@@ -75,7 +84,7 @@ OTHER_VIEWS = {
     "target_view": "turns",
     "critic": "code",
 }
-# What the thesis's code did; the others are those of VAE_framework.py, as of a plain laptop.
+# `thesis` is what the thesis's code did; the other presets are those of VAE_framework.py.
 PRESETS = VAE_framework.PRESETS | {
     "thesis": {"bound": "infonce"},
     "views": VAE_framework.LAPTOP | {"batch_size": 128} | OTHER_VIEWS,
@@ -86,27 +95,25 @@ def infomax_objective(settings: InfoMaxSettings, cells: Cells) -> nn.Module:
     """What the InfoMax VAE minimises."""
     if settings.critic == "code" and settings.views == "none":
         raise UserError(
-            "--critic code: needs another view of the cell; give --views turns or strong"
+            "`critic` code: needs another view of the cell; give `views` turns or strong"
         )
-    seen = (settings.latent_dim,) if settings.critic == "code" else input_shape(settings, cells)
+    side = input_side(settings.image_size, settings.downsample)
+    pixels = (cells.images.shape[1], side, side)
+    seen = (settings.latent_dim,) if settings.critic == "code" else pixels
     estimator = InformationEstimator(
         seen, settings.latent_dim, settings.bound, settings.bound_alpha
     )
     return InfoMaxObjective(
         estimator,
-        settings.alpha,
-        settings.beta,
-        settings.critic_learning_rate,
-        VIEWS[settings.views],
-        TARGETS[settings.target_view],
-        cells.scaled_padding(),
-        settings.critic,
-        build_likelihood(settings.likelihood, cells.images.shape[1], settings.latent_dim),
-        settings.free_bits,
+        alpha=settings.alpha,
+        critic_learning_rate=settings.critic_learning_rate,
+        view=VIEWS[settings.views],
+        critic_input=settings.critic,
+        **elbo_arguments(settings, cells),
     )
 
 
-# Script that trained a run -> its settings, and what it minimised.
+# Script that trained a run -> class of its settings, and its objective.
 TRAINING_SCRIPTS = {
     "VAE_framework": (Settings, elbo_objective),
     "InfoMAX_VAE_framework": (InfoMaxSettings, infomax_objective),

@@ -5,16 +5,17 @@ Edit the numbers of SETTINGS below, or give them on the command line, and run
 
     python VAE_framework.py                   # the thesis's numbers on simulated BBBC031 cells
     python VAE_framework.py --preset laptop   # the same in minutes on a laptop
-    python VAE_framework.py --preset aligned  # decodes each cell aligned: discrete classes
-    python VAE_framework.py --preset even     # rare states count as much as common ones
+    python VAE_framework.py --preset aligned  # discrete classes: decodes each cell aligned
+    python VAE_framework.py --preset even     # rare states: draws cells evenly over all states
     python VAE_framework.py --dataset DataSets/MyCells --metadata my_cells.csv --label treatment
-    python VAE_framework.py --resume          # go on with the newest run
+    python VAE_framework.py --resume          # continue the newest run
 
-A run writes results/NNNN-<data set>-<model>/; open its report.html.
+A run writes results/NNNN-<data set>-<model>/; open its report.html. The first half of this file is
+the page of settings, one visible class with all numbers; the stages of a run follow.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -23,33 +24,34 @@ import pandas as pd
 import torch
 import tyro
 from torch import nn
-from tqdm import tqdm
 
-from models.baselines import cached_projection
+from models.baselines import cached_projections
+from models.finished_run import FinishedRun, read_finished_run
 from models.losses import ELBOObjective, LikelihoodName, build_likelihood
-from models.networks import IMAGE_SIZES, VAE, build_vae
+from models.networks import VAE, build_vae, network_arguments
 from models.train_net import (
     Schedule,
-    best_epoch,
+    describe_training,
     embed,
     refuse_unusable_checkpoint,
     train,
 )
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
+from quantitative_metrics.catalogue import GROUPS, GROUPS_HELP, Group
 from quantitative_metrics.classifier_metric import ClassifierTask
-from quantitative_metrics.performance_metrics import detail_tables, draw_scores, write_scores
+from quantitative_metrics.score_figures import write_score_report
+from quantitative_metrics.score_table import format_table, scores_table, write_scores
 from quantitative_metrics.scores import (
-    METRICS,
     RANK_ALL_UP_TO,
-    Metric,
     Plan,
     Scores,
-    score_projections,
+    reference_spaces,
+    score_latents,
 )
 from util import processes
 from util.augmentation import TARGETS, TargetName, align
 from util.cell_features import hand_crafted_features
-from util.data_processing import Batches, Cells, load_cells, split_cells
+from util.data_processing import Batches, Cells, CellSource, load_cells, split_cells
 from util.devices import (
     Precision,
     describe_device,
@@ -59,35 +61,19 @@ from util.devices import (
 )
 from util.errors import UserError
 from util.even_sampling import image_components, sampling_probabilities
-from util.export import (
-    ExportFormat,
-    refuse_missing_packages,
-    write_anndata,
-    write_encoder,
-    write_parquet,
-)
-from util.helpers import (
-    compose_rgb,
-    format_table,
-    plot_losses,
-    plot_reconstructions,
-    plot_samples,
-    scores_table,
-)
-from util.metadata import choose_labels, read_table
-from util.pages.report import write_latent_page, write_report
+from util.export import ExportFormat, RawPixelEncoder, export_run, refuse_missing_packages
+from util.helpers import draw_pictures, plot_losses
+from util.image_files import Projection
+from util.latents import AXES, table_of_run
+from util.metadata import choose_labels
 from util.runs import (
-    TensorBoardLog,
     create_run_folder,
     describe_run,
-    differences,
-    load_checkpoint,
-    numbered_runs,
+    go_on,
     read_description,
     read_json,
-    script_of,
     seed_everything,
-    summary_writer,
+    unlike_original,
     write_json,
     write_table,
 )
@@ -95,16 +81,16 @@ from util.settings import (
     ABOVE_0,
     AT_LEAST_0,
     AT_LEAST_1,
-    PROVENANCE,
     RESUMES,
     Range,
+    changed_settings,
     parse_settings,
     refuse_out_of_range,
     run_script,
-    settings_from_json,
+    take_fields,
 )
-from util.streaming import make_batches, memory_budget
-from util.style import thinning_stride
+from util.streaming import make_batches
+from util.tensorboard_log import TensorBoardLog, summary_writer
 from util.workers import Beside
 
 
@@ -123,6 +109,11 @@ class Settings:
     """Name of the images in an .npz; None takes the only array that can be images."""
     array_axes: str | None = None
     """Axes of that array, e.g. NHWC or NCHW; None finds the channel axis."""
+    image_axes: str | None = None
+    """Axes of every TIFF, e.g. CYX, YXC or ZYX, where the files do not name them; None believes the
+    files."""
+    project_z: Projection | None = None
+    """How focal planes become one image: `max` or `mean`; None refuses images of several planes."""
     simulated_cells: int = 7387
     """Cells to draw when the data set is `simulated`; 7,387 is the size of the real matched set."""
     simulated_seed: int = 0
@@ -132,11 +123,11 @@ class Settings:
     ones padded."""
     downsample: int = 1
     """Factor by which the network's input is downsampled (means over squares of pixels); features
-    and reference spaces keep all pixels. 2 is two to three times faster."""
+    and reference spaces keep all pixels. A factor of 2 trains two to three times faster."""
     valid_fraction: float = 0.15
     """Share of the cells kept for validation, drawn per class."""
     augment: bool = True
-    """Turn and flip training cells at random: orientation under the microscope means nothing."""
+    """Rotate and flip training cells at random: orientation under the microscope means nothing."""
 
     architecture: Literal["vanilla", "sc", "simple"] = "vanilla"
     """Blocks of the network: plain convolutions, skip connections, or the constant width used for
@@ -146,92 +137,92 @@ class Settings:
     decoder_base: int | None = None
     """The same for the decoder; None for the encoder's."""
     latent_dim: int = 3
-    """Dimensions of the code. Three can be looked at and hold the two-dimensional manifold of
-    BBBC031."""
+    """Dimensions of the latent code. Three can be plotted, and hold the two-dimensional manifold
+    of BBBC031."""
     beta: float = 1.0
     """Weight of the KL term, dimensionless; 1 is the evidence lower bound."""
     free_bits: float = 0.0
-    """Nats of each latent dimension that the KL term does not charge for."""
+    """Nats that each latent dimension may hold at no cost in the KL term."""
     likelihood: LikelihoodName = "bernoulli"
-    """Of a pixel given the code: bernoulli, as in the thesis; gaussian with a variance per channel
-    that fits the batch, so that a faint channel counts as much as a bright one; heteroscedastic
-    with a variance per channel that the code tells of each cell, so that it also tells spotted from
-    smooth."""
+    """Likelihood of a pixel given the code: bernoulli, as in the thesis; gaussian, with one
+    variance per channel, fitted to the batch, so that a faint channel counts as much as a bright
+    one; heteroscedastic, with a variance per channel and cell, predicted from the code, so that the
+    code also separates spotted from smooth cells."""
     min_logvar: float = -6.0
-    """Least log-variance of a code, -20 to below 2; -6 is a standard deviation of 0.05. Where many
-    cells are to be told apart in a small region, as around an anchor, it has to be lower."""
+    """Smallest log-variance of a posterior, -20 to below 2; -6 is a standard deviation of 0.05.
+    Lower it where many cells have to be told apart in a small region, as around an anchor."""
     target_view: TargetName = "none"
-    """What the decoder has to make of a cell: the image seen (none), the cell with its centre in
-    the middle and its long axis along the rows (aligned), or another view of it: turns (quarter
-    turns and flips), free (any angle), strong (any angle, any part of it enlarged)."""
+    """What the decoder has to reconstruct: the image itself (none), the cell centred with its long
+    axis along the rows (aligned), or another view of the cell: turns (quarter turns and flips),
+    free (any angle), strong (any angle, any part enlarged)."""
 
     epochs: int = 100
-    """At most so many passes over the training cells."""
+    """Passes over the training cells, at most."""
     batch_size: int = 64
     """Cells per training step."""
     learning_rate: float = 1e-4
-    """Adam's step size for the VAE at the start."""
+    """Adam's initial step size for the VAE."""
     decay_every: int = 40
-    """Epochs between two cuts of the learning rate."""
+    """Epochs after which the learning rate is cut, again and again."""
     decay: float = 0.6
-    """Factor of such a cut."""
+    """Factor by which each cut multiplies the learning rate."""
     patience: int = 30
-    """Epochs without a better validation loss after which training stops."""
+    """Training stops after this many epochs without a better validation loss."""
     freeze_norm_after: int | None = None
-    """Epochs after which the batch-norm statistics are frozen, so that a cell's code no longer
+    """Freeze the batch-norm statistics after this many epochs, so that a cell's code no longer
     depends on its batch; None never freezes them."""
 
     density_balance: float = 0.0
-    """Density-balanced sampling: 0 shows each training cell once an epoch; up to 1 draws cells
-    evenly over the space of the images, so that a rare state counts. No label is used."""
+    """Density-balanced sampling: 0 shows each training cell once per epoch; 1 draws cells evenly
+    over the space of the images, so that rare states count. No label is used."""
 
     features: str = "measure"
     """Hand-crafted features: `measure` them on the images, `none`, or a CSV (e.g. CellProfiler's)
     with Unique_ID."""
     feature_groups: Literal["fast", "full"] = "fast"
-    """What to measure: shape and intensity (a few milliseconds a cell), or also texture,
-    granularity, Zernike moments and radial distribution (10 ms and more)."""
+    """What to measure: shape and intensity (a few milliseconds per cell), or also texture,
+    granularity, Zernike moments and radial distribution (10 ms per cell and more)."""
     umap_neighbors: int = 15
     """n_neighbors of UMAP on those features."""
     umap_min_dist: float = 0.1
     """min_dist of UMAP."""
     tsne_perplexity: float = 30.0
     """Perplexity of t-SNE on those features."""
-    metrics: tuple[Metric, ...] = METRICS
-    """How to judge the projections: neighbours, information, classifier, backbone, axes."""
+    metrics: Annotated[tuple[Group, ...], tyro.conf.arg(help=GROUPS_HELP)] = GROUPS
     progress: str | None = None
     """Column of a known continuum (dose, time, DNA content) for the backbone; None takes
     BBBC031's."""
     branch: str | None = None
     """Column of the branches of that continuum."""
     rank_all_up_to: int = RANK_ALL_UP_TO
-    """Cells up to which neighbourhood ranks are exact; above, a sample of 2,000 cells is ranked
-    against all."""
+    """Up to this many cells, neighbourhood ranks are exact; above, a sample of 2,000 cells is
+    ranked against all."""
 
     seed: int = 0
-    """Every random choice of the run follows it."""
+    """Seed of every random choice of the run."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device that trains: auto, cpu, cuda, cuda:1, mps."""
     results: str = "results"
     """Folder of the numbered run folders."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the network; auto is bfloat16 on CUDA and float32 elsewhere. A run that is
-    resumed on another device keeps its own."""
+    """Arithmetic of the network; auto is bfloat16 on CUDA and float32 elsewhere. A resumed run
+    keeps its precision, whatever the device."""
     export: tuple[ExportFormat, ...] = ()
     """Also write the run for other programs: h5ad (AnnData, for scanpy), parquet (the large
-    tables), encoder (torch.export: raw pixels to the code)."""
+    tables), encoder (torch.export: from raw pixels to the code)."""
     keep_checkpoint: bool = False
-    """Keep checkpoint.pt of a finished run however large it is, so that --resume can lengthen the
-    training, and guidance goes on with its critic; else one of more than 32 MB goes."""
+    """Keep checkpoint.pt of a finished run whatever its size, so that --resume can lengthen the
+    training and guidance starts from its critic; otherwise one above 32 MB is deleted."""
     tensorboard: bool = False
-    """Also write the terms of the loss for TensorBoard (`tensorboard --logdir results`)."""
+    """Also log the loss and its terms for TensorBoard (`tensorboard --logdir results`)."""
     preset: Literal["default", "thesis", "laptop", "aligned", "even"] = "default"
-    """Named set of values; an explicit option wins over it."""
+    """Named set of values; explicit options override it."""
     original: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """Start a new run with all settings of another: its folder or number, or `last`; options given
-    here win over them."""
+    """Start a new run with the settings of another one (its folder, its number, or `last`);
+    explicit options override them."""
     resume: str | None = None
-    """Go on with a run: its folder or number, alone the newest one; --epochs may lengthen it."""
+    """Continue a run (its folder or number; without a value the newest); --epochs may lengthen
+    it."""
 
     RENAMED: ClassVar = {"shrink": "downsample", "evenness": "density_balance"}
     RANGES: ClassVar = {
@@ -261,11 +252,11 @@ class Settings:
 
 SETTINGS = Settings()
 
-# The decoder makes the cell as it would lie along the rows, with a variance that the code tells.
+# The decoder reconstructs the cell aligned, with a variance predicted from the code.
 ALIGNED = {"target_view": "aligned", "likelihood": "heteroscedastic"}
-# Every state counts, however few its cells, and the decoder makes the cell turned at random.
+# Every state counts, however few its cells, and the decoder reconstructs a randomly turned view.
 EVEN = {"density_balance": 1.0, "target_view": "turns", "likelihood": "gaussian"}
-# Fewer cells, a narrow network and larger steps: every stage, in minutes on two cores.
+# Fewer cells, a narrower network and larger steps: all stages in minutes on two cores.
 LAPTOP = {"simulated_cells": 2500, "base": 8, "epochs": 20, "learning_rate": 1e-3}
 PRESETS = {
     "default": {},
@@ -275,25 +266,29 @@ PRESETS = {
     "even": LAPTOP | EVEN | {"base": 16, "batch_size": 32},
 }
 
-# A resumed run may run longer, or elsewhere; anything else would make it another run.
+# A resumed run may train longer, or elsewhere; any other change would make it another run.
 CHANGEABLE = ("epochs", "patience", "device", "keep_checkpoint", "tensorboard", "export")
 
-AXES = "xyz"
 EXAMPLES = 12  # cells in the figures of reconstructions and samples
-FINISHED = ("settings.json", "best.pt", "latents.csv")  # what a finished run holds at least
 
 MakeObjective = Callable[[Settings, Cells], nn.Module]
 
 
 def elbo_objective(settings: Settings, cells: Cells) -> nn.Module:
     """What the Vanilla VAE and the SC-VAE minimise."""
-    return ELBOObjective(
-        settings.beta,
-        TARGETS[settings.target_view],
-        cells.scaled_padding(),
-        build_likelihood(settings.likelihood, cells.images.shape[1], settings.latent_dim),
-        settings.free_bits,
-    )
+    return ELBOObjective(**elbo_arguments(settings, cells))
+
+
+def elbo_arguments(settings: Settings, cells: Cells) -> dict[str, Any]:
+    """Arguments of `ELBOObjective`, and of the objectives that are built on it."""
+    channels = cells.images.shape[1]
+    return {
+        "beta": settings.beta,
+        "target_view": TARGETS[settings.target_view],
+        "fill": cells.scaled_padding(),
+        "likelihood": build_likelihood(settings.likelihood, channels, settings.latent_dim),
+        "free_bits": settings.free_bits,
+    }
 
 
 @dataclass(frozen=True)
@@ -318,33 +313,24 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Run:
-    """All that stands before a run trains.
+    """A run that is ready to train.
 
     Attributes:
         settings: every number of the run.
-        cells: images and table, N cells.
-        label: column of the classes, or None.
-        split: indices of the training and of the validation cells.
-        features: (N, F) hand-crafted features, cleaned; None if the run does without, and until
-            they are measured.
+        loaded: its cells, with the notes on this run.
         batches: the cells on the device, or streamed to it.
-        model, objective: the VAE and what it minimises.
-        precision: of the network while it learns.
+        model, objective: the VAE and what it minimises; None in a run that is finished.
+        precision: of the network while it trains.
         folder: the run folder.
-        notes: what was left out or decided, a line each.
     """
 
     settings: Settings
-    cells: Cells
-    label: str | None
-    split: tuple[np.ndarray, np.ndarray]
-    features: pd.DataFrame | None
+    loaded: Loaded
     batches: Batches
     model: VAE
-    objective: nn.Module
+    objective: nn.Module | None
     precision: Precision
     folder: Path
-    notes: list[str]
 
 
 def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> Path:
@@ -382,29 +368,51 @@ def load(settings: Settings, measure: bool = True) -> Loaded:
 
     Args:
         settings: of a run.
-        measure: features that have to be measured, too; else those are None.
+        measure: also measure the features, where the settings ask for it; else those are None.
 
     Raises:
         UserError: a mistake in the settings or the data.
     """
     refuse_out_of_range(settings, settings.RANGES)
     with processes.main_first():  # the others find its caches
-        cells = load_cells(
-            settings.dataset,
-            settings.metadata,
-            settings.image_size,
-            settings.array_key,
-            settings.array_axes,
-            settings.simulated_cells,
-            settings.simulated_seed,
-        )
+        cells = load_cells(take_fields(CellSource, settings))
         label, labels, label_notes = choose_labels(cells.table, settings.label)
         refuse_unknown_continuum(cells.table, settings.progress, settings.branch)
         split = split_cells(labels, len(cells.table), settings.valid_fraction, settings.seed)
         # Only the main process projects and scores, so the others need no features.
         wanted = processes.is_main() and (measure or settings.features != "measure")
         features, feature_notes = load_features(settings, cells) if wanted else (None, [])
-    return Loaded(cells, label, split, features, cells.notes + label_notes + feature_notes)
+    return Loaded(
+        cells=cells,
+        label=label,
+        split=split,
+        features=features,
+        notes=cells.notes + label_notes + feature_notes,
+    )
+
+
+def load_features(settings: Settings, cells: Cells) -> tuple[pd.DataFrame | None, list[str]]:
+    """Hand-crafted features, cleaned, (N, F), and notes; None if the run does without."""
+    features, notes = hand_crafted_features(
+        settings.features, cells, list(cells.table["Unique_ID"]), settings.feature_groups
+    )
+    if features is None:
+        notes = ["no hand-crafted features: no UMAP, no t-SNE, pixels are the only reference"]
+    return features, notes
+
+
+def load_again(run: FinishedRun) -> Loaded:
+    """The cells of a finished run, as it learnt from them.
+
+    Raises:
+        UserError: they cannot be read, or have changed since.
+    """
+    loaded = load(run.settings)
+    if loaded.cells.fingerprint != run.fingerprint:
+        raise UserError(
+            f"{run.settings.dataset} is no longer what {run.folder} learnt from: train a new run"
+        )
+    return loaded
 
 
 def prepare(
@@ -416,7 +424,7 @@ def prepare(
 ) -> Run:
     """Load, check and build everything, so that mistakes show before the run folder is made.
 
-    Features that are measured beside the training are not checked here.
+    Features that are measured while the model trains are not checked here.
 
     Args:
         settings: every number of the run.
@@ -432,37 +440,59 @@ def prepare(
     loaded = loaded or load(settings)
     cells = loaded.cells
     seed_everything(settings.seed)  # of the initial weights
-    model = build_vae(**network_arguments(settings, cells)).to(device)
+    model = build_vae(**network_arguments(settings, cells.images.shape[1])).to(device)
     objective = make_objective(settings, cells).to(device)
     precision = resolve_precision(settings.precision, device)
     if settings.resume:
-        precision = precision_of(Path(settings.resume), precision)
+        resumed = read_description(Path(settings.resume))
+        precision = resumed.get("machine", {}).get("precision", precision)  # on any device
         schedule = schedule_of(settings, precision)
         refuse_unusable_checkpoint(Path(settings.resume), model, schedule)
     machine = describe_device(device) | {"precision": precision}
-    notes = loaded.notes + unlike_original(settings, cells, machine)
+    more = {"guidance": guidance} if guidance else {}
+    described = describe_run(settings, machine, data=cells.describe(), notes=[], **more)
+    notes = described["notes"] = loaded.notes + unlike_original(settings.original, described)
     if processes.is_main():
-        folder = open_run(settings, cells, notes, machine, guidance, folder)
-    folder = processes.from_main(folder)
-    # Decided once: streamed, an epoch has another order. Processes on the CPU share its memory.
-    sharing = processes.world_size() if device.type == "cpu" else 1
-    budget = processes.from_main(memory_budget(device)) // sharing
-    batches = make_batches(
-        cells, device, settings.batch_size, settings.augment, budget, settings.downsample
-    )
+        folder = open_run(settings, cells, described, folder)
     return Run(
         settings=settings,
-        cells=cells,
-        label=loaded.label,
-        split=loaded.split,
-        features=loaded.features,
-        batches=batches,
+        loaded=replace(loaded, notes=notes),
+        batches=make_batches(
+            cells, device, settings.batch_size, settings.augment, downsample=settings.downsample
+        ),
         model=model,
         objective=objective,
         precision=precision,
-        folder=folder,
-        notes=notes,
+        folder=processes.from_main(folder),
     )
+
+
+def open_run(
+    settings: Settings, cells: Cells, described: dict[str, Any], folder: Path | None
+) -> Path:
+    """The run folder, new (numbered, or the one given) or resumed, with settings.json in it."""
+    for note in described["notes"]:
+        print(f"note: {note}")
+    if settings.resume:
+        folder = Path(settings.resume)
+        described = go_on(folder, described)
+    else:
+        guided = "-guided" if "guidance" in described else ""
+        name = f"{cells.name}-{settings.model_name}{guided}"
+        folder = folder or create_run_folder(Path(settings.results), name)
+        print_summary(settings, cells.images.shape[1])
+    write_json(folder / "settings.json", described)
+    print(f"run folder: {folder}")
+    return folder
+
+
+def print_summary(settings: Settings, channels: int) -> None:
+    """torchsummary's table of the network, made on a copy so that the run's own is untouched."""
+    from torchsummary import summary
+
+    arguments = network_arguments(settings, channels)
+    side = arguments["image_size"]
+    summary(build_vae(**arguments, fast=False), (channels, side, side), device="cpu")
 
 
 def learn(
@@ -471,26 +501,24 @@ def learn(
     """Train, or go on training; the best weights end in the model.
 
     Args:
-        run: what learns.
+        run: what is trained.
         on_epoch: called in the main process with the log's line of each epoch.
     """
-    settings = run.settings
+    settings, loaded = run.settings, run.loaded
     listeners = [on_epoch] if on_epoch else []
     listeners += [TensorBoardLog(run.folder)] if settings.tensorboard else []
-    remember = {"settings": asdict(settings), "data": run.cells.describe()}
     probabilities = None
     if settings.density_balance > 0:
-        probabilities = sampling_probabilities(
-            image_components(run.cells)[run.split[0]], settings.density_balance
-        )
+        points = image_components(loaded.cells)[loaded.split[0]]
+        probabilities = sampling_probabilities(points, settings.density_balance)
     return train(
         run.model,
         run.objective,
         run.batches,
-        run.split,
-        schedule_of(settings, run.precision),
-        run.folder,
-        remember,
+        loaded.split,
+        schedule=schedule_of(settings, run.precision),
+        folder=run.folder,
+        remember={"settings": asdict(settings), "data": loaded.cells.describe()},
         on_epoch=lambda entry: [listen(entry) for listen in listeners],
         probabilities=probabilities,
         keep_checkpoint=settings.keep_checkpoint,
@@ -498,32 +526,8 @@ def learn(
 
 
 def schedule_of(settings: Settings, precision: Precision) -> Schedule:
-    """How long and how fast to learn, from the settings."""
-    return Schedule(
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        decay_every=settings.decay_every,
-        decay=settings.decay,
-        patience=settings.patience,
-        seed=settings.seed,
-        bfloat16=precision == "bfloat16",
-        freeze_norm_after=settings.freeze_norm_after,
-    )
-
-
-def precision_of(folder: Path, otherwise: Precision) -> Precision:
-    """The arithmetic that a run began with, whatever device it goes on with."""
-    return read_description(folder).get("machine", {}).get("precision", otherwise)
-
-
-def load_features(settings: Settings, cells: Cells) -> tuple[pd.DataFrame | None, list[str]]:
-    """Hand-crafted features, cleaned, (N, F), and notes; None if the run is to do without."""
-    features, notes = hand_crafted_features(
-        settings.features, cells, list(cells.table["Unique_ID"]), settings.feature_groups
-    )
-    if features is None:
-        notes = ["no hand-crafted features: no UMAP, no t-SNE, pixels are the only reference"]
-    return features, notes
+    """How long and how fast to train, from the settings."""
+    return take_fields(Schedule, settings, bfloat16=precision == "bfloat16")
 
 
 def gold_standard(
@@ -531,107 +535,51 @@ def gold_standard(
 ) -> tuple[pd.DataFrame | None, list[str], dict[str, np.ndarray]]:
     """What the VAE is compared with: features, notes on them, and their projections by name.
 
-    Measured and projected in other processes, so that a training goes on beside it.
+    Measured and projected in other processes, so that the training goes on meanwhile.
     """
     if not processes.is_main():
         return None, [], {}
     features, notes = loaded.features, []
     if settings.features == "measure":
         features, notes = load_features(settings, loaded.cells)
-    return features, notes, project_features(settings, features, loaded.cells.cache, True)
+    return features, notes, project_features(settings, features, loaded.cells.cache, apart=True)
+
+
+def project_features(
+    settings: Settings, features: pd.DataFrame | None, cache: Path | None, apart: bool = False
+) -> dict[str, np.ndarray]:
+    """Name -> (N, 1 to 3) coordinates of the projections that the VAE is compared with.
+
+    Args:
+        settings: of the projections.
+        features: (N, F), or None for no projection.
+        cache: folder of earlier projections.
+        apart: compute in a process of its own.
+    """
+    if features is None:
+        return {}
+    dim, wanted = min(settings.latent_dim, len(AXES)), baselines_of(settings)
+    return cached_projections(
+        features, wanted, dim=dim, seed=settings.seed, cache_dir=cache, apart=apart
+    )
+
+
+def baselines_of(settings: Settings) -> dict[str, dict[str, float]]:
+    """The projections of the features that the VAE is compared with, and their parameters."""
+    return {
+        "UMAP": {"n_neighbors": settings.umap_neighbors, "min_dist": settings.umap_min_dist},
+        "TSNE": {"perplexity": settings.tsne_perplexity},
+    }
 
 
 def with_features(run: Run, features: pd.DataFrame | None, notes: list[str]) -> Run:
     """The run with its features; the notes on them are printed and kept in settings.json."""
     for note in notes:
         print(f"note: {note}")
+    loaded = replace(run.loaded, features=features, notes=run.loaded.notes + notes)
     path = run.folder / "settings.json"
-    run = replace(run, features=features, notes=run.notes + notes)
-    write_json(path, read_json(path) | {"notes": run.notes})
-    return run
-
-
-def input_shape(settings: Settings, cells: Cells) -> tuple[int, int, int]:
-    """(C, S', S') of a cell as the network sees it.
-
-    Raises:
-        UserError: the image cannot be reduced so, or is too small then.
-    """
-    size, odd = divmod(settings.image_size, settings.downsample)
-    if settings.downsample > 1 and (odd or size not in IMAGE_SIZES):
-        sizes = ", ".join(map(str, IMAGE_SIZES))
-        raise UserError(
-            f"--downsample {settings.downsample} of --image-size {settings.image_size}: what is "
-            f"left must be one of {sizes} pixels"
-        )
-    return cells.images.shape[1], size, size
-
-
-def network_arguments(settings: Settings, cells: Cells) -> dict[str, Any]:
-    """Arguments of `build_vae`."""
-    channels, size, _ = input_shape(settings, cells)
-    return {
-        "architecture": settings.architecture,
-        "image_size": size,
-        "channels": channels,
-        "base": settings.base,
-        "latent_dim": settings.latent_dim,
-        "decoder_base": settings.decoder_base,
-        "min_logvar": settings.min_logvar,
-    }
-
-
-def open_run(
-    settings: Settings,
-    cells: Cells,
-    notes: list[str],
-    machine: Mapping[str, str],
-    guidance: Mapping[str, Any] | None = None,
-    folder: Path | None = None,
-) -> Path:
-    """The run folder, new (numbered, or the one given) or resumed, with settings.json in it."""
-    for note in notes:
-        print(f"note: {note}")
-    more = {"guidance": guidance} if guidance else {}
-    described = describe_run(settings, machine, data=cells.describe(), notes=notes, **more)
-    if not settings.resume:
-        name = f"{cells.name}-{settings.model_name}{'-guided' if guidance else ''}"
-        folder = folder or create_run_folder(Path(settings.results), name)
-        print_summary(settings, cells)
-    else:
-        folder = Path(settings.resume)
-        before = read_json(folder / "settings.json")
-        if before["data"]["fingerprint"] != cells.fingerprint:
-            raise UserError(
-                f"{settings.dataset} is no longer what {folder} learnt from: start a new run"
-            )
-        if "guidance" in before:
-            raise UserError(
-                f"--resume {folder}: that run learnt from feedback, which is not known here; "
-                "fine-tune again with human_guidance/VAE_feedback_framework.py"
-            )
-        described["started"] = before["started"]
-    write_json(folder / "settings.json", described)
-    print(f"run folder: {folder}")
-    return folder
-
-
-def unlike_original(settings: Settings, cells: Cells, machine: Mapping[str, str]) -> list[str]:
-    """Why this run may not come out as the one whose settings it has, a line each."""
-    path = Path(settings.original or "") / "settings.json"
-    if not settings.original or not path.is_file():  # gone since this run began
-        return []
-    before = read_json(path)
-    now = describe_run(settings, machine, data=cells.describe())
-    return [f"not as in {settings.original}: {line}" for line in differences(before, now)]
-
-
-def print_summary(settings: Settings, cells: Cells) -> None:
-    """torchsummary's table of the network, made on a copy so that the run's own is untouched."""
-    from torchsummary import summary
-
-    plain = build_vae(**network_arguments(settings, cells), fast=False)
-    summary(plain, input_shape(settings, cells), device="cpu")
+    write_json(path, read_json(path) | {"notes": loaded.notes})
+    return replace(run, loaded=loaded)
 
 
 def project(
@@ -646,82 +594,30 @@ def project(
     Returns:
         that table, and for each projection the names of its coordinate columns.
     """
-    mean, logvar = embed(run.model, run.batches, len(run.cells.table))
-    projections = {"VAE": coordinate_columns(mean.shape[1])}
-    columns = dict(zip(projections["VAE"], mean.T, strict=True))
-    columns |= dict(zip(logvar_columns(projections["VAE"]), logvar.T, strict=True))
+    loaded = run.loaded
     if baselines is None:
-        baselines = project_features(run.settings, run.features, run.cells.cache)
-    for name, codes in baselines.items():
-        projections[name] = [f"{name}_{axis}" for axis in AXES[: codes.shape[1]].upper()]
-        columns |= dict(zip(projections[name], codes.T, strict=True))
-    latents = run.cells.table.assign(split="train")
-    latents.loc[run.split[1], "split"] = "valid"
-    latents = pd.concat([latents, pd.DataFrame(columns, index=latents.index)], axis=1)
+        baselines = project_features(run.settings, loaded.features, loaded.cells.cache)
+    latents, projections = table_of_run(
+        loaded.cells.table,
+        loaded.split[1],
+        *embed(run.model, run.batches, len(loaded.cells.table)),
+        maps=baselines,
+    )
     write_table(run.folder / "latents.csv", latents)
     return latents, projections
 
 
-def axis_names(latent_dim: int) -> list[str]:
-    """Names of the latent axes, as in latents.csv: x, y, z, 4, 5, ..."""
-    return [AXES[i] if i < len(AXES) else str(i + 1) for i in range(latent_dim)]
-
-
-def coordinate_columns(latent_dim: int, name: str = "VAE") -> list[str]:
-    """Columns of the codes in latents.csv: VAE_x_coord, ..."""
-    return [f"{name}_{axis}_coord" for axis in axis_names(latent_dim)]
-
-
-def logvar_columns(coordinates: Sequence[str]) -> list[str]:
-    """Columns of the log-variances of the codes: VAE_x_logvar, ..."""
-    return [name.replace("_coord", "_logvar") for name in coordinates]
-
-
-def project_features(
-    settings: Settings, features: pd.DataFrame | None, cache: Path | None, apart: bool = False
-) -> dict[str, np.ndarray]:
-    """Name -> (N, 1 to 3) coordinates of the projections that the VAE is compared with.
-
-    Args:
-        settings: of the projections.
-        features: (N, F), or None for no projection.
-        cache: folder of those already made.
-        apart: compute in a process of its own.
-    """
-    if features is None:
-        return {}
-    dim = min(settings.latent_dim, len(AXES))
-    baselines = {}
-    for name, arguments in baselines_of(settings).items():
-        tqdm.write(f"{name} of {features.shape[1]} features in {dim}-D ...")
-        baselines[name] = cached_projection(
-            name, features, dim, settings.seed, cache, apart=apart, **arguments
-        )
-    return baselines
-
-
-def baselines_of(settings: Settings) -> dict[str, dict[str, float]]:
-    """The projections of the features that the VAE is compared with, and their parameters."""
-    return {
-        "UMAP": {"n_neighbors": settings.umap_neighbors, "min_dist": settings.umap_min_dist},
-        "TSNE": {"perplexity": settings.tsne_perplexity},
-    }
-
-
 def score(run: Run, latents: pd.DataFrame, projections: dict[str, list[str]]) -> Scores:
     """Score every projection; write scores.csv, and beside it what does not fit its long form."""
-    references = {"pixels": run.cells.reference_space()}
-    if run.features is not None:
-        references["features"] = run.features.to_numpy()
-    logvars = latents[logvar_columns(projections["VAE"])]
-    scores = score_projections(
-        {name: latents[columns].to_numpy() for name, columns in projections.items()},
-        references,
-        run.cells.table,
-        scoring_plan(run.settings, run.label, run.batches.device),
-        {"VAE": logvars.to_numpy()},
+    loaded = run.loaded
+    scores = score_latents(
+        latents,
+        projections,
+        reference_spaces(loaded.cells, loaded.features),
+        scoring_plan(run.settings, loaded.label, run.batches.device),
+        known=loaded.cells.table,
     )
-    write_scores(scores, run.cells.table["Unique_ID"], run.folder)
+    write_scores(scores, loaded.cells.table["Unique_ID"], run.folder)
     return scores
 
 
@@ -752,212 +648,117 @@ def draw(
         run, history, latents, projections, scores: the run and what the stages before made of it.
         figures, tables: more of them, with their captions, shown first.
     """
-    folder, cells = run.folder, run.cells
-    figures = [
-        *figures,
-        ("Loss and its terms", plot_losses(history, folder / "losses.png")),
-        *draw_pictures(run),
-        *draw_scores(scores, latents.drop(columns="split"), projections, folder, run.label),
-    ]
-    name = f"{run.settings.model_name} on {cells.name}"
-    shown = cells.images[:: thinning_stride(len(cells.images))]  # all but in very large sets
-    thumbnails = compose_rgb(shown, cells)
-    page = folder / "latent_space.html"
-    view = write_latent_page(latents, projections, thumbnails, page, run.label, name)
-    described = read_json(folder / "settings.json")
-    return write_report(
-        folder / "report.html",
-        f"{folder.name}: {name}",
-        summary_lines(run, history),
-        described["settings"] | {"data": described["data"], "command": described["command"]},
-        [*tables, ("Each projection by each score.", scores_table(scores.table))],
-        figures,
-        run.notes + scores.notes,
-        view,
-        described["versions"] | described["machine"],
-        detail_tables(scores),
+    folder, loaded = run.folder, run.loaded
+    name = f"{run.settings.model_name} on {loaded.cells.name}"
+    losses = ("Loss and its terms", plot_losses(history, folder / "losses.png"))
+    return write_score_report(
+        folder,
+        scores,
+        latents,
+        projections,
+        cells=loaded.cells,
+        label=loaded.label,
+        described=read_json(folder / "settings.json"),
+        titles=(f"{folder.name}: {name}", name),
+        summary=summary_lines(run, history),
+        notes=loaded.notes + scores.notes,
+        figures=[*figures, losses, *decode_examples(run)],
+        tables=tables,
     )
 
 
 def summary_lines(run: Run, history: list[dict[str, Any]]) -> list[str]:
     """What was run, in a few sentences for the head of the report."""
-    settings, shape = run.settings, "x".join(map(str, run.cells.images.shape[2:]))
-    best = history[best_epoch(history) - 1]
+    settings, cells = run.settings, run.loaded.cells
+    side = "x".join(map(str, cells.images.shape[2:]))
     parameters = sum(p.numel() for p in run.model.parameters())
-    default = type(settings)()
-    changed = [
-        f"{field.name} {getattr(settings, field.name)}"
-        for field in fields(settings)
-        if field.name not in PROVENANCE
-        and getattr(settings, field.name) != getattr(default, field.name)
-    ]
     return [
         f"{settings.model_name} with {settings.latent_dim} latent dimensions, trained on "
-        f"{len(run.split[0]):,} of {len(run.cells.table):,} cells of {run.cells.name}.",
-        f"{shape} pixels, {len(run.cells.channels)} channels ({', '.join(run.cells.channels)}); "
+        f"{len(run.loaded.split[0]):,} of {len(cells.table):,} cells of {cells.name}.",
+        f"{side} pixels, {len(cells.channels)} channels ({', '.join(cells.channels)}); "
         f"{parameters:,} parameters.",
-        f"Epoch {best['epoch']} of {len(history)} had the lowest validation loss, "
-        f"{best['valid']['loss']:.1f} nats per image, and is the one shown and scored; "
-        f"training took {sum(entry['seconds'] for entry in history):.0f} s on "
-        f"{run.batches.device}.",
-        f"Preset {settings.preset}; other than the defaults: {', '.join(changed) or 'nothing'}.",
+        describe_training(history, run.batches.device),
+        f"Preset {settings.preset}; settings that differ from the defaults: "
+        f"{', '.join(changed_settings(settings)) or 'none'}.",
     ]
 
 
 @torch.no_grad()
-def draw_pictures(run: Run) -> list[tuple[str, Path]]:
-    """Reconstructions of some validation cells, and images decoded from the prior."""
-    model, valid = run.model.eval(), run.split[1]
-    seed_everything(run.settings.seed)
+def decode_examples(run: Run) -> list[tuple[str, Path]]:
+    """Pictures of some validation cells and their reconstructions, and of draws of the prior."""
+    settings, cells, label = run.settings, run.loaded.cells, run.loaded.label
+    seed_everything(settings.seed)
+    valid = run.loaded.split[1]
     chosen = valid[np.linspace(0, len(valid) - 1, min(EXAMPLES, len(valid))).astype(int)]
     originals = run.batches.take(torch.from_numpy(chosen))
-    logits, mean, _, _ = model(originals)
-    samples = model.decode(torch.randn(2 * EXAMPLES, mean.shape[1]).to(mean)).sigmoid()
-    words = run.cells.table[run.label].iloc[chosen].tolist() if run.label else None
-    reconstructions = run.folder / "reconstructions.png"
-    aligned = run.settings.target_view == "aligned"
-    asked_for = align(originals, run.cells.scaled_padding()) if aligned else originals
-    plot_reconstructions(
-        asked_for.cpu().numpy(),
-        logits.sigmoid().cpu().numpy(),
-        reconstructions,
-        words,
-        None if run.cells.channels == ["Red", "Green", "Blue"] else run.cells.channels,
-        f"Validation cells{', aligned,' if aligned else ''} and their reconstructions",
+    logits, mean, _, _ = run.model.eval()(originals)
+    samples = run.model.decode(torch.randn(2 * EXAMPLES, mean.shape[1]).to(mean)).sigmoid()
+    aligned = settings.target_view == "aligned"
+    if aligned:
+        originals = align(originals, cells.scaled_padding())
+    return draw_pictures(
+        run.folder,
+        *(images.cpu().numpy() for images in (originals, logits.sigmoid(), samples)),
+        labels=cells.table[label].iloc[chosen].tolist() if label else None,
+        channels=cells.channels,
+        aligned=aligned,
     )
-    generated = plot_samples(samples.cpu().numpy(), run.folder / "samples.png")
-    return [
-        ("Validation cells and what the decoder makes of their codes", reconstructions),
-        ("Cells decoded from draws of the prior", generated),
-    ]
 
 
 def export(
     run: Run, latents: pd.DataFrame, projections: dict[str, list[str]], scores: Scores
 ) -> list[Path]:
-    """Write what `--export` asks for into the run folder; returns the files."""
-    written = []
-    if "h5ad" in run.settings.export:
-        settings = (run.folder / "settings.json").read_text(encoding="utf-8")
-        about = {"scores": scores.table, "settings": settings}
-        path = run.folder / "run.h5ad"
-        quality = scores.local_quality
-        written.append(write_anndata(path, latents, projections, run.features, quality, about))
-    if "parquet" in run.settings.export:
-        written += write_parquet(run.folder)
-    if "encoder" in run.settings.export:
-        model = build_vae(**network_arguments(run.settings, run.cells), fast=False)
+    """Write the files that the setting `export` asks for into the run folder; returns them."""
+    settings, cells = run.settings, run.loaded.cells
+    shape = cells.images.shape[1:]
+
+    def encoder() -> RawPixelEncoder:
+        model = build_vae(**network_arguments(settings, shape[0]), fast=False)
         model.load_state_dict(run.model.state_dict())
-        cells, path = run.cells, run.folder / "encoder.pt2"
-        downsample = run.settings.downsample
-        written.append(
-            write_encoder(path, model, cells.images.shape[1:], cells.low, cells.high, downsample)
-        )
-    return written
+        return RawPixelEncoder(model, cells.low, cells.high, settings.downsample)
 
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """What a run left in its folder, for whoever goes on with it.
-
-    Attributes:
-        folder: the run folder.
-        settings: every number that all models share; those of the InfoMax VAE's objective are in
-            `described`.
-        described: settings.json.
-        latents: latents.csv, N rows.
-    """
-
-    folder: Path
-    settings: Settings
-    described: dict[str, Any]
-    latents: pd.DataFrame
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the pixels that it learnt from."""
-        return self.described["data"]["fingerprint"]
-
-    def codes(self) -> np.ndarray:
-        """(N, d) posterior means of its best model, float32."""
-        return self.latents[coordinate_columns(self.settings.latent_dim)].to_numpy(np.float32)
-
-    def load(self) -> Loaded:
-        """The cells as it learnt from them; those that do not fit in memory stay on the disk.
-
-        Raises:
-            UserError: they cannot be read, or are no longer what it learnt from.
-        """
-        loaded = load(self.settings)
-        if loaded.cells.fingerprint != self.fingerprint:
-            raise UserError(
-                f"{self.settings.dataset} is no longer what {self.folder} learnt from: "
-                "train a new run"
-            )
-        return loaded
-
-    def model(self, cells: Cells, device: torch.device) -> VAE:
-        """Its best model on a device, in evaluation mode.
-
-        Raises:
-            UserError: best.pt is damaged, or of another model.
-        """
-        path = self.folder / "best.pt"
-        model = build_vae(**network_arguments(self.settings, cells)).to(device)
-        try:
-            model.load_state_dict(load_checkpoint(path)["model"])
-        except (KeyError, RuntimeError) as error:
-            raise UserError(
-                f"{path} holds another model than {self.folder / 'settings.json'} says: "
-                "give the folder of a finished run"
-            ) from error
-        return model.eval()
-
-
-def find_finished_run(asked: str, results: Path) -> Path:
-    """The folder of a run: a path, a number in `results`, or `last` for the newest with a report.
-
-    Raises:
-        UserError: there is none.
-    """
-    if asked != "last" and (not asked.isdigit() or Path(asked).is_dir()):
-        return Path(asked)
-    needed = FINISHED if asked.isdigit() else (*FINISHED, "report.html")
-    runs = [p for p in numbered_runs(results) if all((p / name).is_file() for name in needed)]
-    if asked.isdigit():
-        runs = [path for path in runs if int(path.name.split("-")[0]) == int(asked)]
-    if not runs:
-        which = "run" if asked == "last" else "run of that number"
-        raise UserError(f"--run {asked}: no {which} in {results} is finished; give a folder")
-    return runs[-1]
+    return export_run(
+        settings.export,
+        run.folder,
+        latents,
+        projections,
+        features=run.loaded.features,
+        scores=scores.table,
+        local_quality=scores.local_quality,
+        encoder=encoder,
+        shape=shape,
+    )
 
 
 def open_finished_run(folder: Path) -> FinishedRun:
-    """Read what a run of this script, or of one built on it, left; cells and model on request.
+    """A run of this script, or of one built on it; `load_again` loads its cells.
 
     Raises:
         UserError: the folder is not that of a finished run, or a file in it is damaged.
     """
-    folder = Path(folder)
-    for name in FINISHED:
-        if not (folder / name).is_file():
-            raise UserError(f"--run {folder}: no {name} there; give the folder of a finished run")
-    described = read_description(folder)
-    values = described["settings"]
-    if not {"dataset", "latent_dim"} <= values.keys():
-        raise UserError(f"--run {folder}: made by a script that trains no model here")
-    if "fingerprint" not in (described.get("data") or {}):
-        raise UserError(f"{folder / 'settings.json'} does not say what data it learnt from")
-    own = described["script"] == script_of(Settings)  # one built on this adds settings of its own
-    settings = settings_from_json(Settings, values, more=not own)
-    latents = read_table(folder / "latents.csv")
-    columns = coordinate_columns(settings.latent_dim)
-    if not {"Unique_ID", *columns} <= set(latents) or not np.isfinite(latents[columns]).all(None):
-        raise UserError(
-            f"{folder / 'latents.csv'} is damaged: expected Unique_ID and {', '.join(columns)}, "
-            "with numbers for every cell"
-        )
-    return FinishedRun(folder, settings, described, latents)
+    return read_finished_run(folder, Settings)
+
+
+def reopen(finished: FinishedRun, loaded: Loaded, device: torch.device) -> Run:
+    """A finished run with its best model, to be drawn; nothing in its folder changes.
+
+    Args:
+        finished: read with the class of its own settings.
+        loaded: the cells that it learned from, with their features.
+        device: of the model.
+    """
+    settings, cells = finished.settings, loaded.cells
+    return Run(
+        settings=settings,
+        loaded=replace(loaded, notes=finished.described["notes"]),
+        batches=make_batches(
+            cells, device, settings.batch_size, settings.augment, downsample=settings.downsample
+        ),
+        model=finished.model(cells, device),
+        objective=None,
+        precision=finished.described["machine"].get("precision", "float32"),
+        folder=finished.folder,
+    )
 
 
 if __name__ == "__main__":

@@ -1,27 +1,24 @@
-"""Fine-tune a model with an expert's feedback, and see whether it was followed and what it cost.
+"""Fine-tune a model with an expert's feedback; measure how well it follows and what it costs.
 
     python human_guidance/VAE_feedback_framework.py --run results/0007-MyCells-VAE \
         --feedback feedback.csv                                     # fine-tune any finished run
     python human_guidance/VAE_feedback_framework.py                 # the thesis's study of dSprites
 
-`feedback_helpers.py` beside this script says what the tables of feedback look like and what the new
-run folder holds; the old one is never touched. Without --run the script trains on dSprites first:
-squares and hearts that are not rotated, in two latent dimensions. Case 1 anchors all squares and 32
-hearts and looks where 8 other hearts fall; case 2 anchors all of both. `--cases 1` takes only one.
+`feedback_helpers.py` describes the tables of feedback and the new run folder; the old run folder
+never changes. Without --run the script first trains on dSprites: unrotated squares and hearts, two
+latent dimensions. Case 1 anchors all squares and 32 hearts, and measures where 8 held-out hearts
+fall; case 2 anchors all squares and all hearts. `--cases 1` runs one case only.
 
-The feedback is learnt by `models.losses.AnchoredObjective`, from the best weights of the run, with
-the run's own architecture, objective, data and split. Under torchrun a `--` goes before the name of
-this script, since torchrun has options that begin with --run.
+`models.guidance_losses.AnchoredObjective` adds the feedback to the run's own objective. Training
+starts from the best weights of the run, with its architecture, data and split. Under torchrun, put
+a `--` before the name of this script, because torchrun has options that begin with --run.
 """
 
 import dataclasses
-import json
 import math
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +26,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-import torch
-from scipy.stats import spearmanr
-from torch import Tensor, nn
+from torch import nn
 
 import VAE_framework
 from human_guidance.dsprites_study import dsprites_guidance, write_squares_and_hearts
 from human_guidance.feedback_helpers import (
-    AxisHint,
-    axis_names,
     read_axis_hints,
     read_feedback,
     read_pairs,
@@ -46,23 +39,20 @@ from human_guidance.feedback_helpers import (
     write_pairs,
 )
 from human_guidance.guidance_report import Guidance, follow_up, plot_guidance
+from human_guidance.guidance_terms import guidance_terms, image_source
+from human_guidance.progress import ProgressReport, Report, append_step, cancellable
 from InfoMAX_VAE_framework import TRAINING_SCRIPTS
-from models.guidance_losses import (
-    AnchoredObjective,
-    AnchorTerm,
-    AxisTerm,
-    GuidanceTerm,
-    PairTerm,
-)
+from models.finished_run import FinishedRun
+from models.guidance_losses import AnchoredObjective
 from models.train_net import embed, evaluate
-from quantitative_metrics.scores import Metric
+from quantitative_metrics.catalogue import Group
+from quantitative_metrics.score_table import format_table, scores_table
 from util import processes
-from util.augmentation import augment, jitter
-from util.data_processing import Batches, Cells
+from util.data_processing import Cells
 from util.errors import UserError, explain_os_error
-from util.helpers import format_table, scores_table
+from util.latents import OWN, code_columns, logvar_columns
 from util.metadata import read_table
-from util.runs import load_checkpoint, write_table
+from util.runs import find_finished_run, load_checkpoint, write_table
 from util.settings import (
     ABOVE_0,
     AT_LEAST_0,
@@ -73,13 +63,7 @@ from util.settings import (
     run_script,
     settings_from_json,
 )
-from VAE_framework import (
-    FinishedRun,
-    coordinate_columns,
-    find_finished_run,
-    logvar_columns,
-    open_finished_run,
-)
+from VAE_framework import open_finished_run
 
 
 @dataclass(frozen=True)
@@ -87,21 +71,21 @@ class Settings:
     """What to fine-tune, on which feedback, and how."""
 
     run: str | None = None
-    """Finished run: its folder, its number in `results`, or `last`; None trains on dSprites
-    first."""
+    """Finished run: its folder, its number in `results`, or `last`; None runs the study of
+    dSprites."""
     feedback: str | None = None
     """CSV of anchored cells: Unique_ID, delta, x_anchor, y_anchor, ..."""
     pairs: str | None = None
     """CSV of pairs: Unique_ID_a, Unique_ID_b, relation (together, apart), weight."""
     axis_hints: str | None = None
-    """CSV of axes that should follow a column: axis, column, weight."""
+    """CSV of axes that should follow a column: axis, column, weight, direction."""
     held_out: str | None = None
-    """CSV like that of the feedback, of cells that are judged but not trained on."""
+    """CSV in the format of `feedback`: anchored cells that are judged, not trained on."""
     hold_out: float = 0.2
-    """Share of each group of anchored cells that is judged but not trained on, where no such CSV is
-    given; of fewer than 5 cells none."""
+    """Share of each group of anchored cells that is held out where `held_out` names no CSV; the
+    number is rounded down."""
     control: bool = False
-    """Also train as long without the feedback, so that its cost is told from that of the epochs."""
+    """Also train for as long without the feedback, to tell its cost from that of more epochs."""
 
     epochs: int = 5
     """Passes over the training cells."""
@@ -112,37 +96,40 @@ class Settings:
     decay_every: int = 25
     """Epochs between two cuts of the learning rate."""
     decay: float = 0.5
-    """Factor of such a cut."""
+    """Factor of each cut."""
     freeze_norm_after: int | None = None
-    """Epochs after which the batch-norm statistics are frozen. Cells that share an anchor differ by
-    little, and the batch's own statistics blur that."""
+    """Epochs after which the batch-norm statistics are frozen; None never freezes them. Cells that
+    share an anchor differ little, and the statistics of single batches blur the difference."""
     cells_per_step: int = 64
-    """Guided cells that every batch also meets, shared out among anchors, pairs and each axis."""
+    """Guided cells added to each training step, divided among anchors, pairs and axis hints."""
     anchor_warmup: float = 1.0
-    """Factor of the feedback during the warm-up, which has to move a code that is trained."""
+    """Factor on the weight of all feedback during the warm-up; above 1 it moves the latent codes of
+    a model that is already trained."""
     warmup_epochs: int = 2
     """Epochs of the warm-up."""
     shift: int = 0
-    """Guided cells are shown shifted by up to so many pixels, another shift each time, so that a
-    few of them are not learnt by heart. For cells that are not turned and flipped anyway."""
+    """Largest random shift of guided cells in a training step, in pixels. It keeps the model from
+    memorizing a few guided cells; augmentation by rotation and flips does the same."""
     margin: float = 2.0
-    """Distance beyond which a pair counts as apart, in latent units; the prior's deviation is 1."""
-    metrics: tuple[Metric, ...] | None = None
-    """How to judge before and after; None takes the run's choice."""
+    """Distance beyond which a pair counts as apart, in latent units; the prior has a standard
+    deviation of 1."""
+    metrics: tuple[Group, ...] | None = None
+    """Scores of the latent space before and after; None takes the run's choice."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     progress_file: str | None = None
-    """File that gets a line of JSON for each step; None writes only that in the run folder."""
+    """File that gets a line of JSON for each step, besides progress.jsonl in the run folder."""
 
     cases: tuple[Literal[1, 2], ...] = (1, 2)
-    """Study of dSprites: 1 anchors all squares and 32 hearts, 2 all squares and hearts."""
+    """Study of dSprites: case 1 anchors all squares and 32 hearts, case 2 all squares and
+    hearts."""
     dsprites: str | None = None
     """The published npz of dSprites; None renders the same images."""
     delta: float = 1.28
-    """Weight of the anchors of that study, nats per squared unit; 1.28 is the thesis's 0.005 x
-    256."""
+    """Weight of the anchors in the study of dSprites, nats per squared latent unit; 1.28 is the
+    thesis's 0.005 x 256."""
     seed: int = 0
-    """Of that study; a run that is fine-tuned keeps its own."""
+    """Seed of the study of dSprites; fine-tuning keeps the seed of the run."""
     results: str = "results"
     """Folder of the numbered run folders."""
 
@@ -166,33 +153,31 @@ class Settings:
 
 SETTINGS = Settings()
 
-# What the study of dSprites takes instead, where the command line does not say otherwise. Its codes
-# have standard deviations near 0.01, so that the thesis's weight of 1.28 moves next to nothing.
+# Defaults of the study of dSprites. Its posteriors have standard deviations near 0.01, so the
+# thesis's weight of 1.28 moves hardly any code.
 STUDY = {
     "delta": 20.0,
     "anchor_warmup": 16.0,
     "warmup_epochs": 7,
-    "shift": 4,  # 32 hearts at 16 places would be learnt by heart
+    "shift": 4,  # else the model memorizes 32 hearts at 16 places
     "cells_per_step": 32,
     "freeze_norm_after": 1,
     "epochs": 15,
     "batch_size": 64,
-    "learning_rate": 3e-3,  # the code has to shrink, and the decoder to grow, tenfold
+    "learning_rate": 3e-3,  # codes become ten times smaller, decoder weights larger
     "decay_every": 1,
     "decay": 0.8,
 }
 
 COST_TERMS = ("reconstruction", "kl")
 
-Report = Callable[[dict[str, Any]], None]
-
 
 @dataclass(frozen=True)
 class Parent(FinishedRun):
-    """The finished run that is fine-tuned; its settings hold every number of it.
+    """The finished run that is fine-tuned.
 
     Attributes:
-        make_objective: builds what it minimised.
+        make_objective: builds the objective that it minimised.
     """
 
     make_objective: VAE_framework.MakeObjective
@@ -206,14 +191,14 @@ def open_parent(folder: Path) -> Parent:
     """
     run = open_finished_run(folder)
     if run.described["script"] not in TRAINING_SCRIPTS:
-        raise UserError(f"--run {folder}: made by a script that trains no model here")
+        raise UserError(f"`run` {folder}: made by a script that trains no model here")
     kind, make_objective = TRAINING_SCRIPTS[run.described["script"]]
     settings = settings_from_json(kind, run.described["settings"])
-    return Parent(run.folder, settings, run.described, run.latents, make_objective)
+    return Parent(run.folder, settings, run.described, run.latents, make_objective=make_objective)
 
 
 def read_guidance(settings: Settings, parent: Parent) -> Guidance:
-    """Read and check all feedback that the settings name, and set aside the cells held out.
+    """Read and check all feedback that the settings name, and hold out some anchored cells.
 
     Raises:
         UserError: no feedback is named, or a table is wrong.
@@ -241,12 +226,12 @@ def _refuse_trained_on(guidance: Guidance, source: str) -> None:
     if both.any():
         raise UserError(
             f"{source}: {guidance.held_out.ids[both.argmax()]} is also in the feedback; a cell is "
-            "trained on or held out"
+            "either trained on or held out"
         )
 
 
 def hold_out(guidance: Guidance, share: float, seed: int) -> Guidance:
-    """Take a random share of each group of anchored cells, rounded down, out of the training."""
+    """Hold out a random share of each group of anchored cells, rounded down."""
     feedback, rng = guidance.anchors, np.random.default_rng([seed, 2])
     held = np.zeros(len(feedback), bool)
     for name in dict.fromkeys(feedback.groups):
@@ -267,13 +252,13 @@ def fine_tune(
     """Fine-tune a finished run with feedback, into a new run folder beside it.
 
     Args:
-        folder: that of the finished run; nothing in it is changed.
+        folder: of the finished run; it does not change.
         guidance: the feedback; None reads the tables that the settings name.
-        settings: how to train, and what to judge; only what says so is about dSprites.
-        on_progress: called with each step as it begins, as `feedback_helpers` lists them; what it
-            raises ends the work.
-        like: fine-tuned from the same run with the same settings but other feedback; its control
-            serves here too.
+        settings: how to train and which scores to compute.
+        on_progress: called with each step as it begins, as `feedback_helpers` lists them; an
+            exception that it raises stops the work.
+        like: run folder fine-tuned from the same run with the same settings and other feedback; its
+            control is copied.
 
     Returns:
         the new run folder.
@@ -282,7 +267,7 @@ def fine_tune(
         UserError: a mistake in the feedback or the settings, or a run that cannot be continued.
     """
     refuse_out_of_range(settings, settings.RANGES)
-    tell = _Progress(settings.progress_file, on_progress)
+    tell = ProgressReport(settings.progress_file, on_progress)
     tell(stage="loading")
     parent = open_parent(Path(folder))
     guidance = read_guidance(settings, parent) if guidance is None else guidance
@@ -291,8 +276,23 @@ def fine_tune(
     tell(stage="training", epoch=0)
     if settings.control:
         _learn_control(run, parent, like)
-    history = _learn(run, parent, guidance, settings, tell)
-    processes.leave()  # of many processes, the main one goes on alone
+    history = _learn(run, parent, guidance, settings=settings, tell=tell)
+    processes.leave()  # the main process scores and draws alone
+    report = _report(run, parent, guidance, settings=settings, history=history, tell=tell)
+    print(f"report: {report}")
+    tell(stage="done", report=str(report))
+    return run.folder
+
+
+def _report(
+    run: VAE_framework.Run,
+    parent: Parent,
+    guidance: Guidance,
+    settings: Settings,
+    history: list[dict[str, Any]],
+    tell: ProgressReport,
+) -> Path:
+    """Score and draw the latent space before and after; returns the path of the report."""
     tell(stage="scoring")
     states = _look(run, parent, settings)
     latents, projections = _project(run, parent, states)
@@ -300,48 +300,26 @@ def fine_tune(
     scores = VAE_framework.score(run, latents, projections)
     tell(stage="drawing")
     codes = {name: state.mean for name, state in states.items()}
-    figure = plot_guidance(codes, guidance, latents, run.label, run.folder / "guidance.png")
+    figure = plot_guidance(
+        codes, guidance, latents, label=run.loaded.label, path=run.folder / "guidance.png"
+    )
     report = VAE_framework.draw(
-        run, history, latents, projections, scores,
-        [("The latent space before and after the feedback", figure)],
-        [("Was the feedback followed, and what did it cost?", _readable(followed))],
-    )  # fmt: skip
-    VAE_framework.export(run, latents, projections, scores)  # if the parent was
+        run,
+        history,
+        latents,
+        projections,
+        scores=scores,
+        figures=[("The latent space before and after the feedback", figure)],
+        tables=[("How well the codes follow the feedback, and what it cost", _readable(followed))],
+    )
+    VAE_framework.export(run, latents, projections, scores)  # if the parent was exported
     print(_readable(followed).to_string())
     print(format_table(scores_table(scores.table)))
-    print(f"report: {report}")
-    tell(stage="done", report=str(report))
-    return run.folder
-
-
-class _Progress:
-    """Tells what is being done, to a file and to whoever listens."""
-
-    def __init__(self, path: str | None, listener: Report | None):
-        self.paths = [Path(path)] if path else []
-        self.listener, self.common = listener, {}
-        if path and processes.is_main():
-            with explain_os_error(Path(path)):
-                Path(path).write_text("", encoding="utf-8")
-
-    def enter(self, folder: Path, epochs: int) -> None:
-        """From now on also into the run folder."""
-        self.paths.append(folder / "progress.jsonl")
-        self.common = {"folder": str(folder), "epochs": epochs}
-
-    def __call__(self, **step: Any) -> None:
-        if not processes.is_main():
-            return
-        step |= self.common
-        for path in self.paths:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(step) + "\n")
-        if self.listener:
-            self.listener(step)
+    return report
 
 
 def _prepare(parent: Parent, guidance: Guidance, settings: Settings) -> VAE_framework.Run:
-    """The run that goes on from the best weights of its parent."""
+    """A new run that continues from the best weights of its parent."""
     continued = dataclasses.replace(
         parent.settings,
         epochs=settings.epochs,
@@ -350,7 +328,7 @@ def _prepare(parent: Parent, guidance: Guidance, settings: Settings) -> VAE_fram
         decay_every=settings.decay_every,
         decay=settings.decay,
         freeze_norm_after=settings.freeze_norm_after,
-        patience=settings.epochs,  # a few epochs are all used
+        patience=settings.epochs,  # never stop early
         metrics=parent.settings.metrics if settings.metrics is None else settings.metrics,
         device=settings.device,
         results=str(parent.folder.parent),
@@ -361,7 +339,7 @@ def _prepare(parent: Parent, guidance: Guidance, settings: Settings) -> VAE_fram
     def make_objective(asked: VAE_framework.Settings, cells: Cells) -> nn.Module:
         if cells.fingerprint != parent.fingerprint:
             raise UserError(
-                f"{asked.dataset} is no longer what {parent.folder} learnt from: train a new run"
+                f"{asked.dataset} has changed since {parent.folder} was trained: train a new run"
             )
         return parent.make_objective(asked, cells)
 
@@ -385,18 +363,21 @@ def _write_guidance(folder: Path, guidance: Guidance) -> None:
 
 
 def _load_parent(run: VAE_framework.Run, parent: Parent) -> None:
-    """Weights of the parent's best epoch; what its objective had learnt by its last."""
+    """Load the weights of the parent's best epoch, and its objective's of the last epoch."""
     run.model.load_state_dict(load_checkpoint(parent.folder / "best.pt")["model"])
     learnt = parent.folder / "checkpoint.pt"
     if learnt.is_file():
         state = load_checkpoint(learnt)["objective"]
         run.objective.load_state_dict({k.removeprefix("base."): v for k, v in state.items()})
     elif any(True for _ in run.objective.parameters()):
-        print(f"note: {parent.folder} kept no checkpoint.pt: its critic or variance is learnt anew")
+        print(
+            f"note: {parent.folder} kept no checkpoint.pt; the critic or the variance of its "
+            "objective is trained from scratch"
+        )
 
 
 def _learn_control(run: VAE_framework.Run, parent: Parent, like: Path | None) -> None:
-    """Train as long without the feedback, or take what another run has learnt so."""
+    """Train for as long without the feedback, or copy the control of another run."""
     control = dataclasses.replace(run, folder=run.folder / "control")
     if processes.is_main():
         with explain_os_error(control.folder):
@@ -417,78 +398,30 @@ def _learn(
     parent: Parent,
     guidance: Guidance,
     settings: Settings,
-    tell: _Progress,
+    tell: ProgressReport,
 ) -> list[dict[str, Any]]:
     """Train with the feedback."""
-    terms = guidance_terms(guidance, parent, run.split[0], settings.margin)
+    terms = guidance_terms(guidance, parent, run.loaded.split[0], settings.margin)
     objective = AnchoredObjective(
         run.objective,
         terms,
         image_source(run.batches, settings.shift),
-        settings.cells_per_step,
-        settings.anchor_warmup,
-        settings.warmup_epochs * math.ceil(len(run.split[0]) / run.batches.batch_size),
+        cells_per_step=settings.cells_per_step,
+        anchor_warmup=settings.anchor_warmup,
+        warmup_steps=settings.warmup_epochs
+        * math.ceil(len(run.loaded.split[0]) / run.batches.batch_size),
     )
     guided = dataclasses.replace(run, objective=objective)
     return VAE_framework.learn(guided, lambda entry: tell(stage="training", **entry))
 
 
-def guidance_terms(
-    guidance: Guidance, parent: Parent, train_cells: np.ndarray, margin: float
-) -> list[GuidanceTerm]:
-    """The terms of the objective; axes learn from training cells only."""
-    terms: list[GuidanceTerm] = []
-    if guidance.anchors is not None:
-        anchors = guidance.anchors
-        groups = pd.factorize(anchors.groups)[0]
-        terms.append(
-            AnchorTerm(
-                *map(torch.from_numpy, (anchors.cells, anchors.anchors, anchors.delta, groups))
-            )
-        )
-    if guidance.pairs is not None:
-        pairs = guidance.pairs
-        parts = map(torch.from_numpy, (pairs.cells, pairs.together, pairs.weights))
-        terms.append(PairTerm(*parts, margin))
-    terms += [_axis_term(hint, parent, train_cells) for hint in guidance.hints]
-    return terms
-
-
-def _axis_term(hint: AxisHint, parent: Parent, train_cells: np.ndarray) -> AxisTerm:
-    values = parent.latents[hint.column].to_numpy(float)
-    cells = train_cells[np.isfinite(values[train_cells])]
-    direction = hint.direction
-    if direction == 0:  # the way that it already runs
-        direction = -1 if spearmanr(parent.codes()[cells, hint.axis], values[cells])[0] < 0 else 1
-    name = f"axis {axis_names(hint.axis + 1)[-1]} ~ {hint.column}"
-    tensors = torch.from_numpy(cells), torch.from_numpy(values[cells])
-    return AxisTerm(*tensors, hint.axis, hint.weight, direction, name)
-
-
-def image_source(batches: Batches, shift: int = 0) -> Callable[[Tensor, bool], Tensor]:
-    """Cells (k,) -> their images (k, C, S, S), augmented while training if the run does so.
-
-    Args:
-        batches: of the run.
-        shift: pixels by which images are shifted at most while training.
-    """
-
-    def look_up(cells: Tensor, training: bool) -> Tensor:
-        images = batches.take(cells)
-        if training and batches.augmentation:
-            images = augment(images, batches.fill)
-        return jitter(images, batches.fill, shift) if training and shift else images
-
-    return look_up
-
-
 @dataclass(frozen=True)
 class State:
-    """What a model makes of the cells.
+    """The latent space at one stage: before, after, or trained without feedback.
 
     Attributes:
-        mean, logvar: (N, d) posterior of every cell.
-        terms: of the objective without feedback, over the validation cells.
+        mean, logvar: (N, d) of the posterior of every cell.
+        terms: of the objective without feedback, nats per image, over the validation cells.
     """
 
     mean: np.ndarray
@@ -497,7 +430,7 @@ class State:
 
 
 def _look(run: VAE_framework.Run, parent: Parent, settings: Settings) -> dict[str, State]:
-    """The states before, without feedback and after; the model ends in the last."""
+    """The states before, without feedback and after, in this order; the model stays in the last."""
     weights = {"before": parent.folder / "best.pt"}
     if settings.control:
         weights["without feedback"] = run.folder / "control" / "best.pt"
@@ -505,29 +438,27 @@ def _look(run: VAE_framework.Run, parent: Parent, settings: Settings) -> dict[st
     states = {}
     for name, path in weights.items():
         run.model.load_state_dict(load_checkpoint(path)["model"])
-        terms = evaluate(run.model, run.objective, run.batches.in_order(run.split[1]))
-        states[name] = State(*embed(run.model, run.batches, len(run.cells.table)), terms)
+        terms = evaluate(run.model, run.objective, run.batches.in_order(run.loaded.split[1]))
+        states[name] = State(*embed(run.model, run.batches, len(run.loaded.cells.table)), terms)
     return states
 
 
 def _project(
     run: VAE_framework.Run, parent: Parent, states: Mapping[str, State]
 ) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """Write latents.csv: that of the parent with the new codes in place of the old, which stay
-    beside them.
-    """
-    old = coordinate_columns(parent.settings.latent_dim)
+    """Write latents.csv: the parent's, with the new codes as VAE and the old ones as VAE_before."""
+    old = code_columns(parent.settings.latent_dim)
     own = {*old, *logvar_columns(old)}
     earlier = [c for c in parent.latents if str(c).startswith(("VAE_before_", "VAE_without_"))]
     latents = parent.latents.drop(columns=[*own, *earlier])
-    names = {"after": "VAE", "before": "VAE_before", "without feedback": "VAE_without"}
+    names = {"after": OWN, "before": "VAE_before", "without feedback": "VAE_without"}
     projections = {}
     for state, name in names.items():
         if state not in states:
             continue
-        columns = coordinate_columns(parent.settings.latent_dim, name)
+        columns = code_columns(parent.settings.latent_dim, name)
         latents[columns] = states[state].mean
-        if name == "VAE":
+        if name == OWN:
             latents[logvar_columns(columns)] = states[state].logvar
         projections[name] = columns
     write_table(run.folder / "latents.csv", latents)
@@ -540,11 +471,11 @@ def _judge(
     states: Mapping[str, State],
     latents: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Write guidance.csv: was the feedback followed, and what did it cost in nats per image."""
+    """Write guidance.csv: how well codes follow the feedback, and its cost in nats per image."""
     codes = {name: state.mean for name, state in states.items()}
-    followed = follow_up(guidance, codes, latents, run.label)
+    followed = follow_up(guidance, codes, latents, run.loaded.label)
     cost = [
-        (term, "", "validation", len(run.split[1]), "nats per image",
+        (term, "", "validation", len(run.loaded.split[1]), "nats per image",
          *(state.terms[term] for state in states.values()))
         for term in COST_TERMS
     ]  # fmt: skip
@@ -554,18 +485,17 @@ def _judge(
 
 
 def _readable(followed: pd.DataFrame) -> pd.DataFrame:
-    """guidance.csv with its texts joined into the name of a row."""
+    """guidance.csv with its text columns joined into row names."""
     words = followed[["term", "group", "cells"]].astype(str).agg(" ".join, axis=1)
     names = words + " (" + followed["n_cells"].map("{:,}".format) + "): " + followed["measure"]
     return followed.iloc[:, 5:].set_axis(names.str.split().str.join(" "), axis=0).round(3)
 
 
 def study_dsprites(settings: Settings) -> Path:
-    """The thesis's study: train without feedback, anchor, fine-tune with and without the anchors.
+    """The thesis's study: train without feedback, then fine-tune with and without anchors.
 
     Returns:
-        the run folder of the last fine-tuned model; those of the other case and of the run before
-        stand beside it.
+        the run folder of the last case; the others stand beside it.
     """
     if not settings.cases:
         raise UserError("--cases: give 1, 2 or both")
@@ -579,7 +509,7 @@ def study_dsprites(settings: Settings) -> Path:
 
 
 def _dsprites_settings(settings: Settings, source: Path, metadata: Path) -> VAE_framework.Settings:
-    """The run before: the thesis's numbers for dSprites."""
+    """Settings of the run without feedback: the thesis's numbers for dSprites."""
     return dataclasses.replace(
         VAE_framework.SETTINGS,
         dataset=str(source),
@@ -587,8 +517,8 @@ def _dsprites_settings(settings: Settings, source: Path, metadata: Path) -> VAE_
         label="shape",
         architecture="simple",
         latent_dim=2,
-        min_logvar=-16.0,  # thousands of cells have to stay apart around an anchor
-        augment=False,  # orientation means something here
+        min_logvar=-16.0,  # thousands of images must stay distinct around an anchor
+        augment=False,  # orientation carries meaning
         epochs=3,
         batch_size=256,
         learning_rate=1e-3,
@@ -598,31 +528,15 @@ def _dsprites_settings(settings: Settings, source: Path, metadata: Path) -> VAE_
         metrics=("neighbours", "classifier", "axes")
         if settings.metrics is None
         else settings.metrics,
-        rank_all_up_to=5000,  # a sample of the 12,288 is ranked
+        rank_all_up_to=5000,  # rank a sample of the 12,288 images
         seed=settings.seed,
         device=settings.device,
         results=settings.results,
     )
 
 
-@contextmanager
-def cancellable():
-    """SIGTERM, as another program sends it, ends the work as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def main(settings: Settings) -> Path:
-    """Fine-tune the run asked for, or study dSprites; the last line of the progress says how it
-    ended.
-    """
+    """Fine-tune the named run, or study dSprites; report the end in the progress file."""
     try:
         with cancellable():
             if settings.run is None:
@@ -631,22 +545,21 @@ def main(settings: Settings) -> Path:
             return fine_tune(folder, None, settings)
     except Exception as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
-        _last_word(settings, stage="failed", error=said[0])
+        _report_end(settings, stage="failed", error=said[0])
         raise
     except KeyboardInterrupt:
-        _last_word(settings, stage="cancelled")
-        print("cancelled; the run that was to be fine-tuned is as it was", file=sys.stderr)
+        _report_end(settings, stage="cancelled")
+        print("cancelled; the original run has not changed", file=sys.stderr)
         sys.exit(130)
 
 
-def _last_word(settings: Settings, **step: Any) -> None:
+def _report_end(settings: Settings, **step: Any) -> None:
     if settings.progress_file:
-        with Path(settings.progress_file).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(step) + "\n")
+        append_step(Path(settings.progress_file), **step)
 
 
 def parse() -> Settings:
-    """Settings of the command line; those of the study where no run is named."""
+    """Settings of the command line; without --run the defaults are those of the study."""
     asked = parse_options(SETTINGS)
     return asked if asked.run else parse_options(dataclasses.replace(SETTINGS, **STUDY))
 

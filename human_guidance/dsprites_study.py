@@ -1,7 +1,7 @@
-"""The thesis's study of feedback on dSprites: its images and what its expert said of them.
+"""The thesis's study of feedback on dSprites: its images and its anchors.
 
-Squares and hearts that are not rotated, 6,144 of each, in all sizes and at all places. Hearts
-belong at (-1, 0), squares at (1, 0).
+6,144 unrotated squares and 6,144 unrotated hearts, in all sizes and at all positions. Hearts are
+anchored at (-1, 0), squares at (1, 0).
 """
 
 from itertools import product
@@ -24,11 +24,11 @@ UNSEEN_HEARTS = ((3, 4), (17, 22), (7, 12))
 
 
 def dsprites_guidance(table: pd.DataFrame, case: int, delta: float) -> Guidance:
-    """What the thesis's expert said.
+    """The anchors of the thesis's study.
 
     Args:
         table: Unique_ID, shape, and the indices scale, posX, posY of each image.
-        case: 1 or 2.
+        case: 1 anchors all squares and 32 hearts, 2 all squares and hearts.
         delta: weight of every anchor.
     """
     square, heart = (table["shape"] == name for name in ("square", "heart"))
@@ -42,7 +42,7 @@ def dsprites_guidance(table: pd.DataFrame, case: int, delta: float) -> Guidance:
 
 
 def _at(table: pd.DataFrame, indices: tuple[tuple[int, ...], ...]) -> pd.Series:
-    """Which rows have one of the indices in each of scale, posX and posY."""
+    """(N,) bool: rows whose scale, posX and posY are all among the indices given."""
     names = ("scale", "posX", "posY")
     return pd.concat([table[n].isin(i) for n, i in zip(names, indices, strict=True)], axis=1).all(1)
 
@@ -60,11 +60,11 @@ def _anchored(table: pd.DataFrame, chosen: pd.Series | None, delta: float) -> Fe
 
 
 def write_squares_and_hearts(folder: Path, published: str | None) -> tuple[Path, Path]:
-    """Squares and hearts of orientation 0 as a data set, if they are not there yet.
+    """Write the unrotated squares and hearts as a data set, unless it is there.
 
     Args:
         folder: where to write it.
-        published: the npz of dSprites; None takes it where it lies, or renders the same images.
+        published: the npz of dSprites; None takes DataSets/dSprites, or renders the same images.
 
     Returns:
         the array file and the CSV with a row per image.

@@ -1,34 +1,34 @@
-"""An expert's feedback as tables: read, checked, written.
+"""Read, check and write the tables of an expert's feedback.
 
-Three CSV files, each with a header, its columns in any order; further columns are ignored.
+Three CSV files, each with a header. Columns may stand in any order; other columns are ignored.
 
-| file | a row says | columns |
+| file | one row | columns |
 | --- | --- | --- |
-| feedback.csv | this cell belongs there | Unique_ID, delta, x_anchor, y_anchor, z_anchor, group |
-| pairs.csv | these two belong together, or apart | Unique_ID_a, Unique_ID_b, relation, weight |
-| axis_hints.csv | this axis should follow that column | axis, column, weight, direction |
+| feedback.csv | anchors a cell | Unique_ID, delta, x_anchor, y_anchor, z_anchor, group |
+| pairs.csv | puts two cells together or apart | Unique_ID_a, Unique_ID_b, relation, weight |
+| axis_hints.csv | makes an axis follow a column | axis, column, weight, direction |
 
-- `Unique_ID` (also read as `Unique_id`) is that of the run's latents.csv, with or without the file
-  ending. A cell stands in one row.
-- `delta` is the weight of the anchor in nats per squared unit of latent distance; a row of weight 0
-  is left out. It has to hold against the reconstruction: two groups of 20 cells in 2,000 (simulated
-  BBBC031, 5 epochs at 1e-3) came within 0.5 of their anchor by 82 to 92 % with a delta of 20 (three
-  seeds), by 12 % with 1.28 and all with 100 (one seed). There is one anchor column per latent
-  dimension: x, y, z, then 4_anchor, ...
-- `group` (optional) names what the expert anchored together. Without it cells of one anchor are a
-  group. Each group has the same say, however many cells it has.
-- `relation` is `together` or `apart`; `weight` as delta.
-- `axis` is x, y, z or a number from 1; `column` a numeric column of latents.csv, of which only the
-  order counts; `direction` (optional) is `rising` or `falling`, and empty the way that the axis
-  already runs.
+- `Unique_ID` (also `Unique_id`) is that of the run's latents.csv, with or without the file ending.
+  A cell has at most one row.
+- `delta` is the weight of the anchor in nats per squared unit of latent distance; rows of weight 0
+  are ignored. The weight competes with the reconstruction: of two groups of 20 cells in 2,000
+  (simulated BBBC031, 5 epochs at 1e-3), 82 to 92 % came within 0.5 of their anchor with a delta of
+  20 (three seeds), 12 % with 1.28 and all with 100 (one seed). There is one anchor column for each
+  latent dimension: x, y, z, then 4_anchor, ...
+- `group` (optional) names cells that were anchored together. Without it, cells with the same anchor
+  form a group. Every group has the same total weight, however many cells it has.
+- `relation` is `together` or `apart`; `weight` is in nats per squared unit of distance.
+- `axis` is x, y, z or a number from 1; `column` is a numeric column of latents.csv, of which only
+  the order counts; `direction` (optional) is `rising` or `falling`; empty keeps the direction of
+  the trained model.
 
-The command that fine-tunes a finished run with them, in a process of its own:
+The command that fine-tunes a finished run with them:
 
     python human_guidance/VAE_feedback_framework.py --run results/0007-MyCells-VAE --epochs 5 \
         --feedback feedback.csv --pairs pairs.csv --axis-hints axis_hints.csv \
         --progress-file progress.jsonl
 
-At least one of the three files is needed. The progress file gets one JSON object per line:
+It needs at least one of the three files. The progress file gets one JSON object per line:
 
     {"stage": "loading"}
     {"stage": "training", "epoch": 0, "epochs": 5, "folder": "results/0008-MyCells-VAE-guided"}
@@ -36,21 +36,22 @@ At least one of the three files is needed. The progress file gets one JSON objec
     {"stage": "scoring", "folder": ...}    {"stage": "drawing", "folder": ...}
     {"stage": "done", "folder": ..., "report": "results/0008-.../report.html"}
 
-and ends with `done`, or {"stage": "failed", "error": one line} (exit code 2 for a mistake of the
-user), or {"stage": "cancelled"} (exit code 130) after SIGTERM or Ctrl-C.
+It ends with `done`, with {"stage": "failed", "error": one line} (exit code 2 for a user's mistake),
+or after SIGTERM or Ctrl-C with {"stage": "cancelled"} (exit code 130).
 
-The new run folder is a run folder like any other, and besides has
+The new run folder holds what every run folder holds, and
 
 | file | content |
 | --- | --- |
-| settings.json | also `guidance`: the run it came from and what was asked |
-| feedback.csv, pairs.csv, axis_hints.csv | the feedback that was used |
+| settings.json | also `guidance`: the original run and the settings of the fine-tuning |
+| feedback.csv, held_out.csv, pairs.csv, axis_hints.csv | the feedback used |
 | latents.csv | also VAE_before_x_coord, ...: the codes before |
 | scores.csv | projections VAE (after) and VAE_before |
-| guidance.csv | was the feedback followed: term, group, cells, n_cells, measure, before, after |
-| guidance.png | the latent space before and after, anchors marked |
+| guidance.csv | how well codes follow: term, group, cells, n_cells, measure, before, after |
+| guidance.png | the latent space before and after, with the anchors |
+| progress.jsonl | the steps, as above |
 
-A folder without report.html was cancelled or is still at work.
+A folder without report.html belongs to a run that was cancelled or has not ended.
 """
 
 import contextlib
@@ -63,9 +64,9 @@ import numpy as np
 import pandas as pd
 
 from util.errors import UserError
+from util.latents import anchor_columns, axis_names, is_code_column
 from util.metadata import class_name, count_and_name, read_table
 from util.runs import write_table
-from VAE_framework import axis_names
 
 RELATIONS = ("together", "apart")
 DIRECTIONS = {"rising": 1, "falling": -1, "": 0}
@@ -73,14 +74,14 @@ DIRECTIONS = {"rising": 1, "falling": -1, "": 0}
 
 @dataclass(frozen=True)
 class Feedback:
-    """Anchored cells: cell `cells[i]` belongs at `anchors[i]`.
+    """Anchored cells: `cells[i]` belongs at `anchors[i]`.
 
     Attributes:
         ids: n ids as in latents.csv.
         cells: (n,) their rows there.
         anchors: (n, d) latent units.
         delta: (n,) above 0, nats per squared latent unit.
-        groups: (n,) name of the group of each.
+        groups: (n,) names of their groups.
     """
 
     ids: list[str]
@@ -145,18 +146,13 @@ class AxisHint:
         axis: from 0.
         column: of latents.csv.
         weight: above 0, nats.
-        direction: 1 rising, -1 falling, 0 the way that the axis already runs.
+        direction: 1 rising, -1 falling, 0 that of the trained model.
     """
 
     axis: int
     column: str
     weight: float
     direction: int = 0
-
-
-def anchor_columns(latent_dim: int) -> list[str]:
-    """Columns of an anchor: x_anchor, y_anchor, z_anchor, 4_anchor, ..."""
-    return [f"{axis}_anchor" for axis in axis_names(latent_dim)]
 
 
 def read_feedback(
@@ -168,14 +164,14 @@ def read_feedback(
         path: the CSV.
         known_ids: Unique_ID of all N cells of the run, in the order of its latents.csv.
         latent_dim: d.
-        allow_empty: accept a file with a header and no rows, as a list that is being made.
+        allow_empty: accept a file with a header only, such as a list that is just begun.
 
     Raises:
         UserError: a missing column, an unknown id, a cell in two rows, a weight or anchor that is
-            no number, anchors of another dimension, or nothing anchored.
+            not a number, anchors of another dimension, or no anchored cell.
     """
     table = _read(path, allow_empty)
-    return check_feedback(table, known_ids, latent_dim, str(path), allow_empty)
+    return check_feedback(table, known_ids, latent_dim, source=str(path), allow_empty=allow_empty)
 
 
 def check_feedback(
@@ -206,14 +202,14 @@ def check_feedback(
     twice = pd.Series(ids)[pd.Series(cells).duplicated()]
     if len(twice):
         raise UserError(
-            f"{source}: {count_and_name('cells stand in two rows', list(twice.unique()))}; "
+            f"{source}: {count_and_name('cells have two rows', list(twice.unique()))}; "
             "give a cell one anchor"
         )
-    return Feedback(ids, cells, anchors, delta, _groups(table, anchors))
+    return Feedback(ids, cells, anchors, delta=delta, groups=_groups(table, anchors))
 
 
 def _groups(table: pd.DataFrame, anchors: np.ndarray) -> np.ndarray:
-    """(n,) the column `group`; where it is empty, the anchor as a name."""
+    """(n,) names from the column `group`; where it is empty, the anchor is the name."""
     by_anchor = [f"({', '.join(f'{value:g}' for value in anchor)})" for anchor in anchors]
     if "group" not in table:
         return np.array(by_anchor, dtype=object)
@@ -223,16 +219,16 @@ def _groups(table: pd.DataFrame, anchors: np.ndarray) -> np.ndarray:
 
 
 def write_feedback(path: Path, feedback: Feedback) -> None:
-    """Write feedback.csv whole or not at all, also an empty one (header only)."""
+    """Write feedback.csv in one step; an empty one has a header only."""
     write_table(path, feedback.table())
 
 
 def append_feedback(
     path: Path, more: pd.DataFrame, known_ids: Sequence[str], latent_dim: int
 ) -> Feedback:
-    """Add rows to feedback.csv, which may not exist yet; nothing is written if a row is wrong.
+    """Add rows to feedback.csv, or create it; write nothing if a row is wrong.
 
-    Safe against other processes that append to the same file.
+    Several processes may append to the same file.
 
     Args:
         path: the CSV.
@@ -243,7 +239,7 @@ def append_feedback(
         all feedback of the file.
 
     Raises:
-        UserError: as `read_feedback`, also where a cell is in the file already.
+        UserError: as `read_feedback`, or a cell is already in the file.
     """
     with locked(path):
         if path.is_file():
@@ -257,9 +253,9 @@ def append_feedback(
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, a hidden file beside it; other processes wait.
+    """Hold the lock of a file, a hidden file beside it, for one read and write; others wait.
 
-    For one read, change and write; the lock ends with the process, also a killed one.
+    The lock ends with the process, even if it is killed.
     """
     with open(path.with_name(f".{path.name}.lock"), "a+b") as file:
         if os.name == "nt":
@@ -271,7 +267,7 @@ def locked(path: Path) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # closing the file gives the lock back
+        yield  # closing the file releases the lock
 
 
 def read_pairs(path: Path, known_ids: Sequence[str], allow_empty: bool = False) -> PairFeedback:
@@ -279,7 +275,7 @@ def read_pairs(path: Path, known_ids: Sequence[str], allow_empty: bool = False) 
 
     Raises:
         UserError: a missing column, an unknown id, a cell paired with itself, a pair in two rows,
-            another relation, or a weight that is no number above 0.
+            another relation, or a weight that is not a number above 0.
     """
     return check_pairs(_read(path, allow_empty), known_ids, str(path), allow_empty)
 
@@ -307,15 +303,15 @@ def check_pairs(
 
 def _refuse_odd_pairs(cells: np.ndarray, label: pd.Series, source: str) -> None:
     for what, odd in (
-        ("is a cell and itself", cells[:, 0] == cells[:, 1]),
-        ("stands in two rows", pd.DataFrame(np.sort(cells, axis=1)).duplicated().to_numpy()),
+        ("names one cell twice", cells[:, 0] == cells[:, 1]),
+        ("has two rows", pd.DataFrame(np.sort(cells, axis=1)).duplicated().to_numpy()),
     ):
         if odd.any():
             raise UserError(f"{source}: the pair {label[odd].iloc[0]} {what}; delete the row")
 
 
 def write_pairs(path: Path, pairs: PairFeedback) -> None:
-    """Write pairs.csv whole or not at all."""
+    """Write pairs.csv in one step."""
     write_table(path, pairs.table())
 
 
@@ -326,15 +322,16 @@ def read_axis_hints(
 
     Args:
         path: the CSV.
-        known: latents.csv, whose columns may be named.
+        known: latents.csv, whose columns an axis may follow.
         latent_dim: d.
         allow_empty: accept a file with a header and no rows.
 
     Raises:
-        UserError: a missing column, an axis that the model has not, a column that is not there, not
-            numeric or constant, a hint in two rows, or a weight that is no number above 0.
+        UserError: a missing column, an axis that the model does not have, a column that is missing,
+            not numeric or constant, a hint in two rows, or a weight that is not a number above 0.
     """
-    return check_axis_hints(_read(path, allow_empty), known, latent_dim, str(path), allow_empty)
+    table = _read(path, allow_empty)
+    return check_axis_hints(table, known, latent_dim, source=str(path), allow_empty=allow_empty)
 
 
 def check_axis_hints(
@@ -365,14 +362,13 @@ def check_axis_hints(
     if pairs.duplicated().any():
         axis, column = pairs[pairs.duplicated()].iloc[0]
         raise UserError(
-            f"{source}: axis {axis_names(latent_dim)[axis]} and {column} stand in two rows; "
-            "delete one"
+            f"{source}: axis {axis_names(latent_dim)[axis]} and {column} have two rows; delete one"
         )
     return hints
 
 
 def write_axis_hints(path: Path, hints: Sequence[AxisHint]) -> None:
-    """Write axis_hints.csv whole or not at all."""
+    """Write axis_hints.csv in one step."""
     names = {value: name for name, value in DIRECTIONS.items()}
     rows = [
         (axis_names(hint.axis + 1)[-1], hint.column, hint.weight, names[hint.direction])
@@ -400,7 +396,7 @@ def _direction(direction: object, source: str) -> int:
 
 def _followable(column: str, known: pd.DataFrame, source: str) -> str:
     if column not in known:
-        numeric = [name for name in known.select_dtypes("number") if "_coord" not in str(name)]
+        numeric = [name for name in known.select_dtypes("number") if not is_code_column(name)]
         raise UserError(
             f"{source}: the run has no column {column!r}; it has {', '.join(numeric[:12])}"
         )
@@ -448,7 +444,7 @@ def _weights(table: pd.DataFrame, column: str, names: pd.Series, source: str) ->
 
 
 def _places(ids: pd.Series, known_ids: Sequence[str], source: str) -> tuple[np.ndarray, list[str]]:
-    """(n,) rows of the ids among the known ones, and the ids as written there."""
+    """(n,) rows of the ids among the known ones, and the ids as they are known."""
     known = pd.Series(known_ids, dtype=object).astype(str)
     if ids.empty:
         return np.empty(0, int), []
@@ -466,7 +462,7 @@ def _places(ids: pd.Series, known_ids: Sequence[str], source: str) -> tuple[np.n
 
 
 def _match(ids: pd.Series, known: pd.Series) -> np.ndarray:
-    """(n,) place of each id, -1 where there is none; ids may lack the file ending."""
+    """(n,) row of each id, -1 for an unknown one; ids may lack the file ending."""
     places = pd.Index(known).get_indexer(ids)
     stems = pd.Index(known.str.rsplit(".", n=1).str[0])
     return np.where(places < 0, stems.get_indexer(ids), places) if stems.is_unique else places

@@ -1,11 +1,11 @@
-"""A page in the browser to guide a latent space: select cells, anchor them, fine-tune, compare.
+"""A page to guide a latent space in the browser: select cells, anchor them, fine-tune, compare.
 
     python human_guidance/guidance_app.py --run results/0007-MyCells-VAE
 
-opens a page on http://127.0.0.1:8050. The feedback is a CSV in the run folder, written at every
-step; fine-tuning makes a new run folder and leaves this one as it is. Nothing is loaded from the
-internet. The page is for this computer only, unless --host says otherwise; then it asks for a token
-that the terminal shows.
+opens a page on http://127.0.0.1:8050. Every change of the feedback is saved at once, in
+expert_feedback.csv in the run folder; fine-tuning writes a new run folder. The page loads nothing
+from the internet. It serves this computer only; with another --host it asks for the token that the
+terminal shows.
 """
 
 import logging
@@ -29,29 +29,29 @@ from human_guidance.page.space import first_space
 from human_guidance.page.state import PageState
 from human_guidance.page.training import FineTuning
 from util.errors import UserError
+from util.runs import find_finished_run
 from util.settings import parse_options, run_script
-from VAE_framework import find_finished_run
 
-ASSETS = Path(__file__).with_name("assets")
+ASSETS = Path(__file__).with_name("page") / "assets"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Which run to guide, and where the page is."""
+    """Which run to guide, and the address of the page."""
 
     run: str = "last"
     """Finished run: its folder, its number in `results`, or `last` for the newest one."""
     feedback: str | None = None
     """CSV of the feedback; None takes expert_feedback.csv in the run folder."""
     host: str = "127.0.0.1"
-    """Address to listen on. 0.0.0.0 lets other computers in, who are asked for a token; the
-    connection is not encrypted, so use it in a network you trust or through an SSH tunnel."""
+    """Address to listen on. 0.0.0.0 admits other computers, with a token; the connection is not
+    encrypted, so use it in a trusted network or through an SSH tunnel."""
     port: int = 8050
     """Port to listen on; 0 takes a free one."""
     open_browser: bool = True
     """Open the page in this computer's browser."""
     device: str = "auto"
-    """Where the model draws what is clicked: auto, cpu, cuda, mps."""
+    """Device that decodes images: auto, cpu, cuda, mps."""
     results: str = "results"
     """Folder of the numbered run folders."""
 
@@ -85,16 +85,16 @@ def make_app(run: GuidedRun, feedback: Path, host: str, token: str | None) -> Da
     """The page as a Dash app.
 
     Args:
-        run: that is guided.
+        run: the run to guide.
         feedback: CSV of the feedback.
-        host: address that it will listen on.
-        token: asked for first; None only on a loopback address.
+        host: address to listen on.
+        token: required from every browser; None only on a loopback address.
 
     Raises:
         UserError: the CSV is damaged.
     """
     listed = FeedbackList(feedback, run.ids, run.latent_dim)
-    listed.read()  # a damaged list is said here, not in the browser
+    listed.read()  # refuse a damaged list before the browser opens
     state = PageState(run, listed, FineTuning(run.folder))
     app = Dash(
         __name__,
@@ -119,12 +119,12 @@ def make_app(run: GuidedRun, feedback: Path, host: str, token: str | None) -> Da
 
 
 def serve(app: Dash, host: str, port: int) -> BaseWSGIServer:
-    """A server that listens, and answers once `serve_forever` is called.
+    """A listening server; it answers once `serve_forever` is called.
 
     Raises:
         UserError: the address cannot be listened on.
     """
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request otherwise
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else it logs every request
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,6 +1,6 @@
-"""Was the feedback followed? Measures and figures of a latent space before and after guidance.
+"""How well a latent space follows the feedback: measures and a figure, before and after.
 
-Everything here takes codes and feedback as arrays; nothing trains.
+All functions take codes and feedback as arrays; nothing is trained here.
 """
 
 import math
@@ -17,8 +17,9 @@ from matplotlib.lines import Line2D
 from mpl_toolkits.mplot3d.proj3d import proj_transform
 from scipy.stats import spearmanr
 
-from human_guidance.feedback_helpers import AxisHint, Feedback, PairFeedback, axis_names
-from util.helpers import _add_key, _draw_points, _point_colours, _projection_panel
+from human_guidance.feedback_helpers import AxisHint, Feedback, PairFeedback
+from util.helpers import add_key, draw_points, point_colours, projection_panel
+from util.latents import axis_names
 from util.style import (
     MISSING_COLOUR,
     ClassColours,
@@ -30,11 +31,11 @@ from util.style import (
     thinning_stride,
 )
 
-NEAR = 0.5  # latent units; a cell this close to its anchor has arrived
-MAX_GROUPS = 20  # with a line of their own in the table
-MARKED = 100  # guided cells of a group in the figure
-SMALLEST_SHARE = 1 / 3  # of a panel that the cells of a state have to fill
-DOMINATES = 0.9  # share of a group that has to be of one class to call the class its kind
+NEAR = 0.5  # latent units; a cell this close counts as at its anchor
+MAX_GROUPS = 20  # with rows of their own in the table
+MARKED = 100  # guided cells of a group that the figure marks
+SMALLEST_SHARE = 1 / 3  # of a panel that the cells of a state must fill
+DOMINATES = 0.9  # least share of one class in a group that is taken for that class
 COLUMNS = ["term", "group", "cells", "n_cells", "measure"]
 GUIDED, HELD_OUT = "guided", "held out"
 
@@ -44,8 +45,8 @@ class Guidance:
     """All feedback on one run.
 
     Attributes:
-        anchors: cells that the model is trained to put at their anchor; None for none.
-        held_out: anchored cells that are judged only.
+        anchors: cells that training moves to their anchor; None for none.
+        held_out: anchored cells that are judged, not trained on.
         pairs: cells that belong together or apart.
         hints: axes that should follow a column.
     """
@@ -56,7 +57,7 @@ class Guidance:
     hints: list[AxisHint] = field(default_factory=list)
 
     def groups(self) -> dict[str, np.ndarray]:
-        """Group -> its anchor (d,), the mean of those of its cells."""
+        """Group -> its anchor (d,), the mean over its cells."""
         if self.anchors is None:
             return {}
         anchors, names = self.anchors.anchors, self.anchors.groups
@@ -69,13 +70,14 @@ def follow_up(
     latents: pd.DataFrame,
     label: str | None = None,
 ) -> pd.DataFrame:
-    """How closely latent spaces follow the feedback.
+    """Measure how closely latent spaces follow the feedback.
 
     Args:
         guidance: the feedback.
-        codes: name of a state (before, after) -> (N, d) codes.
+        codes: name of the state (before, after) -> (N, d) codes.
         latents: N rows with `split`, the columns of the hints and of the class.
-        label: column of the classes; where a group is of one class, its other cells are judged too.
+        label: column of the classes; if a group consists of one class, the other cells of that
+            class are judged too.
 
     Returns:
         term, group, cells (guided, held out, or others of a class), n_cells, measure, and a column
@@ -102,7 +104,9 @@ def _anchor_rows(guidance: Guidance, codes: Mapping[str, np.ndarray]) -> list[tu
             chosen = np.ones(len(feedback), bool) if group == "all" else feedback.groups == group
             cells, targets = feedback.cells[chosen], feedback.anchors[chosen]
             own = feedback.groups[chosen]
-            rows += _distance_rows(codes, cells, targets, own, centres, (group, kind))
+            rows += _distance_rows(
+                codes, cells, targets, own=own, centres=centres, what=(group, kind)
+            )
     return rows
 
 
@@ -129,7 +133,7 @@ def _distance_rows(
 
 
 def _share_nearest(points: np.ndarray, own: np.ndarray, centres: dict[str, np.ndarray]) -> float:
-    """Share of points (n, d) whose nearest of the centres is that of their own group."""
+    """Share of points (n, d) that lie nearest to the centre of their own group."""
     names = np.array(list(centres), dtype=object)
     apart = points[:, None] - np.stack(list(centres.values()))  # (n, groups, d)
     return float((names[np.square(apart).sum(2).argmin(1)] == own).mean())
@@ -138,7 +142,7 @@ def _share_nearest(points: np.ndarray, own: np.ndarray, centres: dict[str, np.nd
 def _kin_rows(
     guidance: Guidance, codes: Mapping[str, np.ndarray], latents: pd.DataFrame, label: str | None
 ) -> list[tuple]:
-    """Cells without an anchor, of the class that a group is of."""
+    """Measures of cells without an anchor whose class is that of a group."""
     centres = guidance.groups()
     kin = kin_of(guidance, latents, label)
     rows = []
@@ -146,16 +150,18 @@ def _kin_rows(
         if len(cells):
             what = (group, f"others of {label} {name}")
             own = np.full(len(cells), group, dtype=object)
-            rows += _distance_rows(codes, cells, centres[group], own, centres, what)
+            rows += _distance_rows(
+                codes, cells, centres[group], own=own, centres=centres, what=what
+            )
     return rows
 
 
 def kin_of(
     guidance: Guidance, latents: pd.DataFrame, label: str | None
 ) -> dict[str, tuple[str, np.ndarray]]:
-    """Group -> the class that it is of, and the cells of that class that have no anchor.
+    """Group -> its class, and the cells of that class without an anchor.
 
-    A group is of a class if at least 90 % of its cells are and no other group is of it.
+    A group has a class if at least 90 % of its cells belong to it and no other group has it.
     """
     if guidance.anchors is None or label is None or len(guidance.groups()) > MAX_GROUPS:
         return {}
@@ -211,12 +217,12 @@ def plot_guidance(
 ) -> Path:
     """The latent space in each state, side by side: cells, guided cells, anchors.
 
-    All are drawn on the same axes, unless one of them would then fill less than a third of its
-    panel; of each group at most `MARKED` guided cells are marked.
+    All panels share their axes, unless the cells of one would then fill less than a third of it. At
+    most `MARKED` guided cells of each group are marked.
 
     Args:
-        codes: name of a state -> (N, d) codes; of more than three dimensions the first three.
-        guidance: the feedback; held-out cells get a mark of their own.
+        codes: name of the state -> (N, d) codes; the first three dimensions are drawn.
+        guidance: the feedback; held-out cells have their own mark.
         latents: N rows with the class.
         label: column to colour by; None for one colour.
         path: PNG to write.
@@ -230,22 +236,22 @@ def plot_guidance(
         limits = _limits([*states.values()], _drawable(_all_anchors(guidance, codes)))
         panels = []
         for i, (name, points) in enumerate(states.items()):
-            panel = _projection_panel(figure, (1, len(states), i + 1), dimensions)
+            panel = projection_panel(figure, (1, len(states), i + 1), dimensions)
             if dimensions == 3:
-                panel.computed_zorder = False  # marks lie over the cells, not among them
+                panel.computed_zorder = False  # marks are drawn above the cells
             _draw_state(panel, points, colouring, guidance)
             _label_state(panel, name, codes, limits[i])
             _mark_anchors(panel, guidance)
             panels.append(panel)
         if colouring is not None:
-            _add_key(figure, panels, colouring, label)
+            add_key(figure, panels, colouring, label)
         handles = _guidance_handles(guidance)
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
         return save_figure(figure, path)
 
 
 def _drawable(codes: np.ndarray) -> np.ndarray:
-    """(N, d) codes -> (N, 2) or (N, 3); one dimension is spread over a second without meaning."""
+    """Codes (N, d) as (N, 2) or (N, 3); a single dimension is spread over a meaningless second."""
     if codes.shape[1] == 1:
         return np.column_stack([codes, spread(len(codes))])
     return codes[:, :3]
@@ -257,8 +263,9 @@ def _all_anchors(guidance: Guidance, codes: Mapping[str, np.ndarray]) -> np.ndar
 
 
 def _limits(states: list[np.ndarray], anchors: np.ndarray) -> np.ndarray:
-    """(states, d, 2) ranges that hold nearly all points of a state and every anchor, with a margin;
-    one for all where that shows each well.
+    """Ranges (states, d, 2) with a margin around 99.6 % of the points and all anchors.
+
+    All states share one range, if the points of each fill enough of it.
     """
     lows, highs = np.percentile(states, [0.2, 99.8], axis=1)  # (states, d)
     lows, highs = np.minimum(lows, anchors.min(0)), np.maximum(highs, anchors.max(0))
@@ -275,10 +282,10 @@ def _draw_state(
     colours = (
         np.tile(mpl.colors.to_rgba(MISSING_COLOUR), (len(points), 1))
         if colouring is None
-        else _point_colours(colouring)
+        else point_colours(colouring)
     )
     stride = thinning_stride(len(points))
-    _draw_points(panel, points[::stride], colours[::stride])
+    draw_points(panel, points[::stride], colours[::stride])
     flat = {} if points.shape[1] == 2 else {"depthshade": False}
     for feedback, style in ((guidance.anchors, _RING), (guidance.held_out, _DIAMOND)):
         if feedback is not None and len(feedback):
@@ -287,13 +294,13 @@ def _draw_state(
 
 
 def _some_of_each(feedback: Feedback) -> np.ndarray:
-    """Up to `MARKED` cells of each group, drawn at random, the same each time."""
+    """Up to `MARKED` random cells of each group, the same in every figure."""
     shuffled = pd.Series(feedback.cells, feedback.groups).sample(frac=1, random_state=0)
     return shuffled.groupby(level=0).head(MARKED).to_numpy()
 
 
 def _mark_anchors(panel: Axes, guidance: Guidance) -> None:
-    """A star at each anchor with its name above; the limits of the panel are final by now."""
+    """Draw a star at each anchor and its name above; call it when the limits are final."""
     groups = guidance.groups()
     for name, anchor in groups.items() if len(groups) <= MAX_GROUPS else ():
         place = _drawable(anchor[None])[0]
@@ -315,7 +322,7 @@ _LABEL_BOX = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, 
 
 
 def _size(style: dict, n: int) -> dict:
-    """Many marks are drawn smaller."""
+    """The style, with smaller marks if there are many."""
     return style | ({"s": 0.5 * style["s"], "linewidths": 0.45} if n > 100 else {})
 
 

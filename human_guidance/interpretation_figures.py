@@ -1,4 +1,4 @@
-"""Figures of what a latent space means; every function takes pictures, numbers and a path."""
+"""Figures that interpret a latent space; every function takes pictures, numbers and a path."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from util.helpers import _show_sheet, _tile, _tile_centres
 from util.style import OKABE_ITO, house_style, one_line, save_figure
 
 MOST_FEATURES = 24  # in the figure of correlations; the table has all
-MOST_OF_A_CONCEPT = 8  # of them, since intensities would fill it
-ALIKE = 0.05  # features whose correlations differ by less say the same, and one is shown
-LEAST = 0.2  # correlation of a feature that is worth a row
-SMOOTH = 1.5  # pixels; gradients of neighbouring pixels differ more than an eye can average
+MOST_OF_A_CONCEPT = 8  # of them, else intensities would fill the figure
+ALIKE = 0.05  # of features of one concept whose correlations differ by less, one is shown
+LEAST = 0.2  # correlation at which a feature gets a row
+SMOOTH = 1.5  # pixels, the blur of noisy gradients
 MOST_CHANNELS = 4  # in the figure of gradients
-FADED = 0.25  # what is left of a picture that stands where no cell does
+FADED = 0.25  # contrast of a picture at a point without cells
 TILE = 0.9  # inches
 
 
@@ -29,12 +29,12 @@ class Walk:
     """Images decoded along a straight line through the latent space.
 
     Attributes:
-        title: what is walked along.
-        deviations: (n,) places of the images, evenly spaced, in standard deviations of the cells
+        title: above the images.
+        deviations: (n,) positions of the images, evenly spaced, in standard deviations of the cells
             along the line, from their mean.
         pictures: (n, S, S, 3) uint8.
-        cells: (N,) places of the cells on the same scale.
-        marks: names of places on that scale, drawn above the images.
+        cells: (N,) positions of the cells on the same scale.
+        marks: names and positions on that scale, drawn below the images.
     """
 
     title: str
@@ -45,7 +45,7 @@ class Walk:
 
 
 def plot_walks(walks: Sequence[Walk], title: str, path: Path) -> Path:
-    """Images along lines, one below the other, each above a histogram of where the cells lie."""
+    """Images along lines, each above a histogram of the cells along the line."""
     n = max(len(walk.pictures) for walk in walks)
     with house_style():
         size = (n * TILE + 0.6, len(walks) * (TILE + 1.1) + 0.35)
@@ -59,7 +59,7 @@ def plot_walks(walks: Sequence[Walk], title: str, path: Path) -> Path:
 
 
 def _draw_walk(panel: Axes, walk: Walk) -> None:
-    """The strip of images from 0 to 1 image height, the histogram below it."""
+    """A strip of images, and the histogram below it."""
     n, step = len(walk.pictures), walk.deviations[1] - walk.deviations[0]
     low, high = walk.deviations[0] - step / 2, walk.deviations[-1] + step / 2
     panel.grid(False)
@@ -99,13 +99,13 @@ def plot_plane(
     title: str,
     path: Path,
 ) -> Path:
-    """Decoded images over two axes; those where no cell falls are faded.
+    """Decoded images over two axes; images at places without cells are faded.
 
     Args:
-        pictures: (n, n, S, S, 3) uint8: row i has the i-th value of the second axis, column j the
-            j-th of the first.
-        deviations: (n,) values of both axes, rising, in standard deviations from the mean.
-        inhabited: (n, n) bool: a cell falls on that square.
+        pictures: (n, n, S, S, 3) uint8; row i has the i-th value of the second axis, column j the
+            j-th value of the first.
+        deviations: (n,) values on both axes, rising, in standard deviations from the mean.
+        inhabited: (n, n) bool, whether there is a cell in that square.
         names: of the first and the second axis.
         title: heading.
         path: PNG to write.
@@ -130,16 +130,16 @@ def plot_plane(
 def plot_correlations(
     correlations: pd.DataFrame, axes: Sequence[str], meanings: Sequence[str], path: Path
 ) -> Path | None:
-    """Correlation of the axes with the known columns and the features, written into every square.
+    """Heat map of the correlation of the axes with metadata columns and features.
 
-    At most 24 known columns and 24 features, those of the largest correlations, at most 8 of a kind
-    and one of those that say the same; each block in the order of a hierarchical clustering, so
-    that what goes together stands together.
+    It shows the 24 metadata columns and the 24 features of the largest correlations, at most 8
+    features of one concept and one of several with the same correlations. Hierarchical clustering
+    puts similar rows side by side.
 
     Args:
-        correlations: of `interpretation_measures.correlate`.
-        axes: names of those to show.
-        meanings: what each follows.
+        correlations: from `interpretation_measures.correlate`.
+        axes: names of the axes to show.
+        meanings: of each axis, from `short_names`.
         path: PNG to write.
 
     Returns:
@@ -161,7 +161,7 @@ def plot_correlations(
         panels = figure.subplots(len(blocks), 1, height_ratios=heights, squeeze=False).ravel()
         for panel, (kind, wide) in zip(panels, blocks, strict=True):
             image = _draw_squares(panel, wide)
-            panel.set_title("Known of the cells" if kind == "known" else "Hand-crafted features")
+            panel.set_title("Metadata" if kind == "known" else "Hand-crafted features")
         labels = [
             "\n".join([f"axis {a}", *(_short(part) for part in m.split(", "))])
             for a, m in zip(axes, meanings, strict=True)
@@ -174,12 +174,12 @@ def plot_correlations(
 
 
 def _short(concept: str) -> str:
-    """A concept that fits below a column: of the brightness of a channel the channel."""
+    """A concept that fits below a column: the channel alone for its brightness or signal."""
     return one_line(concept.removeprefix("brightness of ").removeprefix("total signal of "), 15)
 
 
 def _strongest(wide: pd.DataFrame, varied: bool) -> pd.DataFrame:
-    """The rows of the largest correlations; if varied, unlike each other and of several kinds."""
+    """The rows of the largest correlations; if varied, without repeats and of several concepts."""
     order = np.argsort(-wide.abs().max(axis=1).to_numpy(), kind="stable")
     if not varied:
         return wide.iloc[order[:MOST_FEATURES]]
@@ -227,7 +227,7 @@ def plot_nearest(
     names: Sequence[str],
     path: Path,
 ) -> Path:
-    """What the model sees at chosen points, and beside it the cells nearest to each.
+    """Images decoded at chosen points, each beside the cells nearest to it.
 
     Args:
         decoded: (p, S, S, 3) uint8.
@@ -269,16 +269,16 @@ def plot_saliency(
     channels: Sequence[str],
     path: Path,
 ) -> Path:
-    """Where each axis depends on the image: over all cells by channel, and for single cells.
+    """Maps of saliency of each axis: over all cells, by channel, and for single cells.
 
     Args:
         pictures: (e, S, S, 3) uint8, example cells.
-        examples: (e, a, S, S) size of the gradient of each axis for them.
+        examples: (e, a, S, S) absolute gradient of each axis for them.
         size: (a, S, S) the same, averaged over all cells.
         signed: (a, C, S, S) gradient averaged over all cells; drawn slightly blurred.
-        effects: (a, C) what stands below each channel: the shift in standard deviations.
+        effects: (a, C) shift in standard deviations, written below each channel.
         names: of the axes.
-        channels: C names; of more than four the four of the largest effects are drawn.
+        channels: C names; at most four are drawn, those of the largest effects.
         path: PNG to write.
     """
     shown = np.sort(np.argsort(-np.abs(effects).max(0), kind="stable")[:MOST_CHANNELS])
@@ -312,7 +312,7 @@ def _draw_map(panel: Axes, values: np.ndarray, top: float, signed: bool = False)
     _show_sheet(panel, values)
     top = max(float(top), 1e-12)
     panel.images[-1].set(cmap="RdBu_r" if signed else "inferno", clim=(-top if signed else 0, top))
-    if signed:  # white at its edge would fade into the page
+    if signed:  # a frame, since the edges of the map are white
         for spine in panel.spines.values():
             spine.set(visible=True, color="#bbbbbb", linewidth=0.8)
 
@@ -326,7 +326,7 @@ def plot_gallery(
     title: str,
     path: Path,
 ) -> Path:
-    """Cells at their places in a plane of the latent space.
+    """Pictures of cells at their positions in a plane of the latent space.
 
     Args:
         places: (n, 2) in latent units.

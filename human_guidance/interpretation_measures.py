@@ -1,10 +1,10 @@
-"""What the axes of a latent space follow, and which pixels they depend on: numbers, no figures.
+"""Which columns the axes of a latent space follow, and which pixels they depend on.
 
-Rank correlations say which known columns and hand-crafted features an axis follows, and words
-name it by the kind of its strongest ones. Gradients say where on the image a code depends
+Rank correlations tell which metadata columns and hand-crafted features an axis follows; the kind of
+the strongest ones gives the axis its name. Gradients tell which pixels a latent code depends on
 (Simonyan et al. 2014, arXiv:1312.6034, averaged over noisy copies of the image: SmoothGrad, Smilkov
-et al. 2017, arXiv:1706.03825). All but the correlations of whole tables is bounded in memory by a
-block of cells.
+et al. 2017, arXiv:1706.03825). Only the correlations hold whole tables in memory; all else works on
+blocks of cells.
 """
 
 import re
@@ -21,16 +21,16 @@ from torch import Tensor, nn
 
 from quantitative_metrics.scores import correlate_axes
 
-FOLLOWS = 0.7  # size of a rank correlation from which an axis follows a column
-PARTLY = 0.4  # and from which it does so in part
-UNUSED = 0.05  # nats; an axis that carries less was left unused by the model
+FOLLOWS = 0.7  # least size of a rank correlation at which an axis follows a column
+PARTLY = 0.4  # and at which it partly follows it
+UNUSED = 0.05  # nats; the model does not use an axis that carries less
 MOST_NAMED = 3  # concepts in a sentence
-REPEATS = 0.02  # a known column whose correlations are that near to another's says the same
-GAIN = 0.05  # of correlation, from which a direction is worth naming
-TRIED = 8  # cells of a square that may find room in a gallery
+REPEATS = 0.02  # largest difference in correlation at which a column repeats another
+GAIN = 0.05  # of correlation over the best axis, at which a direction is named
+TRIED = 8  # cells of a square of the gallery that are tried
 RIM = 2  # pixels to each side of a cell's outline that count as its rim
 
-# Kinds of property that a column is about, by its name; the first that fits. `concept_of` has more.
+# Property that a column measures, by its name; the first match counts. `concept_of` has more.
 CONCEPTS = (
     ("colour", r"(^|_)(colou?r|hue)"),
     ("shape", r"^(GT_)?(shape|roundness|eccentricity)$"),
@@ -53,7 +53,7 @@ def correlate(
 ) -> pd.DataFrame:
     """Spearman rank correlation of every axis with every known column and every feature.
 
-    Columns without three different values, and those that merely number the cells, are left out.
+    Columns with fewer than three values and those that number the cells are left out.
 
     Args:
         codes: (N, d).
@@ -80,11 +80,11 @@ def correlate(
 
 
 def concept_of(column: str, channels: Sequence[str] = ()) -> str:
-    """The kind of property that a column is about, or its own name where that does not say.
+    """The property that a column measures; the name of the column if that does not tell.
 
-    Intensities, and how the channels go together, are the colour in an image of red, green and
-    blue; else the brightness of a channel, its total signal (which also grows with the cell), and
-    the overlap of the channels.
+    In an image of red, green and blue, intensities and correlations of channels measure the colour.
+    Otherwise they measure the brightness of a channel, its total signal (which also grows with the
+    size of the cell), or the overlap of the channels.
     """
     rgb = list(channels) == RGB
     for concept, pattern in CONCEPTS:
@@ -102,20 +102,19 @@ def concept_of(column: str, channels: Sequence[str] = ()) -> str:
 
 
 def directions(codes: np.ndarray, axes: Sequence[str], table: pd.DataFrame) -> pd.DataFrame:
-    """The direction in the latent space along which each column is read best.
+    """The latent direction that each column follows best.
 
-    A model may lay a property along no axis but between them. The direction is that of the least
+    A property may vary along a direction between the axes. The direction is that of the least
     squares fit of the column's ranks by the codes.
 
     Args:
         codes: (N, d).
         axes: d names.
-        table: N rows of numbers; cells without a value are left out of their column.
+        table: N rows of numbers; a cell without a value is left out for that column.
 
     Returns:
-        a row per column of three different values or more: n_cells, spearman (0..1) between the
-        column and the place along the direction, and the direction itself, a unit vector in latent
-        units.
+        a row per column with at least three values: n_cells, spearman (0..1) between the column and
+        the position along the direction, and the direction, a unit vector in latent units.
     """
     rows = {}
     for column in table:
@@ -144,9 +143,9 @@ def information_per_axis(mean: np.ndarray, logvar: np.ndarray) -> np.ndarray:
 
 
 def without_repeats(correlations: pd.DataFrame) -> pd.DataFrame:
-    """The correlations without known columns that say what a known column before them says.
+    """The correlations without known columns that repeat an earlier known column.
 
-    A table may hold a quantity twice, as it is and turned round, or as a rank of another.
+    A table may hold a quantity twice: as it is and with the opposite sign, or as its rank.
     """
     known = correlations[correlations["kind"] == "known"]
     wide = known.pivot(index="column", columns="axis", values="spearman").abs().fillna(0)
@@ -160,7 +159,7 @@ def without_repeats(correlations: pd.DataFrame) -> pd.DataFrame:
 
 
 def name_axes(correlations: pd.DataFrame, axes: Sequence[str], nats: np.ndarray) -> list[str]:
-    """A sentence for each axis that says what it follows, with the numbers it says so by.
+    """A sentence for each axis: what it follows, with the correlations.
 
     Args:
         correlations: of `correlate`.
@@ -168,7 +167,7 @@ def name_axes(correlations: pd.DataFrame, axes: Sequence[str], nats: np.ndarray)
         nats: (d,) information of each axis.
     """
     return [
-        f"Axis {axis} is not used by the model (it carries {carried:.2f} nats)."
+        f"The model does not use axis {axis} (it carries {carried:.2f} nats)."
         if carried < UNUSED
         else f"Axis {axis} {_what_follows(_strongest(correlations[correlations['axis'] == axis]))}."
         for axis, carried in zip(axes, nats, strict=True)
@@ -176,7 +175,7 @@ def name_axes(correlations: pd.DataFrame, axes: Sequence[str], nats: np.ndarray)
 
 
 def short_names(correlations: pd.DataFrame, axes: Sequence[str], nats: np.ndarray) -> list[str]:
-    """The concepts that each axis follows at least in part, the strongest first, for a figure."""
+    """The concepts that each axis at least partly follows, the strongest first, for a figure."""
     names = []
     for axis, carried in zip(axes, nats, strict=True):
         concepts = _strongest(correlations[correlations["axis"] == axis])
@@ -188,7 +187,7 @@ def short_names(correlations: pd.DataFrame, axes: Sequence[str], nats: np.ndarra
 def name_concepts(
     correlations: pd.DataFrame, values: pd.DataFrame, found_directions: pd.DataFrame
 ) -> list[str]:
-    """Sentences that say which axis follows each concept best, and which concepts go together.
+    """Sentences: which axis follows each concept best, and which concepts vary together.
 
     Args:
         correlations: of `correlate`.
@@ -196,8 +195,9 @@ def name_concepts(
         found_directions: of `directions`.
 
     Returns:
-        a sentence over all concepts that an axis follows at least in part, one for each two of them
-        that share their axis, and one for each that is read better between the axes.
+        a sentence on all concepts that an axis at least partly follows, one on each two concepts
+        that share their axis, and one on each concept that a direction follows better than any
+        axis.
     """
     found = []
     for concept, rows in correlations.groupby("concept", sort=False):
@@ -206,12 +206,12 @@ def name_concepts(
         if abs(best["spearman"]) >= PARTLY:
             found.append((concept, best))
     if correlations.empty:
-        return ["There is no known column and no feature to compare the axes with."]
+        return ["There is no metadata column and no feature to compare the axes with."]
     if not found:
-        return ["No axis follows a known column or a feature: all correlations are small."]
+        return ["No axis follows a metadata column or a feature: all correlations are small."]
     found.sort(key=lambda pair: (pair[1]["kind"] != "known", -abs(pair[1]["spearman"])))
     first, *others = [(_the(c), f"by axis {b['axis']} ({_evidence([b])})") for c, b in found]
-    said = [" is followed best ".join(first), *map(" ".join, others)]
+    said = [" is best followed ".join(first), *map(" ".join, others)]
     sentences = [f"{_and(said)}."]
     sentences[0] = sentences[0][0].upper() + sentences[0][1:]
     named = [pair for pair in found if pair[1]["kind"] == "known"]
@@ -221,9 +221,9 @@ def name_concepts(
                 rho = values[second["column"]].corr(values[best["column"]], method="spearman")
                 if abs(rho) >= PARTLY:
                     sentences.append(
-                        f"In these cells {_the(other)} and {_the(concept)} go together (Spearman "
-                        f"{_signed(rho)} of {second['column']} and {best['column']}): what follows "
-                        "one follows the other."
+                        f"In these cells {_the(other)} and {_the(concept)} vary together (Spearman "
+                        f"{_signed(rho)} between {second['column']} and {best['column']}): an axis "
+                        "that follows one also follows the other."
                     )
     directed = found_directions.set_index("column")
     for concept, best in named:
@@ -236,7 +236,7 @@ def _between_axes(concept: str, best: pd.Series, direction: pd.Series) -> str:
     axes = direction.drop(["n_cells", "spearman"])
     parts = " ".join(f"{weight:+.2f} {axis}" for axis, weight in axes.items())
     return (
-        f"Better than by one axis, {_the(concept)} is read along the direction {parts} (Spearman "
+        f"The direction {parts} follows {_the(concept)} better than any axis (Spearman "
         f"{_signed(direction['spearman'])} with {best['column']})."
     )
 
@@ -252,7 +252,7 @@ def _strongest(rows: pd.DataFrame) -> list[tuple[str, list[pd.Series]]]:
 
 def _what_follows(concepts: list[tuple[str, list[pd.Series]]]) -> str:
     if not concepts:
-        return "cannot be named: there is no column or feature to compare it with"
+        return "has no name: there is no column or feature to compare it with"
     said = {level: [] for level in ("follows", "partly follows")}
     for concept, best in concepts[:MOST_NAMED]:
         close = [row for row in best if abs(row["spearman"]) >= PARTLY]
@@ -263,11 +263,11 @@ def _what_follows(concepts: list[tuple[str, list[pd.Series]]]) -> str:
     if clauses:
         return _and(clauses)
     concept, best = concepts[0]
-    return f"follows nothing known closely; the nearest is {_the(concept)} ({_evidence(best)})"
+    return f"follows nothing known; the closest is {_the(concept)} (Spearman {_evidence(best)})"
 
 
 def _the(concept: str) -> str:
-    """A concept with its article; a column that stands for itself has none."""
+    """A concept with its article; the name of a column has none."""
     words = {name for name, _ in CONCEPTS} | {"overlap of the channels"}
     named = concept in words or re.match(r"(brightness|total signal)( of |$)", concept)
     return f"the {concept}" if named else concept
@@ -296,14 +296,14 @@ def _and(words: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Saliency:
-    """Where on the image some axes depend, from the gradients of n cells.
+    """Gradients of some axes by the pixels of n cells.
 
     Attributes:
-        size: (n, a, S, S) size of the gradient of each axis at each pixel, channels added up.
-        signed: (a, C, S, S) gradient averaged over the cells: positive where more signal moves a
+        size: (n, a, S, S) absolute gradient of each axis at each pixel, summed over channels.
+        signed: (a, C, S, S) gradient averaged over the cells; positive where more signal moves a
             cell up the axis.
-        effect: (a, C) sum of the gradient over the pixels of the cell, averaged over the cells: how
-            far the whole cell's brightening in a channel moves it, to first order.
+        effect: (a, C) sum of the gradient over the pixels of the cell, averaged over the cells: the
+            shift of a cell that becomes brighter in a channel, to first order.
     """
 
     size: np.ndarray
@@ -328,10 +328,10 @@ def smooth_gradients(
         images: (n, C, S, S) in 0..1, on the device of the model.
         masks: (n, S, S) bool, the cell in each image.
         axes: the a axes asked for, from 0.
-        n_samples: noisy copies of each image (n of Smilkov et al.); without noise 1 will do.
+        n_samples: noisy copies of each image (n of Smilkov et al.); 1 is enough without noise.
         noise: standard deviation of the Gaussian noise, in 0..1 of full scale.
         seed: of the noise.
-        cells_per_batch: bounds the memory.
+        cells_per_batch: cells whose gradients are in memory together.
 
     Returns:
         gradients in latent units per unit of intensity (full scale is 1).
@@ -340,7 +340,7 @@ def smooth_gradients(
     sizes, signed, effect = [], 0.0, 0.0
     inside = torch.from_numpy(masks).to(images)[:, None, None]  # (n, 1, 1, S, S)
     for x, cell in zip(images.split(cells_per_batch), inside.split(cells_per_batch), strict=True):
-        total = torch.zeros_like(x)[:, None].repeat(1, len(axes), 1, 1, 1)  # (B, a, C, S, S)
+        total = torch.stack([torch.zeros_like(x)] * len(axes), 1)  # (B, a, C, S, S)
         for _ in range(n_samples):
             disturbance = torch.randn(x.shape, generator=rng).to(x) * noise
             total += _gradients(model, x + disturbance, axes)
@@ -364,7 +364,7 @@ def _gradients(model: nn.Module, x: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 def sensitivity_by_region(size: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
-    """How sensitive each axis is inside the cell, at its rim and outside.
+    """Sensitivity of each axis to pixels inside the cell, at its rim and outside.
 
     Args:
         size: (n, a, S, S) size of the gradients of n cells.
@@ -372,8 +372,8 @@ def sensitivity_by_region(size: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
 
     Returns:
         a row per axis, columns inside, rim (2 pixels to each side of the outline), outside: mean
-        size of the gradient of a pixel there over that of the whole image; 1 is no preference, nan
-        where there is no such pixel.
+        absolute gradient of a pixel there, relative to the whole image; 1 means no preference, nan
+        no such pixel.
     """
     structure = np.zeros((3, 3, 3), bool)
     structure[1] = generate_binary_structure(2, 1)  # each image by itself
@@ -400,18 +400,17 @@ def nearest_cells(codes: np.ndarray, point: np.ndarray, n: int) -> tuple[np.ndar
 
 
 def without_overlap(places: np.ndarray, side: float) -> np.ndarray:
-    """Rows of cells whose square pictures, centred on their places, do not overlap.
+    """Rows of cells whose square pictures, centred on their positions, do not overlap.
 
-    The plane is cut into squares; the cells nearest to the middle of each come first, and a cell is
-    shown where no picture shown before is in its way. So the pictures lie nearly on a lattice, and
-    there are many.
+    The plane is divided into squares. Cells near the middle of their square come first, and a cell
+    is shown if no earlier picture overlaps it. The pictures nearly form a lattice, so many fit.
 
     Args:
         places: (N, 2).
         side: of a picture, in the units of the places.
 
     Returns:
-        rows in the order they were taken.
+        rows, in the order in which they were chosen.
     """
     square = np.floor(places / side)
     off = np.abs(places / side - square - 0.5).max(1)

@@ -1,13 +1,13 @@
-"""Projections of a feature table that the VAE is compared with: UMAP, t-SNE and PCA.
+"""UMAP, t-SNE and PCA of a feature table, which the VAE is compared with.
 
 UMAP: McInnes, Healy, Melville 2018, arXiv:1802.03426. t-SNE: van der Maaten and Hinton 2008, JMLR
 9:2579, in the Barnes-Hut form (van der Maaten 2014, JMLR 15:3221), since the FFT form stops at two
 dimensions. Features are taken as they are: normalise them first (`util.cell_features`). For pixels
 instead of features see `principal_components`.
 
-Both run on the CPU by umap-learn and scikit-learn, where the seed decides every byte, or on request
-by TorchDR, which uses a GPU where there is one and is meant for 100,000 cells and more. The two
-engines follow the same papers but are not the same algorithm to the last digit.
+By default umap-learn and scikit-learn compute them on the CPU, where the seed determines every
+byte. The engine TorchDR uses a GPU if there is one and is meant for 100,000 cells and more. It
+follows the same papers, but its numbers differ.
 """
 
 import atexit
@@ -16,7 +16,7 @@ import hashlib
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from util import workers
 from util.devices import pick_device, scoring_device
@@ -33,7 +34,7 @@ from util.runs import write_atomically
 
 Engine = Literal["cpu", "torchdr"]
 
-MIN_CELLS = 3  # two cells have no neighbourhood to keep
+MIN_CELLS = 3  # two cells have no neighbourhood to preserve
 WIDEST_TSNE_INPUT = 50  # columns; van der Maaten and Hinton 2008, section 4.1, reduce to 30
 
 
@@ -47,24 +48,24 @@ def umap_projection(
     fitted_to: np.ndarray | None = None,
     device: str = "auto",
 ) -> np.ndarray:
-    """UMAP of the features with Euclidean distances, on one thread so that the seed decides.
+    """UMAP of the features with Euclidean distances, on one thread for reproducibility.
 
     Args:
         features: (N, F) numbers without NaN, N >= 3.
         dim: number of coordinates, at least 1.
-        n_neighbors: size of the neighbourhood, at least 2; N - 1 is taken where it is larger.
-        min_dist: least distance of neighbours in the projection, 0..1.
+        n_neighbors: size of the neighbourhood, at least 2; at most N - 1 is used.
+        min_dist: smallest distance of neighbours in the projection, 0..1.
         seed: of the random state; the same seed gives the same bytes on one machine's CPU.
         engine: `cpu` for umap-learn, `torchdr` for TorchDR on `device`.
-        fitted_to: (N,) bool, cells that make the map; the others are placed in it as new ones.
-            None takes all.
-        device: of TorchDR; `auto` takes the GPU where there is one.
+        fitted_to: (N,) bool, cells that the map is fitted to; the others are placed in it as new
+            cells. None fits to all.
+        device: of TorchDR; `auto` takes the GPU if there is one.
 
     Returns:
         (N, dim) float32.
 
     Raises:
-        UserError: fewer than 3 cells, NaN, cells all alike, parameters out of range.
+        UserError: fewer than 3 cells, NaN, identical cells, parameters out of range.
     """
     values = _check_features(features, dim)
     _check_range("n_neighbors", n_neighbors, 2, np.inf)
@@ -91,9 +92,9 @@ def umap_projection(
 
 
 def _umap_class() -> type:
-    """umap-learn's, all of whose functions numba compiles once for this environment.
+    """umap-learn's class; numba compiles its functions once for this environment.
 
-    Where no folder can keep what is compiled, one is made that goes with this process.
+    If no folder can keep the machine code, a temporary one is made for this process.
     """
     import numba
 
@@ -111,10 +112,11 @@ def _umap_class() -> type:
 
 
 def _keep_what_is_compiled(*packages: str) -> None:
-    """Let numba keep the machine code of every function of these packages, as of most it does.
+    """Let numba cache the machine code of every function of these packages.
 
-    Those that the packages leave out take 9 s in every process, and more above 4,096 cells, where
-    neighbours are searched approximately. Two of them numba cannot keep, and would warn of it.
+    The packages cache most of them. Compiling the others takes 9 s in every process, and more above
+    4,096 cells, where neighbours are searched approximately. Numba cannot cache two of them, and
+    would warn.
     """
     from numba.core.dispatcher import Dispatcher
 
@@ -122,7 +124,7 @@ def _keep_what_is_compiled(*packages: str) -> None:
 
     modules = [m for name, m in list(sys.modules.items()) if name.split(".")[0] in packages]
     for function in {f for m in modules for f in vars(m).values() if isinstance(f, Dispatcher)}:
-        with contextlib.suppress(RuntimeError):  # made from a string: there is no file beside it
+        with contextlib.suppress(RuntimeError):  # made from a string: it has no source file
             function.enable_caching()
 
 
@@ -136,28 +138,27 @@ def tsne_projection(
 ) -> np.ndarray:
     """Barnes-Hut t-SNE of the features, started from their principal components.
 
-    Features of more than 50 columns are reduced to 50 principal components first: distances
-    hardly change and the search for neighbours is faster. 1,000 iterations, learning rate
-    max(N / 48, 50) (Belkina et al. 2019, Nature Communications 10:5415; scikit-learn's "auto").
-    On one thread: several add up the forces in no fixed order, and its many short parallel regions
-    crawl on a busy machine. Sweeps run one process per projection.
+    More than 50 columns are reduced to 50 principal components first: distances hardly change and
+    the search for neighbours is faster. 1,000 iterations, learning rate max(N / 48, 50) (Belkina et
+    al. 2019, Nature Communications 10:5415; scikit-learn's "auto"). On one thread: several threads
+    sum the forces in no fixed order, and many short parallel regions are slow on a busy machine.
+    Sweeps run one process per projection.
 
     Args:
         features: (N, F) numbers without NaN, N >= 3.
         dim: number of coordinates, 1, 2 or 3.
-        perplexity: effective number of neighbours, at least 1; (N - 1) / 3 is taken where it is
-            larger, since the search covers three times as many neighbours.
-        seed: of TorchDR. scikit-learn's t-SNE has nothing to draw, so that one computation serves
-            all seeds.
-        engine: `cpu` for scikit-learn, `torchdr` for TorchDR on `device`; that one computes all
+        perplexity: effective number of neighbours, at least 1; at most (N - 1) / 3 is used, since
+            the search covers three times as many neighbours.
+        seed: of TorchDR. scikit-learn's t-SNE draws nothing at random: all seeds give one result.
+        engine: `cpu` for scikit-learn, `torchdr` for TorchDR on `device`, which computes all
             repulsive forces exactly, in time N x N.
-        device: of TorchDR; `auto` takes the GPU where there is one.
+        device: of TorchDR; `auto` takes the GPU if there is one.
 
     Returns:
         (N, dim) float32.
 
     Raises:
-        UserError: fewer than 3 cells, NaN, cells all alike, parameters out of range.
+        UserError: fewer than 3 cells, NaN, identical cells, parameters out of range.
     """
     from sklearn.manifold import TSNE
 
@@ -192,8 +193,8 @@ def pca_projection(
     Args:
         features: (N, F) numbers without NaN, N >= 3.
         dim: number of components, at most min(N, F).
-        seed: without effect; the decomposition is exact. For a common signature.
-        fitted_to: (N,) bool, cells that decide the components; None takes all.
+        seed: not used, since the decomposition is exact; all projections have this argument.
+        fitted_to: (N,) bool, cells that the components are fitted to; None takes all.
 
     Returns:
         (N, dim) float32, columns of descending variance.
@@ -213,12 +214,12 @@ def principal_components(
 ) -> np.ndarray:
     """Pixels as a table that can be projected: their first principal components, not scaled.
 
-    Distances between cells hardly change, and UMAP and t-SNE need not look at every pixel. The
+    Distances between cells hardly change, and UMAP and t-SNE get far fewer columns than pixels. The
     components come from a randomised decomposition (Halko, Martinsson and Tropp 2011).
 
     Args:
         data: (N, ...) numbers, flattened to (N, D).
-        components: at most so many, and no more than N or D.
+        components: their number; at most min(N, D) is used.
         seed: of the decomposition.
 
     Returns:
@@ -231,14 +232,14 @@ def principal_components(
 
 
 def _pca(components: int, **options: Any) -> Any:
-    """scikit-learn's PCA; its import takes a second that training can do without."""
+    """scikit-learn's PCA, imported here since that takes a second."""
     from sklearn.decomposition import PCA
 
     return PCA(components, **options)
 
 
 def outlying(codes: np.ndarray, deviations: float = 4.0) -> np.ndarray:
-    """Cells with a coordinate far from the mean of its axis, as the thesis left them out.
+    """Cells with a coordinate far from the mean of its axis, which the thesis left out.
 
     Args:
         codes: (N, d) coordinates, NaN where a cell has none.
@@ -267,7 +268,7 @@ def cached_projection(
     apart: bool = False,
     **settings: float | str,
 ) -> np.ndarray:
-    """A projection of `BASELINES`, kept in a file of `cache_dir` so that no run computes it twice.
+    """A projection of `BASELINES`, kept in a file of `cache_dir` so that it is computed once.
 
     The file's name holds a SHA-256 fingerprint of features, settings and the versions of umap-learn
     and scikit-learn. Cells without any feature (a row of NaN) get NaN coordinates.
@@ -278,9 +279,9 @@ def cached_projection(
         dim: number of coordinates.
         seed: of the random state.
         cache_dir: folder of the files; None keeps nothing.
-        fitted_to: (N,) bool, cells that make the map, of a projection in `PLACES_NEW_CELLS`; the
-            others are placed in it. None takes all.
-        apart: compute in a process of its own, so that other threads of this one go on.
+        fitted_to: (N,) bool, for a projection in `PLACES_NEW_CELLS`: cells that the map is fitted
+            to; the others are placed in it. None fits to all.
+        apart: compute in a process of its own, so that other threads of this process continue.
         settings: further arguments of the projection.
 
     Returns:
@@ -316,17 +317,41 @@ def cached_projection(
     return codes
 
 
+def cached_projections(
+    features: np.ndarray | pd.DataFrame,
+    parameters: Mapping[str, Mapping[str, float]],
+    dim: int,
+    seed: int,
+    cache_dir: Path | None,
+    apart: bool = False,
+) -> dict[str, np.ndarray]:
+    """Name -> (N, dim) coordinates of several projections of the same features.
+
+    Args:
+        features: (N, F) numbers.
+        parameters: name of a projection -> its arguments.
+        dim, seed, cache_dir, apart: as for `cached_projection`.
+    """
+    found = {}
+    for name, arguments in parameters.items():
+        tqdm.write(f"{name} of {features.shape[1]} features in {dim}-D ...")
+        found[name] = cached_projection(
+            name, features, dim=dim, seed=seed, cache_dir=cache_dir, apart=apart, **arguments
+        )
+    return found
+
+
 BASELINES: dict[str, Callable[..., np.ndarray]] = {
     "UMAP": umap_projection,
     "TSNE": tsne_projection,
     "PCA": pca_projection,
 }
 SEEDLESS = ("TSNE", "PCA")  # on the CPU
-PLACES_NEW_CELLS = ("UMAP", "PCA")  # t-SNE has no map that a new cell could be put into
+PLACES_NEW_CELLS = ("UMAP", "PCA")  # t-SNE cannot place a new cell
 
 
 def _fit_and_place(reducer: Any, values: np.ndarray, fitted_to: np.ndarray | None) -> np.ndarray:
-    """(N, d) coordinates float32 from a reducer that was fitted to some cells, or to all."""
+    """(N, d) float32 coordinates from a reducer, fitted to some of the cells or to all."""
     if fitted_to is None:
         return reducer.fit_transform(values).astype(np.float32)
     fitted = reducer.fit_transform(values[fitted_to])
@@ -360,10 +385,10 @@ def _check_features(features: np.ndarray | pd.DataFrame, dim: int) -> np.ndarray
 
 
 def _torchdr(name: str, dim: int, seed: int, device: str, **settings: float):
-    """TorchDR's reducer, which would compute where its input is: for arrays, on the CPU.
+    """TorchDR's reducer on a device; by itself it would compute arrays on the CPU.
 
     Raises:
-        UserError: TorchDR is not installed, or the device is not there.
+        UserError: TorchDR is not installed, or the device is not available.
     """
     try:
         import torchdr

@@ -1,6 +1,7 @@
-"""Guidance: what an expert's feedback adds to an objective.
+"""Guidance: an expert's feedback as terms that are added to any objective.
 
-Anchors say where a cell belongs, pairs which cells belong together, axes what an axis follows.
+An anchor says where a cell belongs, a pair which cells belong together or apart, an axis hint which
+column a latent axis should follow. Each term is a mean over a random draw of the cells concerned.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ def rank_loss(values: Tensor, ranks: Tensor) -> Tensor:
         ranks: (B,), any numbers.
 
     Returns:
-        nats, (): log 2 for constant values, towards 0 in the right order; 0 without any pair.
+        nats, (): log 2 for constant values, near 0 in the right order; 0 without any pair.
     """
     higher = ranks[:, None] > ranks
     losses = F.softplus(values - values[:, None])  # (B, B), row minus column is rewarded
@@ -70,17 +71,17 @@ def rank_loss(values: Tensor, ranks: Tensor) -> Tensor:
 
 
 class GuidanceTerm(nn.Module):
-    """Feedback on n rows (cells or pairs), of which every step draws some.
+    """Feedback on n rows (cells or pairs); every training step draws some of them.
 
-    Each group has the same chance, however many rows it has, and so has each row within its group.
-    A subclass says what a row costs.
+    Each group has the same probability, whatever its number of rows, and so has each row within its
+    group. A subclass defines the loss of a row.
 
     Args:
-        cells: (n,) or (n, m) cells of each row, as their place in the data set.
+        cells: (n,) or (n, m) cells of each row, as indices into the data set.
         groups: (n,) integers; None puts all rows into one.
     """
 
-    name: str  # what the log calls it
+    name: str  # in the log
 
     def __init__(self, cells: Tensor, groups: Tensor | None = None):
         super().__init__()
@@ -91,9 +92,9 @@ class GuidanceTerm(nn.Module):
         self.chance = 1.0 / (len(counts) * counts[group].double())  # (n,), adds up to 1
 
     def draw(self, n_cells: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Rows (k,) of about `n_cells` cells, and the share (k,) that each has in the term.
+        """Rows (k,) of about `n_cells` cells, and the weight (k,) of each in the term.
 
-        All rows where they are no more than that, with their exact shares.
+        All rows with their exact weights, if there are no more than that.
         """
         size = max(n_cells // self.cells.shape[1], 1)
         if len(self.chance) <= size:
@@ -107,7 +108,7 @@ class GuidanceTerm(nn.Module):
 
 
 class AnchorTerm(GuidanceTerm):
-    """These cells belong there: `anchor_loss`.
+    """Cells that belong at given places: `anchor_loss`.
 
     Args:
         cells: (n,).
@@ -129,11 +130,11 @@ class AnchorTerm(GuidanceTerm):
 
 
 class PairTerm(GuidanceTerm):
-    """These cells belong together, those apart: `pair_loss`.
+    """Pairs of cells that belong together or apart: `pair_loss`.
 
     Args:
         cells: (n, 2).
-        together: (n,) bool; both kinds have the same say.
+        together: (n,) bool; both kinds have the same weight.
         weights: (n,).
         margin: in latent units.
     """
@@ -148,24 +149,24 @@ class PairTerm(GuidanceTerm):
         """Mean of the pair losses, ()."""
         first, second = means.unflatten(0, (-1, 2)).unbind(1)  # (k, d) each
         together, weights = self.together[rows].to(means.device), self.weights[rows].to(means)
-        losses = pair_loss(first, second, together, weights, self.margin)
+        losses = pair_loss(first, second, together, weights, margin=self.margin)
         return (share.to(means) * losses).sum()  # autocast would take a product to bfloat16
 
 
 class AxisTerm(GuidanceTerm):
-    """One axis follows a column: `rank_loss`.
+    """A latent axis that should follow a column: `rank_loss`.
 
     Args:
-        cells: (n,) those with a value.
+        cells: (n,) the cells with a value.
         values: (n,) of the column; only their order counts.
-        axis: from 0.
-        weight: nats per nat of rank loss.
+        axis: index of the axis, from 0.
+        weight: factor of the rank loss.
         direction: 1 if the axis is to rise with the column, -1 if it is to fall.
-        label: what the log calls it.
+        label: name in the log.
     """
 
     def __init__(
-        self, cells: Tensor, values: Tensor, axis: int, weight: float, direction: int, label: str
+        self, cells: Tensor, values: Tensor, *, axis: int, weight: float, direction: int, label: str
     ):
         super().__init__(cells)
         self.ranks = values.unique(return_inverse=True)[1]
@@ -180,28 +181,28 @@ class AxisTerm(GuidanceTerm):
 class AnchoredObjective(nn.Module):
     """Any objective with an expert's feedback added to its loss.
 
-    loss = base loss + the mean of delta_i |mean_i - anchor_i|^2 over the anchored cells, each group
-    of them with the same say, and likewise for pairs and axes; in nats.
+    loss = base loss + the mean of delta_i |mean_i - anchor_i|^2 over the anchored cells, all groups
+    of cells weighted alike, and likewise for pairs and axes; in nats.
 
     The thesis added the *sum* over a batch of 256 of delta_i |mean_i - anchor_i|^2 to a loss that
     is a mean over the batch, so its delta of 0.005 is 0.005 x 256 = 1.28 per cell, and would mean
-    something else in batches of another size. Here delta is that weight per cell: where every cell
-    is anchored, 1.28 gives the thesis's loss in batches of any size. And where few are, the thesis
-    met them as rarely as they are in the data, twenty cells of 2,000 in one batch out of several,
-    and weighed them by it; here every batch meets a draw of them. They pass the encoder in one
-    batch with the others, so that batch norm sees the usual mixture, and are left out of the base
-    objective, which goes on learning from the data as it is.
+    something else in batches of another size. Here delta is that weight per cell: if every cell is
+    anchored, 1.28 gives the thesis's loss in batches of any size. If few cells are anchored, the
+    thesis met them as rarely as they are in the data (twenty cells of 2,000 in one batch out of
+    several); here every batch includes a draw of them. They pass through the encoder together with
+    the batch, so that batch norm sees the usual mixture, and are left out of the base objective,
+    which keeps learning from the data as they are.
 
     Args:
         base: the objective without feedback.
         terms: the feedback.
-        look_up: cells (k,), as their place in the data set, and whether to augment them -> images
+        look_up: cells (k,), as indices into the data set, and whether to augment them -> images
             (k, C, S, S) on the device.
-        cells_per_step: how many cells a step draws, shared out among the terms.
-        anchor_warmup: factor of the feedback in the first training steps. The reconstruction holds
-            a trained code where it is: it grows by 1 / (2 posterior variance) nats per squared
-            unit. Weaker feedback moves nothing; once the code is rearranged, less keeps it there.
-        warmup_steps: how many steps those are.
+        cells_per_step: cells that a step draws, divided among the terms.
+        anchor_warmup: factor of the feedback during the warm-up. The reconstruction loss holds a
+            trained code in place: it grows by 1 / (2 posterior variance) nats per squared unit.
+            Weaker feedback moves nothing; once the code is rearranged, less keeps it there.
+        warmup_steps: training steps of the warm-up.
     """
 
     def __init__(
@@ -209,6 +210,7 @@ class AnchoredObjective(nn.Module):
         base: nn.Module,
         terms: Sequence[GuidanceTerm],
         look_up: Callable[[Tensor, bool], Tensor],
+        *,
         cells_per_step: int = 64,
         anchor_warmup: float = 1.0,
         warmup_steps: int = 0,
@@ -221,8 +223,8 @@ class AnchoredObjective(nn.Module):
     def forward(self, model: nn.Module, x: Tensor) -> dict[str, Tensor]:
         """Terms of the base objective on x (B, C, S, S), and one of each kind of feedback.
 
-        While training the draw is random; in evaluation it is always the same, of cells as they
-        are. The terms are logged without the warm-up.
+        In training the draw is random; in evaluation it is always the same, without augmentation.
+        The terms are logged without the warm-up factor.
         """
         self.steps += self.training
         factor = self.anchor_warmup if self.training and self.steps <= self.warmup_steps else 1.0
@@ -241,12 +243,12 @@ class AnchoredObjective(nn.Module):
         return found
 
     def parameter_groups(self, model: nn.Module, learning_rate: float) -> list[dict]:
-        """Those of the base objective; feedback has nothing to learn."""
+        """Those of the base objective; feedback has no parameters."""
         return self.base.parameter_groups(model, learning_rate)
 
 
 class _GuidedModel:
-    """The model as a base objective calls it; guided cells share the pass through the encoder."""
+    """The model as the base objective calls it; guided cells share its pass through the encoder."""
 
     def __init__(self, model: nn.Module, images: Tensor):
         self.model, self.images = model, images

@@ -1,31 +1,31 @@
 """The InfoMax VAE: an ELBO that also rewards mutual information between image and code.
 
 Rezaabad and Vishwanath 2019, "Learning representations by maximizing mutual information in
-variational autoencoders", arXiv:1912.13361. I(x; z) is intractable; a lower bound with a learnt
-critic stands in for it (util/mutual_information.py).
+variational autoencoders", arXiv:1912.13361. I(x; z) is intractable; a lower bound with a trained
+critic replaces it (util/mutual_information.py).
 
-With a `View` the critic is shown another view v of the cell than the encoder: x turned, flipped or
-cut anew by chance that owes nothing to z. Then z - x - v is a Markov chain, and by the data
-processing inequality
+With a `View` the critic sees another view v of the cell than the encoder: x rotated, flipped or
+cropped at random, independently of z. Then z - x - v is a Markov chain, and by the data processing
+inequality
 
     bound <= I(v; z) <= I(x; z).
 
-So the bound on I(v; z) is still one on I(x; z), but it only pays for what a view keeps. Orientation
-and place, and the texture that differs from part to part of a cell, are not among it; of the
-information in a three-dimensional code, which is limited, nothing is spent on them. This is the
-idea of contrastive learning (van den Oord et al. 2018; Chen et al. 2020, SimCLR), with the encoder
-h(z) of the code and the encoder g(v) of the view as its two branches, and of Tian et al. 2020
-("What makes for good views for contrastive learning"): good views share the phenotype and nothing
-else. Which changes keep the phenotype is knowledge about the data. Intensity is left alone.
+So the bound on I(v; z) also bounds I(x; z), but rewards only what a view preserves. Orientation,
+position and the texture that differs between parts of a cell are not preserved, so the limited
+information of a three-dimensional code is not spent on them. This is the idea of contrastive
+learning (van den Oord et al. 2018; Chen et al. 2020, SimCLR), with the encoder h(z) of the code and
+the encoder g(v) of the view as its two branches, and of Tian et al. 2020 ("What makes for good
+views for contrastive learning"): good views share the phenotype and nothing else. Which changes
+preserve the phenotype is knowledge about the data. Views never change intensity.
 
-A perceptron on the pixels of v, as in the thesis, has to learn by itself what turns and windows do
-to a cell, and its 13 million weights are most of a step. The encoder knows already: with w, the
-code of v, the chain z - x - v - w gives
+A perceptron on the pixels of v, as in the thesis, has to learn how rotations and crops change the
+pixels, and its 13 million weights take most of the time of a step. The encoder knows already: with
+w, the code of v, the chain z - x - v - w gives
 
     bound <= I(w; z) <= I(v; z) <= I(x; z),
 
 so a critic of two codes (`critic_input="code"`) bounds the same information from below, and the
-gradient reaches the encoder on both sides, as in SimCLR.
+gradient reaches the encoder through both codes, as in SimCLR.
 """
 
 from collections.abc import Iterator
@@ -44,26 +44,25 @@ CriticInput = Literal["pixels", "code"]
 class InfoMaxObjective(ELBOObjective):
     """reconstruction + beta KL - alpha I(x; z), with I bounded from below.
 
-    One backward pass serves both players. The VAE's parameters get the gradient of the whole loss,
-    in which the bound has weight alpha. The critic's parameters get the gradient of -I alone, with
-    weight 1 whatever alpha is: the critic wants the tightest bound, and with alpha 0 it still
-    learns, so that the logged information means something.
+    One backward pass trains both the VAE and the critic. The VAE's parameters get the gradient of
+    the whole loss, in which the bound has weight alpha. The critic's parameters get the gradient of
+    -I alone, with weight 1 for any alpha: the critic seeks the tightest bound, and learns even with
+    alpha 0, so that the logged information is meaningful.
 
     Args:
-        estimator: bounds the information between images and codes; learns along.
+        estimator: bounds the information between images and codes; its critic is trained too.
         alpha: weight of the information.
         beta: weight of the KL term.
         critic_learning_rate: Adam's, for the estimator's own group.
-        view: what the critic sees of a cell (module docstring); None for the encoder's image.
-        target_view: what the decoder has to make of it, as in `ELBOObjective`.
-        fill: (C,) padding in 0..1 that turns in from outside; None for 0.
-        critic_input: what the estimator gets of the view, its `pixels` or its `code`.
-        likelihood, free_bits: as in `ELBOObjective`.
+        view: makes the critic's view of a cell (module docstring); None for the encoder's image.
+        critic_input: input of the estimator, the `pixels` of the view or its `code`.
+        target_view, fill, likelihood, free_bits: as in `ELBOObjective`.
     """
 
     def __init__(
         self,
         estimator: InformationEstimator,
+        *,
         alpha: float,
         beta: float,
         critic_learning_rate: float,
@@ -74,7 +73,13 @@ class InfoMaxObjective(ELBOObjective):
         likelihood: Likelihood = reconstruction_loss,
         free_bits: float = 0.0,
     ):
-        super().__init__(beta, target_view, fill, likelihood, free_bits)
+        super().__init__(
+            beta,
+            target_view=target_view,
+            fill=fill,
+            likelihood=likelihood,
+            free_bits=free_bits,
+        )
         self.estimator = estimator
         self.alpha = alpha
         self.critic_learning_rate = critic_learning_rate
@@ -84,7 +89,7 @@ class InfoMaxObjective(ELBOObjective):
     def forward(self, model: nn.Module, x: Tensor) -> dict[str, Tensor]:
         """Terms `loss`, `reconstruction`, `kl`, `mutual_information` of x (B, C, S, S) in 0..1.
 
-        The code z is the sampled one while training, the posterior mean in evaluation.
+        The code z is sampled in training and the posterior mean in evaluation.
         """
         terms, z = self.elbo(model, x)
         seen = x if self.view is None else self.view(x, self.fill)
@@ -109,9 +114,9 @@ class InfoMaxObjective(ELBOObjective):
 
 @contextmanager
 def unchanged_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch norm goes by its batch and leaves its running statistics alone.
+    """Keep the running statistics of batch norm as they are; batches are normalised as usual.
 
-    Those are of plain images, which is what the model embeds in the end.
+    The statistics stay those of plain images, which the model embeds after the training.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]

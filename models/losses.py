@@ -4,9 +4,6 @@ An objective maps `(model, x)` to a dict of terms, each the mean over the batch 
 `loss` is what is minimised. It owns whatever it trains besides the model and says which parameters
 learn at which rate, so that the one training loop of `models/train_net.py` serves every model. The
 loop logs whatever terms come back.
-
-`AnchoredObjective` adds an expert's feedback to any of them: anchors, pairs, axes that follow a
-column. Each is a term over a draw of the cells that the feedback is about.
 """
 
 import math
@@ -40,10 +37,10 @@ def reconstruction_loss(logits: Tensor, x: Tensor, z: Tensor | None = None) -> T
 
 
 def gaussian_loss(logits: Tensor, x: Tensor, z: Tensor | None = None) -> Tensor:
-    """Gaussian negative log-likelihood with the variance of each channel that fits the batch best.
+    """Gaussian negative log-likelihood, with the variance of each channel that fits the batch best.
 
     That variance is the channel's mean squared error (the optimal sigma-VAE of Rybkin, Daniilidis
-    and Levine 2021, here per channel), so that no channel counts less for being faint.
+    and Levine 2021, here per channel), so that a faint channel counts as much as a bright one.
 
     Args:
         logits: (B, C, S, S); the mean of a pixel is their sigmoid.
@@ -59,13 +56,12 @@ def gaussian_loss(logits: Tensor, x: Tensor, z: Tensor | None = None) -> Tensor:
 
 
 class HeteroscedasticLoss(nn.Module):
-    """Gaussian negative log-likelihood with a variance per channel of each cell, told by its code.
+    """Gaussian negative log-likelihood, with a variance per channel and cell, from the cell's code.
 
     The decoder of Kingma and Welling 2014, appendix C.2, with one variance for all pixels of a
-    channel. Texture, such as vesicles, differs from pixel to pixel by chance and cannot be decoded,
-    and where the variance is that of the batch a code gains little by telling how much of it there
-    is. Here it gains: of two cells whose mean images are alike, one smooth and one spotted, each
-    has its own variance.
+    channel. Texture, such as vesicles, is random from pixel to pixel and cannot be reconstructed.
+    With one variance for the batch, a code gains little by encoding the amount of texture. Here it
+    gains: a smooth and a spotted cell with the same mean image have different variances.
 
     Args:
         channels: C.
@@ -89,7 +85,7 @@ class HeteroscedasticLoss(nn.Module):
 
 
 def build_likelihood(name: LikelihoodName, channels: int, latent_dim: int) -> Likelihood:
-    """The loss of a reconstruction by name, for images of so many channels and codes (B, d)."""
+    """The likelihood of this name, for images of C channels and codes of d dimensions."""
     if name == "heteroscedastic":
         return HeteroscedasticLoss(channels, latent_dim)
     return {"bernoulli": reconstruction_loss, "gaussian": gaussian_loss}[name]
@@ -102,8 +98,8 @@ def kl_divergence(mean: Tensor, logvar: Tensor, free_bits: float = 0.0) -> Tenso
 
     Args:
         mean, logvar: (B, d).
-        free_bits: nats that each dimension may hold at no cost; one that holds fewer counts as
-            holding so many (the free bits of Kingma et al. 2016, arXiv:1606.04934).
+        free_bits: nats that each dimension may hold at no cost; a dimension that holds fewer
+            counts as holding this many (free bits of Kingma et al. 2016, arXiv:1606.04934).
 
     Returns:
         nats per image, (), at least 0.
@@ -123,24 +119,26 @@ def kl_divergence(mean: Tensor, logvar: Tensor, free_bits: float = 0.0) -> Tenso
 class ELBOObjective(nn.Module):
     """Negative evidence lower bound with weight beta on the KL term (Higgins et al. 2017, eq. 4).
 
-    With a target view the decoder has to make another view of the cell than the encoder saw, a
-    new one each time. It cannot know which, so the best it can do is the mean of the views, and the
-    code gains nothing by holding orientation: -log p(v | z) bounds I(v; z), not I(x; z). Asked for
-    the cell aligned, it gains nothing by it either, and the decoded cell is sharp.
+    With a target view the decoder has to reconstruct another view of the cell than the encoder saw,
+    drawn anew in each step. It cannot know which view, so the best it can do is the mean of the
+    views, and the code gains nothing by encoding orientation: -log p(v | z) bounds I(v; z), not
+    I(x; z). If the target is the aligned cell, orientation gains nothing either, and decoded cells
+    are sharp.
 
     Args:
         beta: weight of the KL term; 1 is the VAE of Kingma and Welling 2014.
-        target_view: makes what is to be reconstructed, a view drawn anew or the cell aligned; None
+        target_view: makes the image to be reconstructed, a random view or the aligned cell; None
             for the image itself.
-        fill: (C,) padding in 0..1 that turns in from outside; None for 0.
-        likelihood: of the pixels given the code: logits, images, codes -> nats per image; what it
-            has to learn, it learns with the VAE.
-        free_bits: nats of each latent dimension that cost nothing; logged they are all the same.
+        fill: (C,) padding in 0..1 that appears where a view reaches beyond the image; None for 0.
+        likelihood: of the pixels given the code: logits, images, codes -> nats per image; its
+            parameters, if any, are trained with the VAE.
+        free_bits: nats that each latent dimension may hold at no cost; the log shows the whole KL.
     """
 
     def __init__(
         self,
         beta: float = 1.0,
+        *,
         target_view: Target | None = None,
         fill: Tensor | None = None,
         likelihood: Likelihood = reconstruction_loss,
@@ -168,7 +166,7 @@ class ELBOObjective(nn.Module):
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl}, z
 
     def parameter_groups(self, model: nn.Module, learning_rate: float) -> list[dict]:
-        """Groups for the optimizer; an objective that trains something of its own adds it here."""
+        """Groups for the optimizer; an objective adds the parameters that it owns here."""
         learns = isinstance(self.likelihood, nn.Module)
         own = list(self.likelihood.parameters()) if learns else []
         return [{"params": [*model.parameters(), *own], "lr": learning_rate}]

@@ -6,6 +6,8 @@ every model of the work by name; the InfoMax VAE is any of them trained with
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +27,8 @@ class VAE(nn.Module):
     Args:
         encoder: x (B, C, S, S) -> mean (B, d), logvar (B, d).
         decoder: z (B, d) -> logits (B, C, S, S).
-        logvar_range: least and largest log-variance of a posterior. The least is the resolution of
-            the code: -6 is a standard deviation of 0.05, of which few fit into a small region.
+        logvar_range: smallest and largest log-variance of a posterior. The smallest is the
+            resolution of the code: -6 is a standard deviation of 0.05.
     """
 
     def __init__(
@@ -106,7 +108,7 @@ class ConvDecoder(nn.Module):
         hidden: width of the first linear layer.
         widths: channels at 2 x 2 and after each doubling but the last.
         channels: C of the image.
-        fast: the fast exact form of the upsampling steps (models/nn_modules.py).
+        fast: the fast exact form of the upsampling steps (models/upsampling.py).
     """
 
     def __init__(self, latent_dim: int, hidden: int, widths: list[int], channels: int, fast: bool):
@@ -157,7 +159,7 @@ class SkipDecoder(nn.Module):
     | 5 x SkipUp | 256 x 2 x 2, 128 x 4 x 4, 64 x 8 x 8, 32 x 16 x 16, 32 x 32 x 32 |
     | SkipUp, last | C x 64 x 64, logits |
 
-    At 128 and 256 one and two more steps of the full width come first.
+    At 128 x 128 and 256 x 256, one and two more steps of the full width come first.
     """
 
     def __init__(self, latent_dim: int, widths: list[int], channels: int, fast: bool):
@@ -179,6 +181,62 @@ def _linear(n_in: int, n_out: int) -> list[nn.Module]:
     return [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU()]
 
 
+def input_side(image_size: int, downsample: int) -> int:
+    """Side in pixels of a cell as the network sees it.
+
+    Args:
+        image_size: side of the cell image.
+        downsample: factor by which it is downsampled.
+
+    Raises:
+        UserError: no network takes such an image.
+    """
+    size, odd = divmod(image_size, downsample)
+    if downsample > 1 and (odd or size not in IMAGE_SIZES):
+        raise UserError(
+            f"`downsample` {downsample} of `image_size` {image_size}: what is left must be one of "
+            f"{', '.join(map(str, IMAGE_SIZES))} pixels"
+        )
+    return size
+
+
+def network_arguments(settings: Any, channels: int) -> dict[str, Any]:
+    """Arguments of `build_vae`.
+
+    Args:
+        settings: of a run.
+        channels: C of its cells.
+
+    Raises:
+        UserError: no network takes the downsampled image.
+    """
+    names = ("architecture", "base", "latent_dim", "decoder_base", "min_logvar")
+    return {
+        "image_size": input_side(settings.image_size, settings.downsample),
+        "channels": channels,
+        **{name: getattr(settings, name) for name in names},
+    }
+
+
+def _refuse_impossible(
+    architecture: str, image_size: int, at_least_1: Mapping[str, int], min_logvar: float
+) -> None:
+    """Arguments of `build_vae`, those of `at_least_1` by their names."""
+    if image_size not in IMAGE_SIZES:
+        raise UserError(
+            f"`image_size` {image_size}: must be one of {', '.join(map(str, IMAGE_SIZES))}"
+        )
+    if architecture not in ARCHITECTURES:
+        raise UserError(f"`architecture` {architecture}: must be one of {', '.join(ARCHITECTURES)}")
+    for name, value in at_least_1.items():
+        if value < 1:
+            raise UserError(f"`{name}` {value}: must be at least 1")
+    if not -20 <= min_logvar < LOGVAR_RANGE[1]:  # exp(-20 / 2) is near the rounding of float32
+        raise UserError(
+            f"`min_logvar` {min_logvar:g}: must be at least -20 and below {LOGVAR_RANGE[1]:g}"
+        )
+
+
 def build_vae(
     architecture: str = "vanilla",
     image_size: int = 64,
@@ -195,30 +253,22 @@ def build_vae(
         architecture: `vanilla`, `sc` (skip connections) or `simple` (constant width, for dSprites).
         image_size: S in pixels: 32, 64, 128 or 256.
         channels: C of the image.
-        base: width of the first encoder block; the others are base x 2, 4, 8, 16 at most.
+        base: channels of the first encoder block; the deeper ones have 2, 4, 8, 16 times as many.
         latent_dim: d.
         decoder_base: the same for the decoder; None for the encoder's.
-        min_logvar: least log-variance of a posterior.
-        fast: compute upsampling in its fast exact form; parameters and results are the same
-            without.
+        min_logvar: smallest log-variance of a posterior.
+        fast: compute upsampling in its fast exact form; parameters and results stay the same.
 
     Raises:
-        UserError: a value that no network can be built from.
+        UserError: no network can be built from a value.
     """
-    if image_size not in IMAGE_SIZES:
-        raise UserError(
-            f"--image-size {image_size}: must be one of {', '.join(map(str, IMAGE_SIZES))}"
-        )
-    if architecture not in ARCHITECTURES:
-        raise UserError(f"--architecture {architecture}: must be one of {', '.join(ARCHITECTURES)}")
     decoder_base = base if decoder_base is None else decoder_base
-    for name, value in (("base", base), ("latent-dim", latent_dim), ("decoder-base", decoder_base)):
-        if value < 1:
-            raise UserError(f"--{name} {value}: must be at least 1")
-    if not -20 <= min_logvar < LOGVAR_RANGE[1]:  # exp(-20 / 2) is near the rounding of float32
-        raise UserError(
-            f"--min-logvar {min_logvar:g}: must be at least -20 and below {LOGVAR_RANGE[1]:g}"
-        )
+    _refuse_impossible(
+        architecture,
+        image_size,
+        {"base": base, "latent_dim": latent_dim, "decoder_base": decoder_base},
+        min_logvar,
+    )
     logvar_range = (min_logvar, LOGVAR_RANGE[1])
     steps = int(math.log2(image_size)) - 1  # halvings down to 2 x 2
     factors = [min(2**i, 16) for i in range(steps)]
@@ -228,22 +278,22 @@ def build_vae(
         up = [factors[-1], *falling, *[1] * (steps - 1 - len(falling))]
         vae = VAE(
             ConvEncoder(channels, encoder_widths, (1024, 256), latent_dim),
-            ConvDecoder(latent_dim, 1024, [decoder_base * f for f in up], channels, fast),
+            ConvDecoder(latent_dim, 1024, [decoder_base * f for f in up], channels, fast=fast),
             logvar_range,
         )
     elif architecture == "sc":
         up = [*[factors[-1]] * (steps - len(falling)), *falling, 1]
         vae = VAE(
             SkipEncoder(channels, encoder_widths, latent_dim, fast),
-            SkipDecoder(latent_dim, [decoder_base * f for f in up], channels, fast),
+            SkipDecoder(latent_dim, [decoder_base * f for f in up], channels, fast=fast),
             logvar_range,
         )
     else:
         vae = VAE(
             ConvEncoder(channels, [base] * steps, (512, 256), latent_dim),
-            ConvDecoder(latent_dim, 512, [decoder_base] * steps, channels, fast),
+            ConvDecoder(latent_dim, 512, [decoder_base] * steps, channels, fast=fast),
             logvar_range,
         )
     initialise(vae)
-    # Kernels lie in memory as the images do, or every step would turn them over and back.
+    # Kernels have the memory layout of the images; else every step would convert them twice.
     return vae.to(memory_format=torch.channels_last) if fast else vae

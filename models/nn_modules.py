@@ -1,23 +1,8 @@
 """Blocks of the networks: plain and skip, down and up.
 
 The skip blocks follow Zheng et al. 2018 ("Degeneration in VAE: in the light of Fisher information
-loss"). Every block keeps the parameters of its plain form; `fast` only chooses how it is computed.
-
-The exact fast form of "bilinear upsampling by 4, then a 4 x 4 convolution of stride 2 and padding
-1": both steps are linear, so together they are one linear map that doubles the image. In one
-dimension, output 2 m + p (phase p = 0, 1) reads the inputs m - 1, m and m + 1 with weights that are
-linear in the kernel. In two dimensions that makes a 3 x 3 convolution to 4 x the channels, one set
-for each phase (p, q), on the small image with its edge replicated, and interleaving the phases.
-None of the 9 taps vanishes in any phase, so 3 x 3 is the smallest support.
-
-The border needs a correction: the plain form pads the enlarged image with zeros, the replicated
-edge continues it. So the first output row has seen, through the top row of the kernel, a copy of
-the first enlarged row too much; likewise the last row, the columns and, counted twice, the corners.
-What is too much is a 1-D case of the same map and is taken away from the border alone. Images of
-1 x 1 and 2 x 2 are nearly all border: there the whole map is one matrix product.
-
-All maps on the kernel are derived from `F.interpolate` of unit impulses, and are multiples of 1/64,
-so exact in float32. The fast form works in channels-last memory and returns it.
+loss"). Every block keeps the parameters of its plain form; `fast` only chooses how it is computed
+(models/upsampling.py).
 """
 
 import math
@@ -59,7 +44,7 @@ class ConvUp(nn.Module):
         in_channels: C.
         out_channels: C'.
         last: neither norm nor activation.
-        fast: the fast exact form (module docstring), else the two steps one after the other.
+        fast: the fast exact form, else the two steps one after the other.
     """
 
     def __init__(self, in_channels: int, out_channels: int, last: bool = False, fast: bool = True):
@@ -109,7 +94,7 @@ class SkipUp(nn.Module):
         in_channels: C.
         out_channels: C'.
         last: neither norm nor activation.
-        fast: the fast exact form of both branches (module docstring).
+        fast: the fast exact form of both branches.
     """
 
     def __init__(self, in_channels: int, out_channels: int, last: bool = False, fast: bool = True):

@@ -1,15 +1,20 @@
-"""The only training loop, and `embed`, which reads the codes of a trained model.
+"""The only training loop, and `embed`, which computes the codes of a trained model.
 
 Adam with a stepwise falling learning rate and early stopping on the validation loss, as in the
-thesis. `log.jsonl` has a line per epoch. `checkpoint.pt` holds all that is needed to go on and
-`best.pt` the model of the lowest validation loss; both are written at most every 30 s, more rarely
-where they are large, and whenever training ends, also by an error or Ctrl-C. An epoch draws its
-random numbers from the seed of the run and its own number, so a run that was killed and resumed
-repeats the epochs since the last checkpoint and, on the CPU, ends in the same weights as one left
-alone.
+thesis. `log.jsonl` has a line per epoch. `checkpoint.pt` holds all that is needed to continue, and
+`best.pt` the model of the lowest validation loss; both are written at most every 30 s, less often
+if they are large, and whenever training ends, also by an error or Ctrl-C. The random numbers of an
+epoch follow from the seed of the run and the number of the epoch. So a run that was killed and
+resumed repeats the epochs since the last checkpoint and, on the CPU, ends in the same weights as an
+undisturbed run.
 
-Many processes (torchrun) share every batch: each computes the gradient of its part, and the update
-follows the mean over the whole batch, so that the batch size means the same in any number of them.
+Many processes (torchrun) share every batch: each takes every world_size-th cell, computes the
+gradient of its part, and the update follows the mean over the whole batch. So the batch size means
+the same for any number of processes, and all end in the same weights; the main process writes.
+Terms of the log are means over the whole batch, with two exceptions: on the CPU batch norm
+normalises a part by its own statistics (on CUDA by those of the whole batch, SyncBatchNorm), and
+the bound of the InfoMax VAE sees the pairs of one part only, so that its ceiling is the log of the
+part's size. If the memory runs out, the run ends instead of halving the batch.
 """
 
 import gc
@@ -18,7 +23,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,30 +44,31 @@ from util.runs import (
     write_atomically,
 )
 
-SMALLEST_BATCH = 16  # below it, batch norm sees too little
+SMALLEST_BATCH = 16  # smaller batches give batch norm too few cells
 SAVE_EVERY = 30.0  # seconds at least from one checkpoint to the next
-WRITTEN_PER_EPOCH = 48e6  # bytes at most on average, so that 100 epochs write less than 5 GB
-LARGEST_KEPT = 32 * 2**20  # bytes of a finished run's checkpoint, three to seven times its model
+WRITTEN_PER_EPOCH = 48e6  # bytes, at most on average: 100 epochs write less than 5 GB
+LARGEST_KEPT = 32 * 2**20  # bytes; a checkpoint has three to seven times the size of its model
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to learn.
+    """How long and how fast to train.
 
     Attributes:
-        epochs: at most so many passes over the training cells.
-        learning_rate: Adam's, of the VAE, at the start.
-        decay_every: epochs between two cuts of the learning rate.
-        decay: factor of a cut.
-        patience: epochs without a better validation loss after which training stops.
+        epochs: passes over the training cells, at most.
+        learning_rate: Adam's initial step size for the VAE.
+        decay_every: epochs after which the learning rate is cut, again and again.
+        decay: factor by which each cut multiplies the learning rate.
+        patience: training stops after this many epochs without a better validation loss.
         seed: of the run.
         bfloat16: compute in bfloat16 where that is safe (autocast); weights stay float32.
-        freeze_norm_after: epochs after which batch norm normalises by its running statistics, which
-            stay as they are, while its weights go on learning; None never does.
+        freeze_norm_after: epochs after which the batch-norm statistics are frozen, while the
+            weights of batch norm stay trainable; None never freezes them.
     """
 
     epochs: int
     learning_rate: float
+    _: KW_ONLY
     decay_every: int = 40
     decay: float = 0.6
     patience: int = 30
@@ -76,9 +82,10 @@ def train(
     objective: nn.Module,
     batches: Batches,
     split: tuple[np.ndarray, np.ndarray],
+    *,
     schedule: Schedule,
     folder: Path,
-    remember: dict[str, Any],
+    remember: dict[str, Any] | None = None,
     progress: bool = True,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     probabilities: np.ndarray | None = None,
@@ -86,31 +93,24 @@ def train(
 ) -> list[dict[str, Any]]:
     """Train until the last epoch or a stalled validation loss; the best weights end in `model`.
 
-    Goes on from `checkpoint.pt` if `folder` has one. When the device's memory runs out, the epoch
+    Continues from `checkpoint.pt` if `folder` has one. If the device's memory runs out, the epoch
     starts again with half the batch size, down to 16.
-
-    With many processes, each takes every world_size-th cell of a batch, and all end in the same
-    weights; the main process writes. Terms of the log are means over the whole batch, with two
-    exceptions: on the CPU batch norm normalises a part by the part's own statistics (on CUDA by
-    those of the whole batch, SyncBatchNorm), and the bound of the InfoMax VAE sees the pairs of one
-    part only, so that its ceiling is the log of the part's size. Too little memory ends the run
-    instead of halving the batch.
 
     Args:
         model: the VAE, on the device of the batches.
-        objective: maps (model, x) to a dict of terms with `loss`; what it owns is trained too.
-        batches: source of the batches; its batch size may be halved.
+        objective: maps (model, x) to a dict of terms with `loss`; its parameters are trained too.
+        batches: source of the batches; their size may be halved.
         split: indices of the training and of the validation cells.
         schedule: epochs, learning rate, early stopping, seed.
         folder: the run folder.
         remember: plain data stored in both checkpoints, enough to use the model elsewhere.
-        progress: show a bar with the time left.
-        on_epoch: called in the main process with the log's line of each epoch.
-        probabilities: (training cells,) that add up to 1, by which each epoch draws as many cells;
-            None shows each cell once. Validation cells always count once each.
-        keep_checkpoint: keep checkpoint.pt at the end however large it is, so that a longer
-            training can go on from it; else one above `LARGEST_KEPT` goes. Where nothing is left
-            to train, it stays as it is.
+        progress: show a bar with the remaining time.
+        on_epoch: called in the main process with each epoch's line of the log.
+        probabilities: (training cells,) that add up to 1, by which an epoch draws its cells; None
+            shows each cell once. Validation always counts each cell once.
+        keep_checkpoint: keep checkpoint.pt at the end whatever its size, so that a longer training
+            can continue from it; else one above `LARGEST_KEPT` is deleted, unless this call trained
+            no epoch.
 
     Returns:
         the history, one dict per epoch: epoch, train and valid terms, learning_rate, batch_size,
@@ -121,31 +121,18 @@ def train(
             does not fit the model, or a batch is too small for so many processes.
     """
     training = _Training(
-        model, objective, batches, split, schedule, folder, remember, probabilities
+        model=model,
+        objective=objective,
+        batches=batches,
+        split=split,
+        schedule=schedule,
+        folder=folder,
+        remember=remember or {},
+        probabilities=probabilities,
     )
     history = training.restore()
     known = len(history)
-    with tqdm(
-        total=schedule.epochs,
-        initial=len(history),
-        desc="training",
-        unit="epoch",
-        disable=not progress,
-    ) as bar:
-        try:
-            while not _finished(history, schedule):
-                entry = training.try_epoch(len(history) + 1)
-                if entry is None:
-                    training.halve_batches(len(history) + 1)
-                    continue
-                history.append(entry)
-                training.note(history)
-                if on_epoch and processes.is_main():
-                    on_epoch(entry)
-                bar.set_postfix({side: f"{entry[side]['loss']:.1f}" for side in ("train", "valid")})
-                bar.update()
-        finally:
-            training.save_what_is_new()
+    training.run(history, progress, on_epoch)
     if processes.is_main() and not keep_checkpoint and len(history) > known:
         _discard_large_checkpoint(folder)
     processes.wait_for_all()  # until the files are written
@@ -155,7 +142,7 @@ def train(
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """What `train` returned for the run of this folder, from its log.
+    """The history that `train` returned for the run of this folder, from its log.
 
     Raises:
         UserError: the log is missing or damaged.
@@ -171,13 +158,13 @@ def refuse_unusable_checkpoint(folder: Path, model: nn.Module, schedule: Schedul
     """Make sure that a run can be resumed, before anything in its folder changes.
 
     Args:
-        folder: the run folder; one without checkpoint.pt was stopped before it began, or finished.
+        folder: the run folder; without checkpoint.pt, the run stopped before training or finished.
         model: of the same architecture; it takes the weights.
         schedule: of the resumed run.
 
     Raises:
-        UserError: the checkpoint is damaged, or of something else; or the run finished without
-            keeping one, and the schedule is longer than what it learnt.
+        UserError: the checkpoint is damaged or of another model; or the run finished without
+            keeping one, and the schedule asks for more epochs.
     """
     path = folder / "checkpoint.pt"
     if path.is_file():
@@ -187,10 +174,11 @@ def refuse_unusable_checkpoint(folder: Path, model: nn.Module, schedule: Schedul
 
 
 class _Training:
-    """What learns, and how it is saved and restored."""
+    """What is trained, and how it is saved and restored."""
 
     def __init__(
         self,
+        *,
         model: nn.Module,
         objective: nn.Module,
         batches: Batches,
@@ -214,8 +202,8 @@ class _Training:
         self.scheduler = torch.optim.lr_scheduler.StepLR(
             self.optimizer, schedule.decay_every, schedule.decay
         )
-        self.best: dict[str, Any] | None = None  # what best.pt is to hold, where that is new
-        self.last: dict[str, Any] = {}  # what checkpoint.pt is to hold
+        self.best: dict[str, Any] | None = None  # content of best.pt that is not yet written
+        self.last: dict[str, Any] = {}  # content of checkpoint.pt
         self.saved_epochs, self.saved_bytes, self.saved_at = 0, 0, time.monotonic()
         self.parts = {
             "model": model,
@@ -224,11 +212,41 @@ class _Training:
             "scheduler": self.scheduler,
         }
 
+    def run(
+        self,
+        history: list[dict[str, Any]],
+        progress: bool,
+        on_epoch: Callable[[dict[str, Any]], None] | None,
+    ) -> None:
+        """Train what is left of the schedule; lengthens the history."""
+        with tqdm(
+            total=self.schedule.epochs,
+            initial=len(history),
+            desc="training",
+            unit="epoch",
+            disable=not progress,
+        ) as bar:
+            try:
+                while not _finished(history, self.schedule):
+                    entry = self.try_epoch(len(history) + 1)
+                    if entry is None:
+                        self.halve_batches(len(history) + 1)
+                        continue
+                    history.append(entry)
+                    self.note(history)
+                    if on_epoch and processes.is_main():
+                        on_epoch(entry)
+                    losses = {side: f"{entry[side]['loss']:.1f}" for side in ("train", "valid")}
+                    bar.set_postfix(losses)
+                    bar.update()
+            finally:
+                self.save_what_is_new()
+
     def restore(self) -> list[dict[str, Any]]:
-        """Take up the checkpoint, or write the first one; returns the history so far."""
+        """Load the checkpoint, or write the first one; returns the history so far."""
         path = self.folder / "checkpoint.pt"
         if processes.from_main(path.is_file()):
-            self._take_up(_read_checkpoint(path), path)
+            self._continue_from(_read_checkpoint(path), path)
             self.saved_epochs, self.saved_bytes = len(self.last["history"]), path.stat().st_size
         elif processes.from_main((self.folder / "best.pt").is_file()):
             history = processes.from_main(read_history(self.folder))
@@ -239,21 +257,21 @@ class _Training:
             self._save()
         return list(self.last["history"])
 
-    def _take_up(self, state: dict[str, Any], path: Path) -> None:
-        """Go on from the state of a finished epoch, which `path` holds or is to hold."""
+    def _continue_from(self, state: dict[str, Any], path: Path) -> None:
+        """Continue from the state of a finished epoch; `path` is its file."""
         for name, part in self.parts.items():
             _load_state(part, state[name], path)
         self.batches.batch_size = state["batch_size"]
-        self.last = self._state(state["history"])  # the optimizer goes on with the tensors it got
+        self.last = self._state(state["history"])  # a copy: the optimizer changes the tensors
 
     def _state(self, history: list[dict[str, Any]]) -> dict[str, Any]:
-        """A copy, on the device, of all that is needed to go on."""
+        """A copy, on the device, of all that is needed to continue."""
         states = {name: deepcopy(part.state_dict()) for name, part in self.parts.items()}
         more = {"history": list(history), "batch_size": self.batches.batch_size}
         return {**states, **more, **self.remember}
 
     def note(self, history: list[dict[str, Any]]) -> None:
-        """After an epoch: keep the state, and the weights if they are the best; save when due."""
+        """After an epoch: keep its state, and its weights if they are the best; save when due."""
         epoch = len(history)
         self.last = self._state(history)
         if best_epoch(history) == epoch:
@@ -266,7 +284,7 @@ class _Training:
             _write_log(self.folder / "log.jsonl", history)
 
     def save_what_is_new(self) -> None:
-        """Save, unless that was done after the last epoch."""
+        """Save, unless the last epoch is saved already."""
         if self.last and len(self.last["history"]) > self.saved_epochs:
             self._save()
 
@@ -283,9 +301,9 @@ class _Training:
         self.saved_epochs, self.saved_at = len(self.last["history"]), time.monotonic()
 
     def try_epoch(self, number: int) -> dict[str, Any] | None:
-        """`epoch`, or None where the memory ran out.
+        """`epoch`, or None if the memory ran out.
 
-        On return the failed step's tensors are gone, which the traceback of the error held.
+        On return the tensors of the failed step are freed; the traceback of the error held them.
         """
         try:
             return self.epoch(number)
@@ -323,7 +341,7 @@ class _Training:
             _freeze_norms(self.model)
         steps: list[dict[str, Tensor]] = []
         part = slice(processes.rank(), None, processes.world_size())
-        shares = []  # of each batch, that of this process
+        shares = []  # this process's share of each batch
         for x in batches:
             self.optimizer.zero_grad(set_to_none=True)
             own = x[part]
@@ -346,9 +364,9 @@ class _Training:
         return {name: float(value.mean()) for name, value in values.items()}
 
     def _sum_gradients(self, share: float) -> None:
-        """Make each process's gradient that of the whole batch: one message for all parameters.
+        """Make each process's gradient that of the whole batch, in one message for all parameters.
 
-        A part's loss is a mean over the part, so it counts with the part's share of the batch.
+        A part's loss is a mean over the part, so it is weighted by the part's share of the batch.
         """
         if processes.world_size() == 1:
             return
@@ -359,9 +377,9 @@ class _Training:
             grad.copy_(total.view_as(grad))
 
     def _agree_on_statistics(self) -> None:
-        """Average the running statistics of batch norm, of which each process saw its own part.
+        """Average the running statistics of batch norm, since each process saw only its part.
 
-        So all validate one model, the one that is saved.
+        So all validate the same model, the one that is saved.
         """
         if processes.world_size() == 1:
             return
@@ -371,7 +389,7 @@ class _Training:
                     processes.add_up(buffer).div_(processes.world_size())
 
     def _validate(self, cells: np.ndarray) -> dict[str, float]:
-        """Terms over the validation cells; of many processes, each takes whole batches."""
+        """Terms over the validation cells; each process takes whole batches."""
         size = self.batches.batch_size
         batches = np.split(cells, range(size, len(cells), size))
         own = batches[processes.rank() :: processes.world_size()]
@@ -383,39 +401,50 @@ class _Training:
         return processes.weighted_mean(terms, len(own))
 
     def halve_batches(self, epoch: int) -> None:
-        """After the memory ran out: back to the last finished epoch with half the batch size."""
+        """After the memory ran out: return to the last finished epoch with half the batch size."""
         half = self.batches.batch_size // 2
         if processes.world_size() > 1:  # the others are in the middle of their step
             raise UserError(
                 f"out of memory on {self.batches.device} in epoch {epoch}: start a new run with "
-                f"--batch-size {half} or with more processes"
+                f"`batch_size` {half} or with more processes"
             )
         if half < SMALLEST_BATCH:
             raise UserError(
                 f"the memory of {self.batches.device} is too small for batches of "
-                f"{self.batches.batch_size} cells: lower --base or --image-size"
+                f"{self.batches.batch_size} cells: lower `base` or `image_size`"
             )
-        # What the failed step left is given back before the state is copied.
+        # The memory of the failed step is freed before the state is copied.
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer.state.clear()
         gc.collect()
         if self.batches.device.type == "cuda":
             torch.cuda.empty_cache()
-        self._take_up(self.last, self.folder / "checkpoint.pt")
+        self._continue_from(self.last, self.folder / "checkpoint.pt")
         self.batches.batch_size = half
         print(f"epoch {epoch}: out of memory, starting it again with batches of {half} cells")
 
 
 def best_epoch(history: list[dict[str, Any]]) -> int:
-    """The epoch, from 1, of the lowest validation loss; the first of equals."""
+    """The epoch, from 1, with the lowest validation loss; the first if there are several."""
     return min(history, key=lambda entry: entry["valid"]["loss"])["epoch"]
+
+
+def describe_training(history: list[dict[str, Any]], device: torch.device) -> str:
+    """One sentence: the best epoch, its loss, and how long the training took."""
+    best = history[best_epoch(history) - 1]
+    seconds = sum(entry["seconds"] for entry in history)
+    return (
+        f"Epoch {best['epoch']} of {len(history)} had the lowest validation loss, "
+        f"{best['valid']['loss']:.1f} nats per image, and is the one shown and scored; training "
+        f"took {seconds:.0f} s on {device}."
+    )
 
 
 def _refuse_small_parts(batch: int) -> None:
     if batch < 2 * processes.world_size():
         raise UserError(
             f"batches of {batch} cells for {processes.world_size()} processes: batch norm needs at "
-            "least 2 cells in each; raise --batch-size or lower --nproc_per_node"
+            "least 2 cells in each; raise `batch_size` or start fewer processes"
         )
 
 
@@ -435,8 +464,8 @@ def _refuse_longer(folder: Path, history: list[dict[str, Any]], schedule: Schedu
     if not _finished(history, schedule):
         raise UserError(
             f"{folder} finished after {len(history)} epochs and kept no checkpoint.pt, which a "
-            f"longer training needs: start a new run with --from {folder} --epochs "
-            f"{schedule.epochs}, and with --keep-checkpoint if it may grow again"
+            f"longer training needs: start a new run with `from` {folder} `epochs` "
+            f"{schedule.epochs}, and with `keep_checkpoint` if it may be lengthened again"
         )
 
 
@@ -447,8 +476,8 @@ def _freeze_norms(model: nn.Module) -> None:
 
 
 def _read_back(steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Terms of all batches as float64 (batches,); read once, since every look at a GPU's value
-    stops its queue.
+    """Terms of all batches as float64 (batches,); read once, since reading a GPU's value stops its
+    queue.
     """
     return {name: torch.stack([step[name] for step in steps]).cpu().double() for name in steps[0]}
 
@@ -457,7 +486,7 @@ def _refuse_non_finite(terms: dict[str, float], where: str) -> None:
     if not all(math.isfinite(value) for value in terms.values()):
         said = ", ".join(f"{name} {value:g}" for name, value in terms.items())
         raise UserError(
-            f"the loss is not finite ({where}: {said}): lower --learning-rate; "
+            f"the loss is not finite ({where}: {said}): lower `learning_rate`; "
             "the checkpoint of the epoch before is kept"
         )
 
@@ -494,7 +523,7 @@ def embed(model: nn.Module, batches: Batches, n_cells: int) -> tuple[np.ndarray,
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """checkpoint.pt, which holds all that `_Training._save` wrote."""
+    """checkpoint.pt with all that `_Training._save` wrote."""
     state = load_checkpoint(path)
     for name in ("model", "objective", "optimizer", "scheduler", "history", "batch_size"):
         if name not in state:

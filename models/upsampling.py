@@ -1,4 +1,21 @@
-"""Upsampling: the exact fast form of "enlarge by 4, then convolve with stride 2"."""
+"""Upsampling: the exact fast form of "bilinear upsampling by 4, then a 4 x 4 convolution".
+
+The convolution has stride 2 and padding 1. Both steps are linear, so together they are one linear
+map that doubles the image. In one dimension, output 2 m + p (phase p = 0, 1) depends on the inputs
+m - 1, m and m + 1, with weights that are linear in the kernel. In two dimensions that makes a 3 x 3
+convolution to 4 x the channels, one set for each phase (p, q), on the small image with its edge
+replicated; interleaving the phases gives the result. None of the 9 taps vanishes in any phase, so
+3 x 3 is the smallest support.
+
+The border needs a correction: the plain form pads the enlarged image with zeros, whereas the
+replicated edge continues it. So the first output row also receives, through the top row of the
+kernel, a copy of the first enlarged row; likewise the last row, the columns and, counted twice, the
+corners. The excess is a 1-D case of the same map and is subtracted at the border alone. Images of
+1 x 1 and 2 x 2 are nearly all border: there the whole map is one matrix product.
+
+All maps on the kernel are derived from `F.interpolate` of unit impulses, and are multiples of 1/64,
+so exact in float32. The fast form works in channels-last memory and returns it.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -7,8 +24,8 @@ from torch.autograd import Function
 
 from util.devices import in_float32
 
-# Numbers of a matrix that is made and used at once: on a CPU what its cache holds (8 MB of
-# float32), elsewhere as many as memory has room for, since every block costs launches.
+# Entries of a matrix that are made and used at a time: on a CPU what its cache holds (8 MB of
+# float32), elsewhere as many as fit in memory, since every block costs kernel launches.
 MATRIX_BLOCK = {"cpu": 2**21, "other": 2**26}
 
 
@@ -21,11 +38,11 @@ class UpsampleConv2d(nn.Conv2d):
     Args:
         in_channels: C.
         out_channels: C'.
-        fast: one linear map on the small image, else the two steps one after the other. 1 x 1 and
-            2 x 2 inputs take one matrix product, larger ones the folded convolution: at 2 x 2 (512
-            to 256 channels, batch 64, CPU) the product runs 2.7 x, the convolution 0.45 x as fast
-            as the plain form; at 4 x 4 the matrix would have 1024 entries per pair of channels,
-            where the convolution with its border needs 676 products.
+        fast: one linear map on the small image, else the two steps one after the other. Inputs of
+            1 x 1 and 2 x 2 take one matrix product, larger ones the folded convolution: at 2 x 2
+            (512 to 256 channels, batch 64, CPU) the product is 2.7 x, the convolution 0.45 x as
+            fast as the plain form; at 4 x 4 the matrix would have 1024 entries per pair of
+            channels, where the convolution with its border needs 676 products.
     """
 
     def __init__(self, in_channels: int, out_channels: int, fast: bool = True):
@@ -81,14 +98,14 @@ class UpsampleConv2d(nn.Conv2d):
 
 
 def _map_kernels(weight: Tensor, maps: Tensor) -> Tensor:
-    """Linear maps (K, 16) of every kernel of (C', C, 4, 4): (C', K, C), never in low precision."""
+    """Linear maps (K, 16) of every kernel of (C', C, 4, 4): (C', K, C), always in float32."""
     return in_float32(torch.matmul, maps, weight.permute(0, 2, 3, 1).flatten(1, 2))
 
 
 def _interleave_phases(y: Tensor) -> Tensor:
     """(B, (p, q, C), H, W) in channels-last memory -> (B, 2 H, 2 W, C).
 
-    `F.pixel_shuffle` has the phases innermost and moves single numbers, this moves rows of C.
+    `F.pixel_shuffle` has the phases innermost and moves single numbers; this moves rows of C.
     """
     y = y.permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))  # (B, H, W, p, q, C)
     return y.transpose(2, 3).flatten(3, 4).flatten(1, 2).contiguous()
@@ -112,16 +129,16 @@ def _convolve_edges(edges: Tensor, kernel: Tensor) -> Tensor:
 
 
 class _ReplicatePad(Function):
-    """Replicate the border by one pixel, and hand out the new edges and corners.
+    """Replicate the border by one pixel, and return the new edges and corners too.
 
     x (B, H, W, C) -> padded (B, H + 2, W + 2, C), rows (2, B, W + 2, C), columns (2, B, H + 2, C),
-    corners (2, 2, B, C). As slices of the padded image each would cost a whole image in backward.
+    corners (2, 2, B, C). As slices of the padded image, each would need a whole image in backward.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         height, width = x.shape[1:3]
-        # As a volume (H, W, C): padded as an image, CUDA would hand it back channels-first.
+        # As a volume (H, W, C): padded as an image, CUDA would return it channels-first.
         padded = F.pad(x.unsqueeze(1), (0, 0, 1, 1, 1, 1), mode="replicate").squeeze(1)
         rows = padded[:, :: height + 1].transpose(0, 1)
         columns = padded[:, :, :: width + 1].permute(2, 0, 1, 3)

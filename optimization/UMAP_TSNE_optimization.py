@@ -1,36 +1,47 @@
-"""Sweep UMAP and t-SNE over their main parameters, score every projection, name the best.
+"""Sweep UMAP and t-SNE over their main parameters, score every projection and name the best.
 
     python optimization/UMAP_TSNE_optimization.py --workers 2
     python optimization/UMAP_TSNE_optimization.py --dataset DataSets/MyCells --metadata my.csv
     python optimization/UMAP_TSNE_optimization.py --projections thesis.csv
 
-The lists of values stand below. The projections are made of hand-crafted features, on request of
-pixels, and kept in a cache, so that the same command again goes on where it was stopped. Instead of
-making them, `--projections` reads columns such as UMAP_15_X, UMAP_15_Y, RTSNE_30_Z from a CSV. All
-are scored against the same reference ranks. Results go to results/NNNN-<set>-sweep/.
+The values are listed below. The projections are those of hand-crafted features or, on request, of
+pixels. They are kept in a cache, so the same command continues a sweep that was stopped. With
+`--projections`, columns such as UMAP_15_X, UMAP_15_Y, RTSNE_30_Z are read from a CSV instead. All
+projections are scored against the same reference neighbourhoods. Results go to
+results/NNNN-<set>-sweep/.
 """
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+import tyro
 from joblib import Parallel, delayed
 
 import VAE_framework
 from models.baselines import Engine, cached_projection, outlying, principal_components
 from optimization.grid_figures import best_runs, plot_heat_maps, plot_sweep, score_columns
-from optimization.grid_runs import plan_of, references_of, refuse_unknown_score
-from optimization.grid_scores import goodness, headline, score_each, subset
-from quantitative_metrics.performance_metrics import coordinate_columns, draw_scores
-from quantitative_metrics.scores import METRICS, RANK_ALL_UP_TO, Metric
+from optimization.grid_runs import plan_of
+from optimization.grid_scores import score_each, subset
+from quantitative_metrics.catalogue import (
+    GROUPS,
+    GROUPS_HELP,
+    Group,
+    goodness,
+    refuse_unknown_score,
+)
+from quantitative_metrics.score_figures import draw_scores
+from quantitative_metrics.score_table import format_table, headline, scores_table
+from quantitative_metrics.scores import RANK_ALL_UP_TO, Scores, reference_spaces
+from util.data_processing import CellSource
 from util.devices import pick_device
 from util.errors import UserError
-from util.helpers import compose_rgb, format_table, scores_table
+from util.helpers import compose_rgb
+from util.latents import find_projections, map_columns, swept_parameter
 from util.metadata import count_and_name, match_ids, read_table, refuse_duplicates
 from util.pages.report import write_latent_page, write_report
 from util.runs import (
@@ -56,54 +67,37 @@ PERPLEXITIES = (5.0, 30.0, 50.0, 100.0)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Every number of the sweep."""
+class Settings(CellSource):
+    """Every setting of the sweep."""
 
     n_neighbors: tuple[int, ...] = N_NEIGHBORS
-    """Sizes of UMAP's neighbourhoods, cells."""
+    """n_neighbors of UMAP, cells."""
     min_dists: tuple[float, ...] = MIN_DISTS
-    """Least distances of neighbours in UMAP's projection, 0..1."""
+    """min_dist of UMAP, 0..1."""
     perplexities: tuple[float, ...] = PERPLEXITIES
-    """Effective numbers of neighbours of t-SNE."""
+    """Perplexities of t-SNE: effective numbers of neighbours."""
     dim: Literal[1, 2, 3] = 3
-    """Coordinates of a projection."""
+    """Dimensions of a projection."""
     project: Literal["features", "pixels"] = "features"
-    """What to project: hand-crafted features, or the 50 first principal components of pixels."""
+    """What to project: hand-crafted features, or the first 50 principal components of pixels."""
     projections: str | None = None
-    """CSV with a row per cell and columns UMAP_<value>_X, ..., RTSNE_<value>_X, ... to be scored
+    """CSV with a row per cell and columns UMAP_<value>_X, ..., RTSNE_<value>_X, ... to score
     instead; joined on Unique_ID."""
     leave_out_beyond: float | None = None
-    """Leave out cells with a coordinate beyond so many standard deviations; the thesis took 4."""
+    """Leave out cells with a coordinate beyond this many standard deviations; 4 in the thesis."""
     criterion: str | None = None
-    """Score that names the best; None takes the mean area of trustworthiness, continuity and LCMC
-    against the features, else the pixels."""
+    """Score by which the best is named; None takes the mean area of trustworthiness, continuity and
+    LCMC against the features, or else the pixels."""
     engine: Engine = "cpu"
     """`cpu`, or `torchdr` for a GPU and 100,000 cells or more (pip install -e '.[gpu]')."""
     workers: int = 1
     """Processes that project and score at the same time; they share the cores."""
 
-    dataset: str = "simulated"
-    """As for VAE_framework.py: `simulated`, a folder of images, or an .npz/.npy file."""
-    metadata: str | None = None
-    """CSV with a row per cell."""
-    label: str | None = None
-    """Column of the classes; None takes GT_label, else the class folders."""
-    array_key: str | None = None
-    """Name of the images in an .npz."""
-    array_axes: str | None = None
-    """Axes of that array, e.g. NHWC."""
-    simulated_cells: int = 7387
-    """Cells to draw when the data set is `simulated`."""
-    simulated_seed: int = 0
-    """Seed of the simulator."""
-    image_size: int = 64
-    """Side in pixels at which the images are compared: 32, 64, 128 or 256."""
     features: str = "measure"
     """Hand-crafted features: `measure`, `none`, or a CSV with Unique_ID."""
     feature_groups: Literal["fast", "full"] = "fast"
     """What to measure: shape and intensity, or all of cp_measure."""
-    metrics: tuple[Metric, ...] = METRICS
-    """How to judge the projections."""
+    metrics: Annotated[tuple[Group, ...], tyro.conf.arg(help=GROUPS_HELP)] = GROUPS
     progress: str | None = None
     """Column of a known continuum for the backbone; None takes BBBC031's."""
     branch: str | None = None
@@ -128,13 +122,10 @@ class Settings:
 
 SETTINGS = Settings()
 
-AXES = "XYZ"
-NAMED = re.compile(r"^(?P<method>UMAP|R?TSNE|PCA)_(?P<value>[\d.]+)$", re.IGNORECASE)
-
 
 @dataclass(frozen=True)
 class Request:
-    """A projection to be made: of which method, with which parameters."""
+    """A projection to compute: its method and parameters."""
 
     method: str
     parameters: dict[str, float]
@@ -148,7 +139,7 @@ class Request:
 def main(settings: Settings) -> Path:
     """Project, score and draw; returns the folder of the results."""
     refuse_out_of_range(settings, settings.RANGES)
-    refuse_unknown_score("--criterion", settings.criterion)
+    refuse_unknown_score("criterion", settings.criterion)
     of_runs = run_settings(settings)
     loaded = VAE_framework.load(of_runs)
     requests, codes, notes = (
@@ -163,7 +154,7 @@ def main(settings: Settings) -> Path:
     for note in notes:
         print(f"note: {note}")
     plan = plan_of(of_runs, loaded)
-    references = references_of(loaded)
+    references = reference_spaces(loaded.cells, loaded.features)
     found = []
     for name, scores in score_each(
         codes, references, loaded.cells.table, plan, workers=settings.workers
@@ -171,7 +162,14 @@ def main(settings: Settings) -> Path:
         found.append(scores)
         print(f"[{len(found)} of {len(codes)}] scored {name}", flush=True)
     together = subset(found, {name: name for name in codes})
-    return _write(settings, loaded, requests, codes, together, notes)
+    return _write(
+        settings=settings,
+        loaded=loaded,
+        requests=requests,
+        codes=codes,
+        scores=together,
+        notes=notes,
+    )
 
 
 def run_settings(settings: Any) -> VAE_framework.Settings:
@@ -182,7 +180,7 @@ def run_settings(settings: Any) -> VAE_framework.Settings:
 
 
 def requests_of(settings: Settings) -> list[Request]:
-    """What the sweep makes; PCA is the floor."""
+    """The projections of the sweep; PCA is the baseline."""
     umaps = [
         Request("UMAP", {"n_neighbors": n, "min_dist": distance})
         for n in settings.n_neighbors
@@ -195,7 +193,14 @@ def requests_of(settings: Settings) -> list[Request]:
 def make_projections(
     settings: Settings, loaded: Loaded
 ) -> tuple[list[Request], dict[str, np.ndarray], list[str]]:
-    """All projections, (N, dim) by name, from the cache or made by `workers` processes."""
+    """Compute all projections in `workers` processes, or take them from the cache.
+
+    Returns:
+        The requests; name -> (N, dim) coordinates; notes.
+
+    Raises:
+        UserError: there are no features to project.
+    """
     if settings.project == "pixels":
         source = principal_components(loaded.cells.reference_space(), seed=settings.seed)
         notes = [f"projected: {source.shape[1]} principal components of the pixels"]
@@ -224,9 +229,9 @@ def _project_each(
         delayed(cached_projection)(
             request.method,
             source,
-            settings.dim,
-            settings.seed,
-            cache,
+            dim=settings.dim,
+            seed=settings.seed,
+            cache_dir=cache,
             **request.parameters | (engine if request.method != "PCA" else {}),
         )
         for request in requests
@@ -236,13 +241,13 @@ def _project_each(
 def read_projections(
     path: str, loaded: Loaded, dim: int = 3
 ) -> tuple[list[Request], dict[str, np.ndarray], list[str]]:
-    """Projections from columns UMAP_<value>_X, RTSNE_<value>_X, ... of a CSV.
+    """Read projections from columns UMAP_<value>_X, RTSNE_<value>_X, ... of a CSV.
 
     Returns:
-        method and value of each; name -> (N, dim or fewer), NaN for a cell without a row; notes.
+        Method and value of each; name -> (N, dim or fewer), NaN for a cell without a row; notes.
 
     Raises:
-        UserError: no such file or columns, or no id that matches.
+        UserError: there are no such file or columns, or no id matches.
     """
     if not Path(path).is_file():
         raise UserError(f"--projections {path}: there is no such file")
@@ -250,8 +255,8 @@ def read_projections(
     if "Unique_ID" not in table:
         raise UserError(f"{path} has no column Unique_ID to join the cells on")
     refuse_duplicates(table, Path(path))
-    found = coordinate_columns(table, source=path)
-    swept = {name: match for name in found if (match := NAMED.match(name))}
+    found = find_projections(table, source=path)
+    swept = {name: known for name in found if (known := swept_parameter(name))}
     if not swept:
         raise UserError(f"{path} has no columns UMAP_<value>_X or RTSNE_<value>_X")
     places, notes = match_ids(table["Unique_ID"], loaded.cells.table["Unique_ID"], path)
@@ -260,20 +265,21 @@ def read_projections(
         lost = list(table["Unique_ID"][~kept])
         notes.append(count_and_name(f"rows of {path} have no cell: left out", lost))
     codes, requests = {}, []
-    for name, match in swept.items():
+    for name, (method, value) in swept.items():
         values = table[found[name][:dim]].to_numpy(np.float64)
         codes[name] = np.full((len(loaded.cells.table), values.shape[1]), np.nan)
         codes[name][places[kept]] = values[kept]
-        requests.append(Request(match["method"], {"value": float(match["value"])}))
+        requests.append(Request(method, {"value": value}))
     return requests, codes, notes
 
 
 def leave_out(
     codes: Mapping[str, np.ndarray], deviations: float, loaded: Loaded
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """NaN for the outlying cells of each projection, and how many there are.
+    """Set the coordinates of outlying cells to NaN; returns the projections, and a note.
 
-    All projections are judged on the same cells, so a cell that lies far in one counts for none.
+    All projections are scored on the same cells, so a cell that is an outlier in one counts for
+    none.
     """
     cleaned, counts, any_far = {}, {}, np.zeros(len(loaded.cells.table), bool)
     for name, values in codes.items():
@@ -283,7 +289,7 @@ def leave_out(
     each = ", ".join(f"{name} {count}" for name, count in counts.items())
     return cleaned, [
         f"{any_far.sum()} of {len(any_far)} cells lie beyond {deviations:g} standard deviations in "
-        f"at least one projection and are left out for all ({each})"
+        f"at least one projection and are left out of all ({each})"
     ]
 
 
@@ -292,56 +298,45 @@ def _write(
     loaded: Loaded,
     requests: Sequence[Request],
     codes: Mapping[str, np.ndarray],
-    scores: Any,
+    scores: Scores,
     notes: list[str],
 ) -> Path:
+    """Write tables, figures and report; returns their folder."""
     folder = create_run_folder(Path(settings.results), f"{loaded.cells.name}-sweep")
     about = describe_run(settings, data=loaded.cells.describe(), notes=notes)
     write_json(folder / "settings.json", about)
-    write_table(folder / "scores.csv", scores.table)
-    wide = headline(scores.table)
-    runs = pd.DataFrame(
-        {"run": name, "method": request.method, **request.parameters, "status": "trained"}
-        | wide.loc[name].to_dict()
-        for name, request in zip(codes, requests, strict=True)
-    )
-    write_table(folder / "runs.csv", runs)
-    columns = {name: [f"{name}_{AXES[i]}" for i in range(codes[name].shape[1])] for name in codes}
-    flat = {c: v for name in codes for c, v in zip(columns[name], codes[name].T, strict=True)}
-    table = loaded.cells.table
-    projections = pd.concat([table, pd.DataFrame(flat, index=table.index)], axis=1)
-    write_table(folder / "projections.csv", projections)
-
+    runs = _write_runs(folder, dict(zip(codes, requests, strict=True)), scores)
+    projections, columns = _write_projections(folder, loaded, codes)
     criterion = criterion_of(settings, runs)
     best = best_of(runs, criterion)
+    chosen = subset([scores], {name: name for name in best["run"]})
     shown = {name: columns[name] for name in best["run"]}
-    figures = _draw_sweep(folder, runs)
-    chosen = subset([scores], {name: name for name in shown})
-    figures += draw_scores(chosen, projections, shown, folder, loaded.label)
-    stem = f"{loaded.cells.name}: the best by {criterion}"
-    thumbnails = compose_rgb(
-        loaded.cells.images[:: thinning_stride(len(projections))], loaded.cells
-    )
-    kept = projections[[*table.columns, *(c for names in shown.values() for c in names)]]
+    of_best = draw_scores(chosen, projections, shown, folder, label=loaded.label)
+    cells = loaded.cells
     view = write_latent_page(
-        kept, shown, thumbnails, folder / "latent_space.html", loaded.label, stem
+        latents=projections[[*cells.table, *(c for names in shown.values() for c in names)]],
+        projections=shown,
+        thumbnails=compose_rgb(cells.images[:: thinning_stride(len(projections))], cells),
+        path=folder / "latent_space.html",
+        colour_by=loaded.label,
+        title=f"{cells.name}: the best by {criterion}",
     )
     said = [
         f"The best {row['method']} by {criterion} is {row['run']} ({row[criterion]:.4g})."
         for _, row in best.iterrows()
     ]
     report = write_report(
-        folder / "report.html",
-        f"{folder.name}: {len(codes)} projections",
-        said,
-        about["settings"] | {"command": about["command"]},
-        [
+        path=folder / "report.html",
+        title=f"{folder.name}: {len(codes)} projections",
+        summary_lines=said,
+        settings=about["settings"] | {"command": about["command"]},
+        tables=[
             (f"The best of each method by {criterion}.", scores_table(chosen.table)),
             ("The best by each score.", best_runs(runs, ["method"], score_columns(runs, []))),
         ],
-        figures,
-        list(dict.fromkeys(notes + scores.notes)),
-        view,
+        figures=_draw_sweep(folder, runs) + of_best,
+        notes=list(dict.fromkeys(notes + scores.notes)),
+        latent_page=view,
         details=[("Every projection.", runs.set_index("run").drop(columns="status"))],
     )
     print(format_table(scores_table(chosen.table)))
@@ -350,8 +345,33 @@ def _write(
     return folder
 
 
+def _write_runs(folder: Path, requests: Mapping[str, Request], scores: Scores) -> pd.DataFrame:
+    """Write scores.csv, and runs.csv with a row per projection; returns the latter."""
+    write_table(folder / "scores.csv", scores.table)
+    wide = headline(scores.table)
+    runs = pd.DataFrame(
+        {"run": name, "method": request.method, **request.parameters, "status": "trained"}
+        | wide.loc[name].to_dict()
+        for name, request in requests.items()
+    )
+    write_table(folder / "runs.csv", runs)
+    return runs
+
+
+def _write_projections(
+    folder: Path, loaded: Loaded, codes: Mapping[str, np.ndarray]
+) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """Write projections.csv; returns it, and name -> coordinate columns."""
+    columns = {name: map_columns(name, values.shape[1]) for name, values in codes.items()}
+    flat = {c: v for name in codes for c, v in zip(columns[name], codes[name].T, strict=True)}
+    table = loaded.cells.table
+    projections = pd.concat([table, pd.DataFrame(flat, index=table.index)], axis=1)
+    write_table(folder / "projections.csv", projections)
+    return projections, columns
+
+
 def criterion_of(settings: Settings, runs: pd.DataFrame) -> str:
-    """The score that names the best.
+    """The score by which the best is named.
 
     Raises:
         UserError: it was not computed.
@@ -375,7 +395,7 @@ def best_of(runs: pd.DataFrame, criterion: str) -> pd.DataFrame:
 
 
 def _draw_sweep(folder: Path, runs: pd.DataFrame) -> list[tuple[str, Path]]:
-    """A figure per method that was swept: heat maps over two parameters, curves over one."""
+    """A figure per method: heat maps over two parameters, curves over one."""
     figures = []
     scores = score_columns(runs.drop(columns=["n_neighbors", "min_dist", "perplexity", "value"],
                                      errors="ignore"), [])  # fmt: skip

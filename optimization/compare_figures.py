@@ -1,7 +1,7 @@
-"""Figures and tables of a comparison: methods on data sets, by every score, over several seeds."""
+"""Figures, tables and report of a comparison: methods on data sets, by every score, over seeds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy.stats import t as student
 
-from optimization.grid_scores import goodness
+from optimization.grid import Grid
+from quantitative_metrics.catalogue import counts_by_size, goodness, split_name, title_of
+from quantitative_metrics.score_table import headline, mark_best, score_names
+from util.pages.report import write_report
+from util.runs import read_json, slug, write_table
 from util.style import CLASS_PALETTE, house_style, save_figure
 
 CONFIDENCE = 0.95
@@ -26,8 +30,8 @@ def intervals(scores: pd.DataFrame) -> pd.DataFrame:
         scores: a row per data set, method, seed and score: `data_set`, `method`, `score`, `value`.
 
     Returns:
-        a row per data set, method and score: mean, half_width (NaN for fewer than three seeds: of
-        two, Student's interval is thirteen times as wide as they are apart), n_seeds.
+        A row per data set, method and score: mean, half_width, n_seeds. half_width is NaN for fewer
+        than three seeds: Student's interval of two is thirteen times as wide as their difference.
     """
     groups = scores.groupby(["data_set", "method", "score"], sort=False)["value"]
     found = groups.agg(mean="mean", deviation="std", n_seeds="count").reset_index()
@@ -39,7 +43,7 @@ def intervals(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def ranks(means: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """Rank of each method by each score on one data set, 1 the best; a row `mean rank` on top.
+    """Rank of each method by each score on one data set; 1 is best; the first row is `mean rank`.
 
     Args:
         means: a row per method and score, with `mean`.
@@ -50,21 +54,22 @@ def ranks(means: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     good = pd.DataFrame([goodness(row) for _, row in wide.iterrows()])
     good.index = wide.index
     compared = good.dropna(how="all").round(9).rank(axis=1, ascending=False, method="min")
-    derived = compared.index.str.startswith("mean_area")  # from trustworthiness, continuity, LCMC
-    top = compared[~derived].mean().to_frame("mean rank").T
+    rows = [split_name(score)[0] for score in compared.index]
+    own = [row is None or not row.derived for row in rows]
+    top = compared[own].mean().to_frame("mean rank").T
     return pd.concat([top, compared]).rename_axis("score")
 
 
 def plot_score(scores: pd.DataFrame, score: str, methods: Sequence[str], path: Path) -> Path:
     """One score: a panel per data set, a column per method.
 
-    Small dots are seeds; the large one is their mean, from three seeds on with its 95 % interval.
-    Of a single seed the whisker is the standard deviation that the score itself comes with, where
-    it has one.
+    Small dots are seeds; the large dot is their mean, with its 95 % interval for three seeds or
+    more. For a single seed, the whisker is the standard deviation of the score itself, if it has
+    one.
 
     Args:
         scores: a row per data set, method, seed and score: `value`, `std`.
-        score: to be drawn.
+        score: to draw.
         methods: from left to right.
         path: PNG to write.
     """
@@ -78,17 +83,17 @@ def plot_score(scores: pd.DataFrame, score: str, methods: Sequence[str], path: P
         for panel, data_set in zip(panels, data_sets, strict=True):
             _draw_score(panel, part[part["data_set"] == data_set], methods)
             panel.set_title(data_set)
-        panels[0].set_ylabel(score.replace("_", " "))
+        panels[0].set_ylabel(title_of(score))
         figure.supxlabel(_whisker(part["seed"].nunique()), fontsize=9, color="#5c666f")
         return save_figure(figure, path)
 
 
 def _whisker(n_seeds: int) -> str:
-    """What the whiskers of a figure are."""
+    """What dots and whiskers of a figure show."""
     if n_seeds == 1:
         return "one seed; whiskers: standard deviation of the score itself"
     interval = " with its 95 % interval" if n_seeds >= LEAST_SEEDS else ""
-    return f"small: {n_seeds} seeds; large: their mean{interval}"
+    return f"small dots: {n_seeds} seeds; large dots: their mean{interval}"
 
 
 def _draw_score(panel: Axes, part: pd.DataFrame, methods: Sequence[str]) -> None:
@@ -113,12 +118,12 @@ def _draw_score(panel: Axes, part: pd.DataFrame, methods: Sequence[str]) -> None
 
 
 def plot_standing(means: pd.DataFrame, methods: Sequence[str], data_set: str, path: Path) -> Path:
-    """Methods by scores on one data set: the mean in each cell, the brighter the better its rank.
+    """Methods by scores on one data set: each square shows the mean; the better, the darker.
 
     Args:
         means: a row per method and score of this data set, with `mean` and `half_width`.
         methods: columns, from left to right.
-        data_set: for the heading.
+        data_set: its name, for the heading.
         path: PNG to write.
     """
     standing = ranks(means, methods)
@@ -141,12 +146,12 @@ def plot_standing(means: pd.DataFrame, methods: Sequence[str], data_set: str, pa
         panel.set_ylim(len(rows) - 0.5, -0.5)
         panel.axhline(0.5, color=INK, linewidth=1)
         panel.set_xticks(range(len(methods)), methods)
-        panel.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
+        panel.set_yticks(range(len(rows)), [title_of(name) for name in rows])
         panel.xaxis.tick_top()
         panel.tick_params(length=0)
         panel.grid(False)
         panel.spines[:].set_visible(False)
-        figure.suptitle(f"{data_set}: scores, darker is better, the best of a row bold")
+        figure.suptitle(f"{data_set}: scores; darker is better, the best of a row is bold")
         return save_figure(figure, path)
 
 
@@ -161,3 +166,109 @@ def _shade(rank: float, n_methods: int) -> tuple[float, float, float]:
 
 def _short(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
+
+
+def one_per_score(table: pd.DataFrame) -> pd.DataFrame:
+    """The scores of a long table that are a single number.
+
+    Curves, single classes and branches, and correlations of single latent axes are left out.
+
+    Returns:
+        Columns data_set, method, seed, cells, score, value, std.
+    """
+    keys = ["data_set", "method", "seed", "cells"]
+    scored = table.assign(projection=table[keys].astype(str).agg("\t".join, axis=1))
+    wide = headline(scored)
+    wanted = [name for name in wide if not counts_by_size(name)]
+    single = scored[scored["k"].isna()].assign(score=score_names(scored[scored["k"].isna()]))
+    return single[single["score"].isin(wanted)][[*keys, "score", "value", "std"]]
+
+
+def write_page(
+    grid: Grid, methods: Sequence[str], table: pd.DataFrame, figures: list[tuple[str, Path]]
+) -> Path:
+    """Draw each score and the standing of the methods, and write report.html.
+
+    Args:
+        grid: of the comparison.
+        methods: in the order of tables and figures.
+        table: scores.csv.
+        figures: caption and file of the figures of each data set, shown last.
+    """
+    single = one_per_score(table)
+    methods = [name for name in methods if name in set(single["method"])]
+    means = {of: intervals(part) for of, part in single.groupby("cells", sort=False)}
+    listed = [part.assign(cells=of) for of, part in means.items()]
+    write_table(grid.folder / "means.csv", pd.concat(listed, ignore_index=True))
+    single = single[single["cells"] == "all"]
+    tables, standings = [], []
+    for data_set in single["data_set"].unique():
+        own = {of: part[part["data_set"] == data_set] for of, part in means.items()}
+        tables += _tables_of_set(grid.folder / slug(data_set), data_set, own, methods)
+        path = grid.folder / slug(data_set) / "standing.png"
+        plot_standing(own["all"], methods, data_set, path)
+        standings.append((f"{data_set}: every score of every method", path))
+    by_score = [
+        (score, plot_score(single, score, methods, grid.folder / f"score_{slug(score)}.png"))
+        for score in single["score"].unique()
+    ]
+    described = read_json(grid.folder / "settings.json")
+    count = grid.count()
+    return write_report(
+        path=grid.folder / "report.html",
+        title=f"{grid.folder.name}: {len(methods)} methods",
+        summary_lines=[
+            f"{', '.join(methods)} on {', '.join(single['data_set'].unique())}; "
+            f"seeds {', '.join(map(str, grid.axes['seed']))}.",
+            f"{count['trained']} of {len(grid.trials)} trials are done, {count['failed']} failed.",
+        ],
+        settings={"command": described["command"]} | described["settings"],
+        tables=tables,
+        figures=[*standings, *by_score, *figures],
+        notes=[
+            f"{trial} failed: {state.reason}"
+            for trial, state in zip(grid.trials, grid.states(), strict=True)
+            if state.status == "failed"
+        ],
+        versions=described["versions"] | described["machine"],
+    )
+
+
+def _tables_of_set(
+    folder: Path, data_set: str, means: Mapping[str, pd.DataFrame], methods: Sequence[str]
+) -> list[tuple[str, pd.DataFrame]]:
+    """Captions and tables of ranks and of means on one data set; writes ranks.csv.
+
+    Args:
+        folder: of the data set.
+        data_set: its name.
+        means: `all` or `validation` (cells) -> a row per method and score of this data set.
+        methods: rows of the tables, in this order.
+    """
+    standing = ranks(means["all"], methods)
+    write_table(folder / "ranks.csv", standing.reset_index())
+    shown = standing.map("{:.3g}".format, na_action="ignore")
+    return [
+        (f"{data_set}: rank of each method; 1 is best.", shown),
+        *(
+            (_means_title(data_set, of, part), _wide(part, methods))
+            for of, part in means.items()
+            if len(part)
+        ),
+    ]
+
+
+def _means_title(data_set: str, of: str, means: pd.DataFrame) -> str:
+    over = f"mean over {means['n_seeds'].max()} seed(s)"
+    if of == "all":
+        return f"{data_set}: {over}."
+    return (
+        f"{data_set}, validation cells among themselves, held out from every model: {over}. UMAP "
+        "and PCA place them in a map of the training cells; t-SNE cannot, and maps all cells."
+    )
+
+
+def _wide(means: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """A row per method, a column per score."""
+    wide = means.pivot(index="method", columns="score", values="mean")
+    return mark_best(wide.reindex(index=methods, columns=means["score"].unique()))

@@ -1,4 +1,4 @@
-"""Compare all methods on all data sets: every score, over several seeds, with the figures.
+"""Compare all methods on all data sets by every score, over several seeds, with figures.
 
     python optimization/compare_methods.py                         # simulated BBBC031, one seed
     python optimization/compare_methods.py --seeds 0 1 2 --workers 2
@@ -9,17 +9,17 @@
         Wide:method=InfoMaxViews,alpha=2000,batch-size=512
 
 A data set is one of DATA_SETS below, or NAME:setting=value,...; a method is one of METHODS, or
-NAME:method=METHOD,setting=value,..., with any setting of InfoMAX_VAE_framework.py. What they do not
-name is as given on the command line; but a model keeps what it has in MODELS, unless its spec, or
-for InfoMaxViews the data set, names it. What each keeps is printed. The same command again goes on
-where it was stopped.
+NAME:method=METHOD,setting=value,..., with any setting of InfoMAX_VAE_framework.py. All other
+settings come from the command line, except those that MODELS fixes for a model. The spec of the
+method, and for InfoMaxViews also the data set, can override MODELS. The fixed settings of each
+method are printed. The same command continues a comparison that was stopped.
 
-Results go to results/NNNN-comparison/: scores.csv holds everything, a row per data set, method,
-seed, score and k, of all cells and of the validation cells alone; report.html ranks the methods; a
-folder per data set has the figures, latent_space.html and backbones.html.
+Results go to results/NNNN-comparison/: scores.csv has a row per data set, method, seed, score and
+k, for all cells and for the validation cells alone; report.html ranks the methods; a folder per
+data set has the figures, latent_space.html and backbones.html.
 
-No model learns from its validation cells. UMAP and PCA are fitted once more, to the training cells,
-and place the validation cells in that map; t-SNE cannot, and keeps its map of all cells.
+No model learns from its validation cells. UMAP and PCA are also fitted to the training cells alone
+and then place the validation cells; t-SNE cannot place new cells and keeps its map of all cells.
 """
 
 import dataclasses
@@ -37,38 +37,36 @@ import VAE_framework
 from InfoMAX_VAE_framework import OTHER_VIEWS, InfoMaxSettings, infomax_objective
 from models.baselines import PLACES_NEW_CELLS, cached_projection, principal_components
 from models.train_net import read_history
-from optimization.compare_figures import intervals, plot_score, plot_standing, ranks
+from optimization.compare_figures import write_page
 from optimization.grid import (
-    Cell,
     Grid,
     GridOptions,
     Train,
+    Trial,
     open_grid,
-    redirected,
-    train_all,
     write_grid,
 )
 from optimization.grid_runs import (
     RESUMABLE,
     describe_grid,
     facts_of,
+    finish_once,
     identity_of,
-    judge_once,
     plan_of,
-    read_codes,
-    references_of,
     refuse_export,
 )
-from optimization.grid_scores import headline, score_each, score_names, subset
-from quantitative_metrics.performance_metrics import draw_scores
-from quantitative_metrics.scores import Plan, Scores
+from optimization.grid_scores import score_each, subset
+from optimization.grid_workers import output_to, train_all
+from quantitative_metrics.score_figures import draw_scores
+from quantitative_metrics.scores import Plan, Scores, reference_spaces
 from util.data_processing import split_cells
 from util.devices import pick_device
 from util.errors import UserError
 from util.helpers import compose_rgb, plot_losses
+from util.latents import AXES, map_columns, read_codes
 from util.metadata import choose_labels
-from util.pages.report import write_latent_page, write_report
-from util.runs import read_json, slug, write_table
+from util.pages.report import write_latent_page
+from util.runs import slug, write_table
 from util.settings import parse_settings, run_script
 from util.style import thinning_stride
 from VAE_framework import ALIGNED, EVEN, Loaded
@@ -81,9 +79,9 @@ DATA_SETS: dict[str, dict[str, Any]] = {
         "metadata": "DataSets/jurkat_cell_cycle/cells.csv",
         "label": "phase",
         "progress": "dna_integrated",
-        "views": "turns",  # the phase is in the sum of intensities, which an enlarged part changes
+        "views": "turns",  # the phase shows in total intensity, which enlarging would change
     },
-    # as the processors of util/ write them, from the real plates or from util/simulate_cells.py
+    # as util/Process_*.py write them, from the real plates or from util/simulate_cells.py
     "horvath": {
         "dataset": "DataSets/Peter_Horvath_Subsample",
         "metadata": "DataSets/MetaData2_PeterHorvath_GT_link_CP_SUBSAMPLE.csv",
@@ -95,14 +93,14 @@ DATA_SETS: dict[str, dict[str, Any]] = {
         "metadata": "DataSets/MetaData3_Chaffer_GT_link_CP.csv",
         "label": "GT_label",
         "image_size": 128,
-        "downsample": 2,  # of levels and sizes nothing is lost
-        "views": "turns",  # its conditions differ in size and in how much of a protein there is
+        "downsample": 2,  # keeps intensities and sizes
+        "views": "turns",  # its conditions differ in size and in the amount of a protein
     },
 }
 
 PLAIN = {"views": "none", "target_view": "none", "critic": "pixels"}
-# Models of the thesis, the one that decodes each cell aligned, the one that draws cells evenly, and
-# the InfoMax VAE whose critic and decoder meet another view of the cell.
+# Models of the thesis; the one that decodes each cell aligned; the one with density-balanced
+# sampling; and the InfoMax VAE whose critic and decoder see another view of the cell.
 MODELS: dict[str, dict[str, Any]] = {
     "Vanilla": PLAIN,
     "SC": PLAIN | {"architecture": "sc"},
@@ -113,23 +111,22 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 PROJECTIONS = ("UMAP", "TSNE", "PCA")
 METHODS = (*MODELS, *PROJECTIONS)
-AXES = "XYZ"
-HELD_OUT = "held_out.csv"  # coordinates in a map that was fitted to the training cells only
-LEAST_HELD_OUT = 50  # validation cells that are worth scores of their own
+HELD_OUT = "held_out.csv"  # coordinates in a map fitted to the training cells only
+LEAST_HELD_OUT = 50  # validation cells; fewer are not scored by themselves
 
 
 @dataclass(frozen=True)
 class CompareSettings(GridOptions, InfoMaxSettings):
-    """Every number of the comparison; what a data set does not name is as here."""
+    """Every setting of the comparison; a data set or method can override it."""
 
     sets: tuple[str, ...] = ("simulated",)
     """Data sets: names of DATA_SETS, or NAME:setting=value,..."""
     methods: tuple[str, ...] = METHODS
-    """Names of METHODS, or NAME:method=METHOD,setting=value,... for one with other settings."""
+    """Names of METHODS, or NAME:method=METHOD,setting=value,... with other settings."""
     seeds: tuple[int, ...] = (0,)
-    """Of split, weights and projections; three or more give intervals."""
+    """Seeds of split, weights and projections; three or more give confidence intervals."""
     project: Literal["features", "pixels"] = "features"
-    """What UMAP, t-SNE and PCA project: hand-crafted features, or the 50 first principal
+    """What UMAP, t-SNE and PCA project: hand-crafted features, or the first 50 principal
     components of the pixels."""
     batch_size: int = 256
     """Cells per training step."""
@@ -147,21 +144,21 @@ PRESETS = InfoMAX_VAE_framework.PRESETS
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set of the comparison: its settings, those that it names itself, and its cells."""
+    """A data set of the comparison: all settings, those of its own spec, and its cells."""
 
     settings: CompareSettings
     own: dict[str, Any]
     loaded: Loaded
 
     def split_by(self, seed: int) -> Loaded:
-        """The cells, split by another seed."""
+        """The cells, with the split of a seed."""
         cells = self.loaded.cells
         labels = choose_labels(cells.table, self.settings.label)[1]
         split = split_cells(labels, len(cells.table), self.settings.valid_fraction, seed)
         return replace(self.loaded, split=split)
 
     def validation_cells(self, seed: int) -> np.ndarray:
-        """(N,) bool: no model of this seed learns from them."""
+        """(N,) bool, true for the validation cells of a seed."""
         valid = np.zeros(len(self.loaded.cells.table), bool)
         valid[self.split_by(seed).split[1]] = True
         return valid
@@ -181,17 +178,17 @@ class Method:
     own: dict[str, Any]
 
     def kept_on(self, data_set: DataSet) -> dict[str, Any]:
-        """What the method sets whatever the command line says: its own, and what it does usually.
+        """Settings that the method fixes whatever the command line says.
 
-        A spec of the method wins over the data set, and that over what the method does usually.
+        The spec of the method overrides the data set, and the data set overrides MODELS.
         """
         usual = MODELS.get(self.kind, {})
-        if self.kind == "InfoMaxViews":  # which views keep the phenotype is known of the data
+        if self.kind == "InfoMaxViews":  # which views keep the phenotype depends on the data
             usual = {k: data_set.own.get(k, v) for k, v in usual.items()}
         return usual | self.own
 
     def settings_on(self, data_set: DataSet) -> CompareSettings:
-        """The settings of the data set with those that the method keeps."""
+        """The settings of the data set with those that the method fixes."""
         return replace(data_set.settings, **self.kept_on(data_set))
 
 
@@ -200,29 +197,33 @@ def main(settings: CompareSettings) -> Path:
     pick_device(settings.device)
     refuse_export(settings)
     if not set(settings.metrics) - {"axes"}:
-        raise UserError("--metrics axes: says nothing of methods; add neighbours, say")
+        raise UserError("--metrics axes: cannot rank methods; add another, e.g. neighbours")
     if settings.sampler != "grid":
-        raise UserError("--sampler tpe: a comparison needs every combination; leave it out")
+        raise UserError("--sampler tpe: a comparison trains every combination; leave it out")
     methods = read_methods(settings)
     sets = load_sets(settings)
     _refuse_projections_of_nothing(sets, methods)
     grid = open_grid(
-        Path(settings.results),
-        "comparison",
-        {"data_set": tuple(sets), "method": tuple(methods), "seed": settings.seeds},
-        {name: identity_of(one.settings, one.loaded) for name, one in sets.items()},
-        settings,
-        settings.resume,
+        results=Path(settings.results),
+        name="comparison",
+        axes={"data_set": tuple(sets), "method": tuple(methods), "seed": settings.seeds},
+        identity={name: identity_of(one.settings, one.loaded) for name, one in sets.items()},
+        options=settings,
+        resume=settings.resume,
     )
     describe_grid(grid, settings, {name: one.loaded for name, one in sets.items()})
     _print_kept(sets, methods)
-    train_all(grid, Trainer(sets, methods), partial(load_trainer, settings))
-    judge_once(grid, lambda: judge(grid, settings, sets))
+    train_all(
+        grid,
+        partial(train_trial, sets=sets, methods=methods),
+        partial(load_training, settings),
+    )
+    finish_once(grid, lambda: score_and_draw(grid, settings, sets))
     return grid.folder
 
 
 def load_sets(settings: CompareSettings) -> dict[str, DataSet]:
-    """Name -> data set, in the order asked for."""
+    """Name -> data set, in the order of `--sets`."""
     sets = {}
     for spec in settings.sets:
         name, own = read_set(spec, settings)
@@ -239,7 +240,7 @@ def load_sets(settings: CompareSettings) -> dict[str, DataSet]:
 def _refuse_projections_of_nothing(
     sets: Mapping[str, DataSet], methods: Mapping[str, Method]
 ) -> None:
-    """Make sure that every data set has what the methods project."""
+    """Refuse methods that project features where a data set has none."""
     for name, data_set in sets.items():
         for method in methods.values():
             projected = method.kind in PROJECTIONS and method.settings_on(data_set).project
@@ -252,7 +253,7 @@ def _refuse_projections_of_nothing(
 
 
 def _print_kept(sets: Mapping[str, DataSet], methods: Mapping[str, Method]) -> None:
-    """Print a line for what each method keeps on each data set, as its spec would name it."""
+    """Print the settings that each method fixes on each data set, in the form of a spec."""
     for name, data_set in sets.items():
         for method in methods.values():
             kept = method.kept_on(data_set)
@@ -262,7 +263,7 @@ def _print_kept(sets: Mapping[str, DataSet], methods: Mapping[str, Method]) -> N
 
 
 def read_set(spec: str, settings: CompareSettings) -> tuple[str, dict[str, Any]]:
-    """Name of a data set, and the settings that it names.
+    """Name of a data set, and its own settings.
 
     Raises:
         UserError: an unknown name without settings, or an unknown setting.
@@ -276,7 +277,7 @@ def read_set(spec: str, settings: CompareSettings) -> tuple[str, dict[str, Any]]
 
 
 def read_methods(settings: CompareSettings) -> dict[str, Method]:
-    """Name -> method, in the order asked for.
+    """Name -> method, in the order of `--methods`.
 
     Raises:
         UserError: a name that occurs twice, an unknown method or setting.
@@ -298,12 +299,13 @@ def read_methods(settings: CompareSettings) -> dict[str, Method]:
 
 
 def _read_values(where: str, text: str, settings: CompareSettings) -> dict[str, Any]:
-    """setting=value,... -> the values, of the type of the settings."""
+    """Parse setting=value,... into values of the types of the settings."""
     hints = get_type_hints(type(settings))
     values = {}
     for part in filter(None, text.split(",")):
         key, _, value = part.partition("=")
         key = key.replace("-", "_")
+        key = settings.RENAMED.get(key, key)
         if key not in hints or not value:
             raise UserError(f"{where}: {part!r} is not setting=value of InfoMAX_VAE_framework.py")
         choices = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
@@ -322,32 +324,37 @@ def _read_values(where: str, text: str, settings: CompareSettings) -> dict[str, 
     return values
 
 
-@dataclass(frozen=True)
-class Trainer:
-    """Trains the model of a cell, or makes its projection; both end in latents.csv."""
+def train_trial(
+    trial: Trial, sets: Mapping[str, DataSet], methods: Mapping[str, Method]
+) -> dict[str, Any]:
+    """Train the model of a trial or compute its projection, up to latents.csv.
 
-    sets: Mapping[str, DataSet]
-    methods: Mapping[str, Method]
-
-    def __call__(self, cell: Cell) -> dict[str, Any]:
-        """What is remembered of the run."""
-        data_set = self.sets[cell.parameters["data_set"]]
-        method, seed = self.methods[cell.parameters["method"]], cell.parameters["seed"]
-        with (cell.folder / "output.txt").open("a", encoding="utf-8") as stream, redirected(stream):
-            if method.kind in MODELS:
-                return _train_model(cell, data_set, method, seed)
-            return _make_projection(cell, data_set, method, seed)
+    Returns:
+        The facts to remember of the trial.
+    """
+    data_set = sets[trial.parameters["data_set"]]
+    method, seed = methods[trial.parameters["method"]], trial.parameters["seed"]
+    make = _train_model if method.kind in MODELS else _make_projection
+    with output_to(trial.folder / "output.txt"):
+        return make(trial.folder, data_set, method, seed)
 
 
-def load_trainer(settings: CompareSettings) -> Train:
-    """The trainer of another process."""
-    return Trainer(load_sets(settings), read_methods(settings))
+def load_training(settings: CompareSettings) -> Train:
+    """`train_trial` for another process, which loads the cells itself."""
+    return partial(train_trial, sets=load_sets(settings), methods=read_methods(settings))
 
 
 def model_settings(
     settings: CompareSettings, kind: str, seed: int, folder: Path
 ) -> VAE_framework.Settings:
-    """Settings of the run of a model, those of the comparison with the method's in them."""
+    """Settings of the run of a model.
+
+    Args:
+        settings: of the method on its data set.
+        kind: name of MODELS.
+        seed: of the trial.
+        folder: of the run.
+    """
     of_run = InfoMaxSettings if kind.startswith("InfoMax") else VAE_framework.Settings
     values = {f.name: getattr(settings, f.name) for f in dataclasses.fields(of_run)}
     begun = (folder / "settings.json").is_file()
@@ -355,12 +362,12 @@ def model_settings(
     return of_run(**values | {"original": None, "resume": str(folder) if begun else None})
 
 
-def _train_model(cell: Cell, data_set: DataSet, method: Method, seed: int) -> dict[str, Any]:
+def _train_model(folder: Path, data_set: DataSet, method: Method, seed: int) -> dict[str, Any]:
     run = VAE_framework.prepare(
-        model_settings(method.settings_on(data_set), method.kind, seed, cell.folder),
+        model_settings(method.settings_on(data_set), method.kind, seed, folder),
         infomax_objective if method.kind.startswith("InfoMax") else VAE_framework.elbo_objective,
         loaded=data_set.split_by(seed),
-        folder=cell.folder,
+        folder=folder,
     )
     history = VAE_framework.learn(run)
     VAE_framework.project(run, {})
@@ -368,53 +375,61 @@ def _train_model(cell: Cell, data_set: DataSet, method: Method, seed: int) -> di
     return facts | {"value": facts["valid_reconstruction"]}
 
 
-def _make_projection(cell: Cell, data_set: DataSet, method: Method, seed: int) -> dict[str, Any]:
+def _make_projection(folder: Path, data_set: DataSet, method: Method, seed: int) -> dict[str, Any]:
     loaded, settings, kind = data_set.loaded, method.settings_on(data_set), method.kind
     source = data_set.pixel_components if settings.project == "pixels" else loaded.features
     parameters = VAE_framework.baselines_of(settings).get(kind, {})
     dim = min(settings.latent_dim, len(AXES))
-    project = partial(cached_projection, kind, source, dim, seed, loaded.cells.cache, **parameters)
+    project = partial(
+        cached_projection,
+        kind,
+        source,
+        dim=dim,
+        seed=seed,
+        cache_dir=loaded.cells.cache,
+        **parameters,
+    )
     maps = {"latents.csv": project()}
     if kind in PLACES_NEW_CELLS:
         maps[HELD_OUT] = project(fitted_to=~data_set.validation_cells(seed))
     for name, codes in maps.items():
-        columns = {f"{kind}_{AXES[i]}": axis for i, axis in enumerate(codes.T)}
+        columns = dict(zip(map_columns(kind, codes.shape[1]), codes.T, strict=True))
         table = pd.DataFrame({"Unique_ID": loaded.cells.table["Unique_ID"], **columns})
-        write_table(cell.folder / name, table)
+        write_table(folder / name, table)
     return {"value": 0.0, "said": "projected"}
 
 
-def codes_of(cell: Cell, held_out: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-    """Coordinates (N, d) of a trained cell, and the log-variance of a model's.
+def codes_of(trial: Trial, held_out: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """Coordinates (N, d) of a trained trial, and the log-variances if it is a model.
 
     Args:
-        cell: of the grid.
-        held_out: take the map that the validation cells had no part in, where there is another.
+        trial: of the grid.
+        held_out: take the map that was fitted without the validation cells, if there is one.
     """
-    if (cell.folder / "best.pt").is_file():
-        return read_codes(cell.folder)
-    name = HELD_OUT if held_out and (cell.folder / HELD_OUT).is_file() else "latents.csv"
-    table = pd.read_csv(cell.folder / name)
+    if (trial.folder / "best.pt").is_file():
+        return read_codes(trial.folder)
+    name = HELD_OUT if held_out and (trial.folder / HELD_OUT).is_file() else "latents.csv"
+    table = pd.read_csv(trial.folder / name)
     return table.drop(columns="Unique_ID").to_numpy(np.float32), None
 
 
-def judge(grid: Grid, settings: CompareSettings, sets: Mapping[str, DataSet]) -> Path:
-    """Score and draw each data set, unless that is done; then the tables and the page of all."""
+def score_and_draw(grid: Grid, settings: CompareSettings, sets: Mapping[str, DataSet]) -> Path:
+    """Score and draw each data set unless that is done, then write the tables and the report."""
     write_grid(grid)
     tables, figures = [], []
     for name, data_set in sets.items():
         folder = grid.folder / slug(name)
         folder.mkdir(exist_ok=True)
-        cells = [
-            cell
-            for cell in grid.cells
-            if cell.parameters["data_set"] == name and (cell.folder / "latents.csv").is_file()
+        trials = [
+            trial
+            for trial in grid.trials
+            if trial.parameters["data_set"] == name and (trial.folder / "latents.csv").is_file()
         ]
-        if not cells:
+        if not trials:
             print(f"note: nothing was trained on {name}")
             continue
         if not (folder / "figures.csv").is_file():
-            _judge_set(folder, name, data_set, cells, settings.workers)
+            _score_set(folder, name, data_set, trials, workers=settings.workers)
         tables.append(pd.read_csv(folder / "scores.csv"))
         listed = pd.read_csv(folder / "figures.csv")
         figures += [(f"{name}: {row.caption}", folder / row.file) for row in listed.itertuples()]
@@ -423,69 +438,87 @@ def judge(grid: Grid, settings: CompareSettings, sets: Mapping[str, DataSet]) ->
     table = pd.concat(tables, ignore_index=True)
     if table["k"].notna().all():  # no rows, or curves only
         raise UserError(
-            f"--metrics {' '.join(settings.metrics)}: no score of these data sets is one number "
-            "to compare methods by; give --metrics neighbours as well, the runs are kept"
+            f"--metrics {' '.join(settings.metrics)}: no score of these data sets is a single "
+            "number to compare methods by; add --metrics neighbours, the runs are kept"
         )
     write_table(grid.folder / "scores.csv", table)
-    return _write_page(grid, settings, table, figures)
+    return write_page(grid, list(read_methods(settings)), table, figures)
 
 
-def _judge_set(
-    folder: Path, name: str, data_set: DataSet, cells: Sequence[Cell], workers: int
+def _score_set(
+    folder: Path, name: str, data_set: DataSet, trials: Sequence[Trial], workers: int
 ) -> None:
-    """scores.csv and the figures of one data set; figures.csv lists them, and is written last."""
+    """Write scores.csv and the figures of one data set; figures.csv, written last, lists them."""
     codes, logvars = {}, {}
-    for cell in cells:
-        codes[cell.name], logvar = codes_of(cell)
+    for trial in trials:
+        codes[trial.name], logvar = codes_of(trial)
         if logvar is not None:
-            logvars[cell.name] = logvar
+            logvars[trial.name] = logvar
     loaded = data_set.loaded
     plan = plan_of(data_set.settings, loaded)
-    references = references_of(loaded)
+    references = reference_spaces(loaded.cells, loaded.features)
     found: dict[str, Scores] = {}
-    for key, scores in score_each(codes, references, loaded.cells.table, plan, logvars, workers):
+    for key, scores in score_each(
+        codes=codes,
+        references=references,
+        table=loaded.cells.table,
+        plan=plan,
+        logvars=logvars,
+        workers=workers,
+    ):
         found[key] = scores
         print(f"[{len(found)} of {len(codes)}] scored {key}", flush=True)
-    tables = [_scores_table(cells, found, "all")]
-    for seed in dict.fromkeys(cell.parameters["seed"] for cell in cells):
-        of_seed = [cell for cell in cells if cell.parameters["seed"] == seed]
-        apart = _score_validation_cells(data_set, of_seed, seed, plan, references, workers)
+    tables = [_scores_table(trials, found, "all")]
+    for seed in dict.fromkeys(trial.parameters["seed"] for trial in trials):
+        of_seed = [trial for trial in trials if trial.parameters["seed"] == seed]
+        apart = _score_validation_cells(
+            data_set=data_set,
+            trials=of_seed,
+            seed=seed,
+            plan=plan,
+            references=references,
+            workers=workers,
+        )
         tables.append(_scores_table(of_seed, apart, "validation"))
     write_table(folder / "scores.csv", pd.concat(tables, ignore_index=True))
-    figures = _draw_set(folder, name, data_set, cells, codes, found)
+    first = [trial for trial in trials if trial.parameters["seed"] == trials[0].parameters["seed"]]
+    figures = _draw_set(folder, data_set, first, f"{name}: all methods", codes=codes, found=found)
     rows = [(caption, path.relative_to(folder).as_posix()) for caption, path in figures]
     write_table(folder / "figures.csv", pd.DataFrame(rows, columns=["caption", "file"]))
 
 
 def _score_validation_cells(
     data_set: DataSet,
-    cells: Sequence[Cell],
+    trials: Sequence[Trial],
     seed: int,
     plan: Plan,
     references: Mapping[str, np.ndarray],
     workers: int,
 ) -> dict[str, Scores]:
-    """Scores of the validation cells of a seed among themselves; {} where they are too few.
+    """Scores of the validation cells of a seed among themselves; {} if there are too few.
 
-    Without the information, whose critic would need more pairs.
+    Mutual information is left out, because its critics would need more pairs.
     """
     valid = data_set.validation_cells(seed)
     if valid.sum() < LEAST_HELD_OUT:
         return {}
-    plan = replace(plan, metrics=tuple(m for m in plan.metrics if m != "information"))
-    codes = {cell.name: codes_of(cell, held_out=True)[0][valid] for cell in cells}
-    parts = {name: space[valid] for name, space in references.items()}
-    table = data_set.loaded.cells.table[valid].reset_index(drop=True)
-    return dict(score_each(codes, parts, table, plan, workers=workers))
+    found = score_each(
+        codes={trial.name: codes_of(trial, held_out=True)[0][valid] for trial in trials},
+        references={name: space[valid] for name, space in references.items()},
+        table=data_set.loaded.cells.table[valid].reset_index(drop=True),
+        plan=replace(plan, metrics=tuple(m for m in plan.metrics if m != "information")),
+        workers=workers,
+    )
+    return dict(found)
 
 
-def _scores_table(cells: Sequence[Cell], found: Mapping[str, Scores], of: str) -> pd.DataFrame:
-    """The long tables of all cells that were scored, with what they are."""
+def _scores_table(trials: Sequence[Trial], found: Mapping[str, Scores], of: str) -> pd.DataFrame:
+    """The long tables of all trials that were scored, with columns that say what they are."""
     parts = []
-    for cell in cells:
-        if cell.name in found:
-            place = {axis: cell.parameters[axis] for axis in ("data_set", "method", "seed")}
-            own = found[cell.name].table.drop(columns="projection")
+    for trial in trials:
+        if trial.name in found:
+            place = {axis: trial.parameters[axis] for axis in ("data_set", "method", "seed")}
+            own = found[trial.name].table.drop(columns="projection")
             own = own.rename(columns={"seed": "score_seed"})
             parts.append(pd.DataFrame({**place, "cells": of, **own.to_dict("series")}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
@@ -493,15 +526,14 @@ def _scores_table(cells: Sequence[Cell], found: Mapping[str, Scores], of: str) -
 
 def _draw_set(
     folder: Path,
-    name: str,
     data_set: DataSet,
-    cells: Sequence[Cell],
+    trials: Sequence[Trial],
+    title: str,
     codes: Mapping[str, np.ndarray],
     found: Mapping[str, Scores],
 ) -> list[tuple[str, Path]]:
-    """The figures of the work, of the first seed; and the projections to turn."""
-    first = [cell for cell in cells if cell.parameters["seed"] == cells[0].parameters["seed"]]
-    names = {cell.name: str(cell.parameters["method"]) for cell in first}
+    """Draw the trials of one seed and write their latent_space.html; captions and figures."""
+    names = {trial.name: str(trial.parameters["method"]) for trial in trials}
     table, label = data_set.loaded.cells.table, data_set.loaded.label
     columns = {
         method: [f"{method}_{i + 1}" for i in range(codes[key].shape[1])]
@@ -514,104 +546,23 @@ def _draw_set(
     }
     latents = pd.concat([table, pd.DataFrame(coordinates, index=table.index)], axis=1)
     write_table(folder / "latents.csv", latents)
-    figures = draw_scores(
-        subset([found[key] for key in names], names), latents, columns, folder, label
-    )
-    for cell in first:
-        if (cell.folder / "best.pt").is_file():
-            method = names[cell.name]
-            path = plot_losses(read_history(cell.folder), folder / f"losses_{method}.png")
+    scores = subset([found[key] for key in names], names)
+    figures = draw_scores(scores, latents, columns, folder, label=label)
+    for trial in trials:
+        if (trial.folder / "best.pt").is_file():
+            method = names[trial.name]
+            path = plot_losses(read_history(trial.folder), folder / f"losses_{method}.png")
             figures.append((f"Loss and its terms, {method}", path))
     shown = data_set.loaded.cells.images[:: thinning_stride(len(table))]
-    thumbnails = compose_rgb(shown, data_set.loaded.cells)
-    page = folder / "latent_space.html"
-    write_latent_page(latents, columns, thumbnails, page, label, f"{name}: all methods")
+    write_latent_page(
+        latents=latents,
+        projections=columns,
+        thumbnails=compose_rgb(shown, data_set.loaded.cells),
+        path=folder / "latent_space.html",
+        colour_by=label,
+        title=title,
+    )
     return figures
-
-
-def one_per_score(table: pd.DataFrame) -> pd.DataFrame:
-    """Of the long table, the scores that are one number.
-
-    Curves, single classes and branches, and correlations of single axes stay in the table.
-
-    Returns:
-        columns data_set, method, seed, cells, score, value, std.
-    """
-    keys = ["data_set", "method", "seed", "cells"]
-    scored = table.assign(projection=table[keys].astype(str).agg("\t".join, axis=1))
-    wide = headline(scored)
-    wanted = [name for name in wide if not name.startswith("spearman[")]
-    single = scored[scored["k"].isna()].assign(score=score_names(scored[scored["k"].isna()]))
-    return single[single["score"].isin(wanted)][[*keys, "score", "value", "std"]]
-
-
-def _write_page(
-    grid: Grid, settings: CompareSettings, table: pd.DataFrame, figures: list[tuple[str, Path]]
-) -> Path:
-    """A figure per score, the standing of the methods, and the page of everything."""
-    single = one_per_score(table)
-    there = set(single["method"])
-    methods = [name for name in read_methods(settings) if name in there]
-    both = {of: intervals(part) for of, part in single.groupby("cells", sort=False)}
-    listed = [part.assign(cells=of) for of, part in both.items()]
-    write_table(grid.folder / "means.csv", pd.concat(listed, ignore_index=True))
-    single, means = single[single["cells"] == "all"], both["all"]
-    tables, standings = [], []
-    for data_set in single["data_set"].unique():
-        part = means[means["data_set"] == data_set]
-        standing = ranks(part, methods)
-        write_table(grid.folder / slug(data_set) / "ranks.csv", standing.reset_index())
-        shown = standing.map("{:.3g}".format, na_action="ignore")
-        tables.append((f"{data_set}: rank of each method, 1 is best.", shown))
-        for of, of_all_sets in both.items():
-            own = of_all_sets[of_all_sets["data_set"] == data_set]
-            if len(own):
-                tables.append((_means_title(data_set, of, own), _wide(own, methods)))
-        path = plot_standing(part, methods, data_set, grid.folder / slug(data_set) / "standing.png")
-        standings.append((f"{data_set}: every score of every method", path))
-    by_score = [
-        (score, plot_score(single, score, methods, grid.folder / f"score_{slug(score)}.png"))
-        for score in single["score"].unique()
-    ]
-    described = read_json(grid.folder / "settings.json")
-    count = grid.count()
-    return write_report(
-        grid.folder / "report.html",
-        f"{grid.folder.name}: {len(methods)} methods",
-        [
-            f"{', '.join(methods)} on {', '.join(single['data_set'].unique())}; "
-            f"seeds {', '.join(map(str, settings.seeds))}.",
-            f"{count['trained']} of {len(grid.cells)} combinations are there; "
-            f"{count['failed']} failed.",
-        ],
-        {"command": described["command"]} | described["settings"],
-        tables,
-        [*standings, *by_score, *figures],
-        [
-            f"{cell} failed: {state.reason}"
-            for cell, state in zip(grid.cells, grid.states(), strict=True)
-            if state.status == "failed"
-        ],
-        versions=described["versions"] | described["machine"],
-    )
-
-
-def _means_title(data_set: str, of: str, means: pd.DataFrame) -> str:
-    over = f"mean over {means['n_seeds'].max()} seed(s)"
-    if of == "all":
-        return f"{data_set}: {over}."
-    return (
-        f"{data_set}, validation cells among themselves, from which no model learnt: {over}. UMAP "
-        "and PCA place them in a map of the training cells; t-SNE cannot, its map is of all cells."
-    )
-
-
-def _wide(means: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """A row per method, a column per score."""
-    wide = means.pivot(index="method", columns="score", values="mean")
-    wide = wide.reindex(index=methods, columns=means["score"].unique())
-    wide.attrs["scores"] = True
-    return wide
 
 
 if __name__ == "__main__":

@@ -1,35 +1,33 @@
-"""A grid of runs: every cell is trained exactly once, by any number of workers.
+"""A grid of runs: workers share its trials, and each trial is trained exactly once.
 
-The state of a grid lives in an Optuna storage (Akiba et al. 2019, arXiv:1907.10902): a journal file
-in the folder of the grid, or a database that many machines reach. All cells are enqueued when the
-grid is made, since Optuna's own GridSampler may hand one cell to two workers. A worker takes a
-waiting cell, trains it in the cell's folder and tells the storage. Three things see to it that no
-cell is lost and none is trained twice:
+A trial is one combination of settings. Optuna (Akiba et al. 2019, arXiv:1907.10902), which keeps
+the state of a grid (`grid_storage`), calls each attempt at a trial a trial as well. Here Optuna's
+records are called attempts: a trial has several if workers died while they trained it.
 
-- a worker that dies is noticed (in a database by its missing heartbeat, on one machine because the
-  system releases the lock on its cell), and its cell waits again; the next worker goes on from the
-  cell's last checkpoint;
-- the lock on the cell's folder keeps a worker out that was only taken for dead;
-- the file cell.json, written when a cell has been trained, ends the matter.
+All trials are enqueued when the grid is created, because Optuna's own GridSampler may hand the same
+one to two workers. A worker takes a waiting trial, trains it in the trial's folder and reports to
+the storage. Three things ensure that no trial is lost and none is trained twice:
 
-A cell that cannot be trained is recorded with the reason, and the others go on.
+- A dead worker is detected: in a database by its missing heartbeats, on one machine because the
+  system releases its lock. Its trial waits again, and the next worker continues from the last
+  checkpoint.
+- A worker locks the folder of its trial, so no other worker trains there, even if the storage
+  mistakes the first one for dead.
+- A trained trial has the file trial.json (cell.json in grids of older versions) and is not trained
+  again.
+
+A trial that fails is recorded with the reason, and the others continue.
 """
 
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
-import random
-import re
 import socket
-import sys
 import time
 import traceback
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -39,66 +37,65 @@ import numpy as np
 import optuna
 import torch
 from filelock import FileLock, Timeout
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial as Attempt
+from optuna.trial import TrialState as AttemptState
 
-from util import processes
+from optimization.grid_storage import (
+    explain_storage,
+    fail_and_retry,
+    fail_silent_attempts,
+    is_database,
+    open_storage,
+    study_names,
+    unfinished_study,
+)
+from quantitative_metrics.catalogue import better_when, goal_column
 from util.errors import (
     NO_SPACE,
     DiskFullError,
     UserError,
-    explain_os_error,
     is_out_of_memory,
 )
-from util.runs import (
-    create_run_folder,
-    numbered_runs,
-    read_json,
-    slug,
-    write_json,
-)
+from util.runs import create_run_folder, numbered_runs, read_json, slug, write_json
 from util.settings import AT_LEAST_1
-from util.workers import end_with_parent
 
 GRID_FILE = "grid.json"
-CELL_FILE = "cell.json"
-JOURNAL = "journal.log"
-RETRIES = 3  # of a cell whose worker died; a cell that kills every worker must not go on for ever
-GRACE = timedelta(seconds=20)  # between taking a cell and holding its lock
-MISSED_BEATS = 4  # after so many a worker is taken for dead
-OPENINGS = 10  # of a database whose tables others are making
-LOCK_GRACE = 30  # s after which the journal's lock is taken from a worker that was killed with it
+TRIAL_FILE = "trial.json"
+OLDER_TRIAL_FILE = "cell.json"
+GRACE = timedelta(seconds=20)  # between taking a trial and holding its lock
 POLL_SECONDS = 1.0
-READY_SECONDS = 60.0
-REPEATS_OF_TPE = 10  # in a row, before a cell is drawn at random
+REPEATS_OF_TPE = 10  # in a row, before a trial is drawn at random
 
 Parameter = float | int | str
-Train = Callable[["Cell"], dict[str, Any]]
+Train = Callable[["Trial"], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class GridOptions:
-    """What every grid can be told."""
+    """Options of every grid."""
 
     workers: int = 1
-    """Processes on this machine that train cells at the same time; they share its cores."""
+    """Processes on this machine that train at the same time; they share its cores."""
     storage: str | None = None
     """Where the state of the grid is kept. None: a journal file in its folder, for one machine. For
-    many machines the same URL of a database on each, e.g. postgresql://user@host/name."""
+    several machines give each the URL of the same database, e.g. postgresql://user@host/name."""
     sampler: Literal["grid", "tpe"] = "grid"
-    """Every cell, or the promising ones by Optuna's TPE (Bergstra et al. 2011)."""
+    """`grid` trains every trial; `tpe` trains those that Optuna's TPE suggests (Bergstra et al.
+    2011)."""
     trials: int = 20
-    """Cells that TPE may train."""
+    """At most so many trials are trained with `--sampler tpe`."""
     goal: str = "reconstruction"
-    """What TPE looks for, and the best cell is named by: `reconstruction` (lowest, nats per image)
-    or a score (highest), e.g. `accuracy` or `trustworthiness_area features`."""
+    """Score that TPE optimises and that names the best run: `reconstruction` (lowest, nats per
+    image) or a score (highest), e.g. `accuracy` or `trustworthiness_area features`."""
     heartbeat: int = 15
-    """Seconds between two signs of life in a database; after four missed ones a worker is dead."""
+    """Seconds between two signs of life of a worker in a database; after four missed ones it counts
+    as dead."""
     reports: bool = True
-    """Draw the figures and the report of each run; a few seconds a run."""
+    """Draw the figures and the report of each run; takes a few seconds per run."""
     retry_failed: bool = False
-    """Try the failed cells of the grid again."""
+    """Train the failed trials of the grid again."""
     fresh: bool = False
-    """Begin a new grid, even where an unfinished one of the same settings could be continued."""
+    """Start a new grid even if an unfinished one with the same settings could be continued."""
 
     OPTION_RANGES: ClassVar = {
         "workers": AT_LEAST_1,
@@ -112,13 +109,13 @@ OPTION_NAMES = frozenset(GridOptions.__dataclass_fields__) - {"sampler", "trials
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One combination of values.
+class Trial:
+    """One combination of settings.
 
     Attributes:
-        number: place in the grid, from 1.
+        number: position in the grid, from 1.
         parameters: axis -> value.
-        folder: of its run, inside that of the grid.
+        folder: of its run, inside the folder of the grid.
     """
 
     number: int
@@ -136,30 +133,36 @@ class Cell:
 
 
 @dataclass
-class CellState:
-    """Where a cell stands: `untried`, `waiting`, `running`, `trained` or `failed`."""
+class TrialState:
+    """State of a trial.
+
+    Attributes:
+        status: `untried`, `waiting`, `running`, `trained` or `failed`.
+        reason: why it failed.
+        value: its score by the goal of the grid, once trained.
+    """
 
     status: str = "untried"
     reason: str = ""
     value: float | None = None
 
 
-RANK = {"untried": 0, "failed": 1, "waiting": 2, "running": 3, "trained": 4}
 STATUS = {
-    TrialState.WAITING: "waiting",
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "trained",
-    TrialState.FAIL: "failed",
+    AttemptState.WAITING: "waiting",
+    AttemptState.RUNNING: "running",
+    AttemptState.COMPLETE: "trained",
+    AttemptState.FAIL: "failed",
 }
+RANK = ("untried", "failed", "waiting", "running", "trained")  # of several attempts the last counts
 
 
 class Grid:
-    """The cells of a grid, their folders and their state.
+    """The trials of a grid, their folders and their states.
 
     Args:
         folder: of the grid.
-        axes: name -> values; the cells are their product, the last axis running fastest.
-        study: of Optuna.
+        axes: name -> values; the trials are their product, and the last axis varies fastest.
+        study: Optuna's.
         options: of the command.
     """
 
@@ -172,20 +175,20 @@ class Grid:
     ):
         self.folder, self.study, self.options = folder, study, options
         self.axes = {name: tuple(values) for name, values in axes.items()}
-        self.cells = [
-            Cell(number, parameters, folder / f"{number:04d}-{cell_name(parameters)}")
+        self.trials = [
+            Trial(number, parameters, folder / f"{number:04d}-{trial_name(parameters)}")
             for number, parameters in enumerate(combinations(self.axes), start=1)
         ]
-        self._by_values = {tuple(cell.parameters.values()): cell for cell in self.cells}
-        self.full_disk: Exception | None = None  # what it stopped this worker with
+        self._by_values = {tuple(trial.parameters.values()): trial for trial in self.trials}
+        self.full_disk: Exception | None = None  # the error that stopped this worker
 
-    def cell(self, parameters: Mapping[str, Parameter]) -> Cell:
-        """The cell of these values."""
+    def trial(self, parameters: Mapping[str, Parameter]) -> Trial:
+        """The trial with these values."""
         return self._by_values[tuple(parameters[name] for name in self.axes)]
 
-    def lock(self, cell: Cell) -> FileLock:
-        """Held while a cell is trained; the system releases it when its holder dies."""
-        return self.named_lock(cell.folder.name)
+    def lock(self, trial: Trial) -> FileLock:
+        """Held while a trial is trained; the system releases it when its holder dies."""
+        return self.named_lock(trial.folder.name)
 
     def named_lock(self, name: str) -> FileLock:
         """A lock in the folder of the grid."""
@@ -193,171 +196,165 @@ class Grid:
         locks.mkdir(exist_ok=True)
         return FileLock(locks / f"{name}.lock")
 
-    def states(self) -> list[CellState]:
-        """Of each cell, in the order of the cells."""
-        states = [CellState() for _ in self.cells]
-        for trial in self.study.get_trials(deepcopy=False):
-            cell = self._cell_of(trial)
-            if cell is None or trial.state not in STATUS:
+    def states(self) -> list[TrialState]:
+        """State of each trial, in the order of the trials."""
+        states = [TrialState() for _ in self.trials]
+        for attempt in self.study.get_trials(deepcopy=False):
+            trial = self._trial_of(attempt)
+            if trial is None or attempt.state not in STATUS:
                 continue
-            state, status = states[cell.number - 1], STATUS[trial.state]
-            if RANK[status] >= RANK[state.status]:
-                state.status, state.value = status, trial.value
-                state.reason = _reason(trial) if status == "failed" else ""
+            state, status = states[trial.number - 1], STATUS[attempt.state]
+            if RANK.index(status) >= RANK.index(state.status):
+                state.status, state.value = status, attempt.value
+                state.reason = _reason(attempt) if status == "failed" else ""
         return states
 
     def count(self) -> Counter[str]:
-        """How many cells have which status."""
+        """Number of trials by status."""
         return Counter(state.status for state in self.states())
 
-    def _cell_of(self, trial: FrozenTrial) -> Cell | None:
-        # Of an enqueued trial all are known, though they are suggested one after the other.
-        parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    def _trial_of(self, attempt: Attempt) -> Trial | None:
+        # An enqueued attempt has all its values from the start, though Optuna suggests them one by
+        # one.
+        parameters = {**attempt.system_attrs.get("fixed_params", {}), **attempt.params}
         complete = set(self.axes) <= set(parameters)
-        return self.cell(parameters) if complete else None
+        return self.trial(parameters) if complete else None
 
-    def enqueue(self, cell: Cell) -> None:
-        """Let the cell wait for a worker."""
-        self.study.enqueue_trial(cell.parameters)
+    def enqueue(self, trial: Trial) -> None:
+        """Let a trial wait for a worker."""
+        self.study.enqueue_trial(trial.parameters)
 
     def work(self, train: Train) -> None:
-        """Train waiting cells until none waits or runs.
+        """Train waiting trials until none is waiting or running.
 
         Args:
-            train: trains one cell in its folder, going on from a checkpoint there; returns what is
-                to be remembered of it, `value` among it.
+            train: trains one trial in its folder, from a checkpoint if there is one; returns the
+                facts to remember, among them `value`.
         """
         while True:
             self.revive()
             if self._has_work():
                 self._train_next(train)
-            elif self.count()["running"]:  # perhaps in the hands of a worker that will die
+            elif self.count()["running"]:  # perhaps its worker will die
                 time.sleep(POLL_SECONDS)
             else:
                 return
 
     def _has_work(self) -> bool:
-        trials = self.study.get_trials(deepcopy=False)
-        if any(trial.state == TrialState.WAITING for trial in trials):
+        attempts = self.study.get_trials(deepcopy=False)
+        if any(attempt.state == AttemptState.WAITING for attempt in attempts):
             return True
         if self.options.sampler == "grid":
             return False
-        count = self.count()
-        begun = len(self.cells) - count["untried"]
+        begun = len(self.trials) - self.count()["untried"]
         unknown = sum(
-            trial.state == TrialState.RUNNING and self._cell_of(trial) is None for trial in trials
+            attempt.state == AttemptState.RUNNING and self._trial_of(attempt) is None
+            for attempt in attempts
         )
-        wanted = min(self.options.trials, len(self.cells))
-        if begun + unknown >= wanted:
+        if begun + unknown >= min(self.options.trials, len(self.trials)):
             return False
-        self._vary(trials)
+        self._vary(attempts)
         return True
 
-    def _vary(self, trials: Sequence[FrozenTrial]) -> None:
-        """Draw an untried cell where TPE keeps suggesting what has been tried."""
-        last = trials[-REPEATS_OF_TPE:]
-        if len(last) == REPEATS_OF_TPE and all("copy_of" in trial.user_attrs for trial in last):
-            states = self.states()
-            untried = [c for c, s in zip(self.cells, states, strict=True) if s.status == "untried"]
-            rng = np.random.default_rng(len(trials))
+    def _vary(self, attempts: Sequence[Attempt]) -> None:
+        """Draw an untried trial if TPE keeps suggesting those that have been tried."""
+        last = attempts[-REPEATS_OF_TPE:]
+        if len(last) == REPEATS_OF_TPE and all("copy_of" in one.user_attrs for one in last):
+            states = zip(self.trials, self.states(), strict=True)
+            untried = [trial for trial, state in states if state.status == "untried"]
+            rng = np.random.default_rng(len(attempts))
             self.enqueue(untried[rng.integers(len(untried))])
 
     def _train_next(self, train: Train) -> None:
         try:
             self.study.optimize(
-                lambda trial: self._train_trial(trial, train),
+                lambda attempt: self._make_attempt(attempt, train),
                 n_trials=1,
                 catch=(Exception,),
-                gc_after_trial=True,  # what a failed cell held, before the next one is built
+                gc_after_trial=True,  # frees a failed trial's memory before the next one is built
             )
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-            # This worker was taken for dead, so that the storage accepts nothing more from it. What
-            # it trained is in the cell's folder, where the next worker finds it.
-            print("the storage took this worker for dead meanwhile; its cell is kept")
+            # The storage mistook this worker for dead and accepts no result of this attempt. What
+            # it trained is in the trial's folder, where the next worker finds it.
+            print("the storage mistook this worker for dead; what it trained is kept")
         finally:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         if self.full_disk is not None:
             raise self.full_disk
 
-    def _train_trial(self, trial: optuna.Trial, train: Train) -> float:
-        parameters = {
-            name: trial.suggest_categorical(name, values) for name, values in self.axes.items()
-        }
-        cell = self.cell(parameters)
-        trial.set_user_attr("worker", worker_name())
-        earlier = self._earlier(trial, cell)
+    def _make_attempt(self, attempt: optuna.Trial, train: Train) -> float:
+        """Train the trial that Optuna suggests; returns its value."""
+        trial = self.trial(
+            {name: attempt.suggest_categorical(name, values) for name, values in self.axes.items()}
+        )
+        attempt.set_user_attr("worker", worker_name())
+        earlier = self._earlier(attempt, trial)
         if earlier is not None:
-            trial.set_user_attr("copy_of", earlier.number)
-            if earlier.state != TrialState.COMPLETE:
-                raise optuna.TrialPruned(f"trial {earlier.number} has this cell")
+            attempt.set_user_attr("copy_of", earlier.number)
+            if earlier.state != AttemptState.COMPLETE:
+                raise optuna.TrialPruned(f"attempt {earlier.number} is at this trial")
             return earlier.value
-        with self.lock(cell):
+        with self.lock(trial):
             try:
-                facts = self._train_cell(cell, train)
+                facts = self._train(trial, train)
             except KeyboardInterrupt:
-                self.enqueue(cell)
+                self.enqueue(trial)
                 raise
             except Exception as error:
                 if isinstance(error, DiskFullError) or getattr(error, "errno", None) in NO_SPACE:
-                    self.full_disk = error  # ends the grid: every other cell would fail as well
-                    self.enqueue(cell)
+                    self.full_disk = error  # stops the worker: every other trial would fail as well
+                    self.enqueue(trial)
                     raise
-                trial.set_user_attr("reason", one_line_of(error))
-                self._report(cell, f"failed: {one_line_of(error)}")
+                attempt.set_user_attr("reason", one_line_of(error))
+                self._report(trial, f"failed: {one_line_of(error)}")
                 raise
-        trial.set_user_attr("facts", facts)
+        attempt.set_user_attr("facts", facts)
         return float(facts["value"])
 
-    def _train_cell(self, cell: Cell, train: Train) -> dict[str, Any]:
-        finished = cell.folder / CELL_FILE
-        if finished.is_file():
-            return read_json(finished)
-        cell.folder.mkdir(exist_ok=True)
+    def _train(self, trial: Trial, train: Train) -> dict[str, Any]:
+        facts = read_facts(trial.folder)
+        if facts is not None:
+            return facts
+        trial.folder.mkdir(exist_ok=True)
         began = time.perf_counter()
-        facts = train(cell)
+        facts = train(trial)
         said = facts.pop("said", "trained")
         facts |= {"worker": worker_name(), "wall_seconds": round(time.perf_counter() - began, 1)}
-        write_json(finished, facts)
-        self._report(cell, f"{said}, {facts['wall_seconds']:.0f} s")
+        write_json(trial.folder / TRIAL_FILE, facts)
+        self._report(trial, f"{said}, {facts['wall_seconds']:.0f} s")
         return facts
 
-    def _earlier(self, trial: optuna.Trial, cell: Cell) -> FrozenTrial | None:
-        """A trial that has the cell already: an idle worker may ask when nothing waits any more."""
+    def _earlier(self, attempt: optuna.Trial, trial: Trial) -> Attempt | None:
+        """An earlier attempt at the trial, running or complete.
+
+        There is one if TPE repeats itself, or if a worker asks when no trial waits any more.
+        """
         for other in self.study.get_trials(deepcopy=False):
-            taken = other.state in (TrialState.RUNNING, TrialState.COMPLETE)
-            if other.number < trial.number and taken and self._cell_of(other) == cell:
+            taken = other.state in (AttemptState.RUNNING, AttemptState.COMPLETE)
+            if other.number < attempt.number and taken and self._trial_of(other) == trial:
                 return other
         return None
 
-    def _report(self, cell: Cell, said: str) -> None:
+    def _report(self, trial: Trial, said: str) -> None:
         count = self.count()
-        print(
-            f"[{count['trained'] + count['failed'] + 1} of {len(self.cells)}] {cell}: {said}",
-            flush=True,
-        )
+        done = count["trained"] + count["failed"] + 1
+        print(f"[{done} of {len(self.trials)}] {trial}: {said}", flush=True)
 
     def revive(self) -> None:
-        """Let the cells of dead workers wait again."""
-        with stable():
-            optuna.storages.fail_stale_trials(self.study)  # does nothing for a journal
+        """Let the trials of dead workers wait again."""
+        fail_silent_attempts(self.study)
         if is_database(self.options.storage):
             return
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            cell = self._cell_of(trial)
-            if cell is None or datetime.now() - trial.datetime_start < GRACE:
+        for attempt in self.study.get_trials(deepcopy=False, states=(AttemptState.RUNNING,)):
+            trial = self._trial_of(attempt)
+            if trial is None or datetime.now() - attempt.datetime_start < GRACE:
                 continue
             try:
-                with self.lock(cell).acquire(timeout=0):
-                    self._revive_trial(trial.number)
+                with self.lock(trial).acquire(timeout=0):
+                    fail_and_retry(self.study, attempt.number)
             except Timeout:
-                pass  # its worker lives
-
-    def _revive_trial(self, number: int) -> None:
-        trial = self.study.get_trials()[number]
-        if trial.state == TrialState.RUNNING:
-            self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-            retry_callback()(self.study, trial)
+                pass  # its worker is alive
 
 
 def open_grid(
@@ -374,36 +371,119 @@ def open_grid(
         results: folder of the numbered result folders.
         name: of a new grid, `<data set>-<grid>`.
         axes: name -> values.
-        identity: all that decides what the cells are; two commands of the same identity work on one
-            grid.
+        identity: everything that decides what the trials compute; two commands of the same
+            identity work on one grid.
         options: workers, storage, sampler.
-        resume: folder of the grid to go on with; None looks for an unfinished one.
+        resume: folder of the grid to continue; None looks for an unfinished one.
 
     Raises:
-        UserError: an axis is empty or names a value twice, or the storage cannot be reached.
+        UserError: an axis is empty or names a value twice, or the storage cannot be used.
     """
     _check_axes(axes)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    digest = digest_of({"axes": axes, **identity})
+    digest = _digest_of({"axes": axes, **identity})
     folder = Path(resume) if resume else None
     if folder is None and not options.fresh:
-        folder = _unfinished(results, digest)
+        folder = _unfinished_folder(results, digest)
     if folder is not None:
         grid = attach(folder, options)
     else:
-        # What is there is listed once: a study that another machine begins after that has the name
-        # that this one would take, and the database accepts a name once.
-        names = _studies(digest, options)
-        grid = None if options.fresh else _join(results, axes, digest, options, names)
-        grid = grid or _create(results, name, axes, digest, options, len(names) + 1)
+        with explain_storage(options.storage):
+            asked = _Asked(results=results, name=name, axes=axes, digest=digest, options=options)
+            grid = asked.join_or_create()
     if options.retry_failed:
-        _retry_failed(grid)
+        for trial, state in zip(grid.trials, grid.states(), strict=True):
+            if state.status == "failed":
+                grid.enqueue(trial)
     count = grid.count()
     print(
-        f"grid folder: {grid.folder} ({count['trained']} of {len(grid.cells)} cells are trained, "
+        f"grid folder: {grid.folder} ({count['trained']} of {len(grid.trials)} trials are trained, "
         f"{count['failed']} failed)"
     )
     return grid
+
+
+def _unfinished_folder(results: Path, digest: str) -> Path | None:
+    for folder in reversed(numbered_runs(results)):
+        if (folder / GRID_FILE).is_file():
+            known = read_grid(folder)
+            if known["digest"] == digest and not known.get("finished"):
+                print(f"continuing {folder}; --fresh starts another")
+                return folder
+    return None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The grid that a command asks for, where it has no unfinished folder on this disk."""
+
+    results: Path
+    name: str
+    axes: Mapping[str, Sequence[Parameter]]
+    digest: str
+    options: GridOptions
+
+    def join_or_create(self) -> Grid:
+        """A grid that another machine has begun in the database, or a new one."""
+        # The names are listed once. If another machine creates a study after that, the new one
+        # here gets the same name, and the database accepts a name only once.
+        names = self._study_names()
+        joined = None if self.options.fresh else self._join(names)
+        return joined or self._create(len(names) + 1)
+
+    def _storage(self, folder: Path) -> optuna.storages.BaseStorage:
+        return open_storage(self.options.storage, folder, self.options.heartbeat)
+
+    def _study_names(self) -> list[str]:
+        if not is_database(self.options.storage):
+            return []
+        return study_names(self._storage(self.results), self.digest)
+
+    def _join(self, names: Sequence[str]) -> Grid | None:
+        if not names:
+            return None
+        study = unfinished_study(self._storage(self.results), names, _sampler(self.options))
+        if study is None:
+            return None
+        grid = Grid(self._folder_of(study), self.axes, study, self.options)
+        write_grid(grid, digest=self.digest)
+        print(f"joining {study.study_name} in the database; --fresh starts another")
+        return grid
+
+    def _folder_of(self, study: optuna.Study) -> Path:
+        """The folder of a study, shared with its creator or on a disk of this machine."""
+        folder = self.results / study.user_attrs["folder"]
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            return folder
+        if (folder / GRID_FILE).is_file() and read_grid(folder)["digest"] != self.digest:
+            return create_run_folder(self.results, self.name)
+        return folder
+
+    def _create(self, number: int) -> Grid:
+        """A new grid, the `number`-th of its identity."""
+        folder, goal = create_run_folder(self.results, self.name), self.options.goal
+        try:
+            study = optuna.create_study(
+                study_name=f"{slug(self.name)}-{self.digest}-{number:03d}",
+                storage=self._storage(folder),
+                sampler=_sampler(self.options),
+                direction="minimize" if better_when(goal_column(goal)) < 0 else "maximize",
+            )
+        except optuna.exceptions.DuplicatedStudyError:  # another machine was a second faster
+            folder.rmdir()
+            grid = self._join(self._study_names())
+            if grid is None:
+                raise
+            return grid
+        study.set_user_attr("folder", folder.name)
+        grid = Grid(folder, self.axes, study, self.options)
+        if self.options.sampler == "grid":
+            for trial in grid.trials:
+                grid.enqueue(trial)
+        write_grid(grid, digest=self.digest)
+        study.set_user_attr("ready", True)
+        return grid
 
 
 def attach(folder: Path, options: GridOptions, stream: int = 0) -> Grid:
@@ -412,165 +492,21 @@ def attach(folder: Path, options: GridOptions, stream: int = 0) -> Grid:
     Args:
         folder: of the grid.
         options: of the command.
-        stream: of random numbers, another one for each worker.
+        stream: of random numbers, a different one for each worker.
 
     Raises:
-        UserError: the folder holds no grid, or its storage cannot be reached.
+        UserError: the folder holds no grid, or its storage cannot be used.
     """
-    if not (folder / GRID_FILE).is_file():
-        raise UserError(f"{folder} holds no {GRID_FILE}: give the folder of a grid")
-    known = read_json(folder / GRID_FILE)
+    known = read_grid(folder)
     if known["database"] and not is_database(options.storage):
         raise UserError(f"the state of {folder} is in a database: give its URL with --storage")
     with explain_storage(options.storage):
         study = optuna.load_study(
             study_name=known["study"],
-            storage=open_storage(options, folder),
+            storage=open_storage(options.storage, folder, options.heartbeat),
             sampler=_sampler(options, stream),
         )
     return Grid(folder, known["axes"], study, options)
-
-
-def read_grid(folder: Path) -> dict[str, Any]:
-    """Content of grid.json, for scripts that need no storage.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = folder / GRID_FILE
-    if not path.is_file():
-        raise UserError(f"{folder} holds no {GRID_FILE}: give the folder of a grid")
-    return read_json(path)
-
-
-def write_grid(grid: Grid, **more: Any) -> None:
-    """Write grid.json: axes, where the state is kept, and what became of each cell."""
-    path = grid.folder / GRID_FILE
-    known = read_json(path) if path.is_file() else {}
-    cells = [
-        {"folder": cell.folder.name, **cell.parameters, "status": state.status}
-        | ({"reason": state.reason} if state.reason else {})
-        for cell, state in zip(grid.cells, grid.states(), strict=True)
-    ]
-    known |= {"axes": grid.axes, "study": grid.study.study_name}
-    known |= {"database": is_database(grid.options.storage), "goal": grid.options.goal}
-    write_json(path, known | more | {"cells": cells})
-
-
-def finish(grid: Grid) -> None:
-    """Mark the grid as done, so that the same command begins another one."""
-    grid.study.set_user_attr("finished", True)
-    write_grid(grid, finished=True)
-
-
-def _unfinished(results: Path, digest: str) -> Path | None:
-    for folder in reversed(numbered_runs(results)):
-        if (folder / GRID_FILE).is_file():
-            known = read_json(folder / GRID_FILE)
-            if known["digest"] == digest and not known.get("finished"):
-                print(f"continuing {folder}; --fresh begins another")
-                return folder
-    return None
-
-
-def _studies(digest: str, options: GridOptions) -> list[str]:
-    """Names of the studies of this identity in the database, the oldest first."""
-    if not is_database(options.storage):
-        return []
-    with explain_storage(options.storage):
-        names = optuna.get_all_study_names(open_storage(options, Path()))
-    return sorted(name for name in names if re.search(rf"-{digest}-\d+$", name))
-
-
-def _join(
-    results: Path,
-    axes: Mapping[str, Sequence[Parameter]],
-    digest: str,
-    options: GridOptions,
-    names: Sequence[str],
-) -> Grid | None:
-    """The unfinished one of these studies, begun by another machine."""
-    if not names:
-        return None
-    with explain_storage(options.storage):
-        storage = open_storage(options, results)
-        for name in reversed(names):
-            study = optuna.load_study(study_name=name, storage=storage, sampler=_sampler(options))
-            if study.user_attrs.get("finished"):
-                continue
-            folder = _local_folder(results, _wait_until_ready(study), digest)
-            grid = Grid(folder, axes, study, options)
-            write_grid(grid, digest=digest)
-            print(f"joining {name} in the database; --fresh begins another")
-            return grid
-    return None
-
-
-def _wait_until_ready(study: optuna.Study) -> str:
-    """Name of the folder of a grid, once whoever created it has enqueued all its cells."""
-    until = time.monotonic() + READY_SECONDS
-    while "ready" not in (attributes := study.user_attrs):
-        if time.monotonic() > until:
-            raise UserError(
-                f"the study {study.study_name} in the database was begun and never got ready: "
-                "--fresh begins another"
-            )
-        time.sleep(0.2)
-    return attributes["folder"]
-
-
-def _local_folder(results: Path, name: str, digest: str) -> Path:
-    """The folder of a grid, shared with its creator or on a disk of this machine."""
-    folder = results / name
-    if folder.is_dir():
-        known = folder / GRID_FILE
-        if not known.is_file() or read_json(known)["digest"] == digest:
-            return folder
-        return create_run_folder(results, name.split("-", 1)[1])
-    folder.mkdir(parents=True)
-    return folder
-
-
-def _create(
-    results: Path,
-    name: str,
-    axes: Mapping[str, Sequence[Parameter]],
-    digest: str,
-    options: GridOptions,
-    number: int,
-) -> Grid:
-    """A new grid, the `number`-th of its identity."""
-    folder = create_run_folder(results, name)
-    with explain_storage(options.storage):
-        storage = open_storage(options, folder)
-        direction = "minimize" if options.goal == "reconstruction" else "maximize"
-        try:
-            study = optuna.create_study(
-                study_name=f"{slug(name)}-{digest}-{number:03d}",
-                storage=storage,
-                sampler=_sampler(options),
-                direction=direction,
-            )
-        except optuna.exceptions.DuplicatedStudyError:  # another machine was a second faster
-            folder.rmdir()
-            grid = _join(results, axes, digest, options, _studies(digest, options))
-            if grid is None:
-                raise
-            return grid
-        study.set_user_attr("folder", folder.name)
-        grid = Grid(folder, axes, study, options)
-        if options.sampler == "grid":
-            for cell in grid.cells:
-                grid.enqueue(cell)
-        write_grid(grid, digest=digest)
-        study.set_user_attr("ready", True)
-    return grid
-
-
-def _retry_failed(grid: Grid) -> None:
-    for cell, state in zip(grid.cells, grid.states(), strict=True):
-        if state.status == "failed":
-            grid.enqueue(cell)
 
 
 def _check_axes(axes: Mapping[str, Sequence[Parameter]]) -> None:
@@ -582,179 +518,54 @@ def _check_axes(axes: Mapping[str, Sequence[Parameter]]) -> None:
             raise UserError(f"--{name}: {_short(twice[0])} is given twice")
 
 
-def is_database(storage: str | None) -> bool:
-    """Whether the storage is the URL of a database; else it is a journal file."""
-    return storage is not None and "://" in storage
-
-
-def open_storage(options: GridOptions, folder: Path) -> optuna.storages.BaseStorage:
-    """The database, or the journal file: the one asked for or that of the folder."""
-    if not is_database(options.storage):
-        path = Path(options.storage) if options.storage else folder / JOURNAL
-        _refuse_other_file(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Absolute, since the lock is a link that Optuna looks through to see how old it is: a
-        # relative one leads nowhere from its own folder, and Optuna would look again for ever.
-        journal = str(path.absolute())
-        lock = optuna.storages.journal.JournalFileSymlinkLock(journal, LOCK_GRACE)
-        backend = optuna.storages.journal.JournalFileBackend(journal, lock)
-        return optuna.storages.JournalStorage(backend)
-    return _open_database(options)
-
-
-def _open_database(options: GridOptions) -> optuna.storages.RDBStorage:
-    """Open a database, with its tables made.
-
-    Optuna makes them without a lock (its issue 1092): of workers that begin on an empty database at
-    once, one succeeds and the others are told that a table is there already. They look again.
-    """
-    from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
-
-    for _ in range(OPENINGS):
-        try:
-            with stable():
-                return optuna.storages.RDBStorage(
-                    options.storage,
-                    engine_kwargs={"pool_pre_ping": True},  # a grid outlives connections
-                    heartbeat_interval=options.heartbeat,
-                    grace_period=MISSED_BEATS * options.heartbeat,
-                    heartbeat_stale_trial_callback=retry_callback(),
-                )
-        except DBAPIError as error:
-            made = isinstance(error, (IntegrityError, ProgrammingError))
-            if not made and "already exists" not in str(error):
-                raise
-            failure = error
-            time.sleep(random.uniform(0.05, 0.5))
-    raise failure
-
-
-def _refuse_other_file(path: Path) -> None:
-    """Optuna would append to whatever is there."""
-    try:
-        first = path.open(encoding="utf-8").readline() if path.exists() else ""
-        known = not first or "op_code" in json.loads(first)
-    except (OSError, ValueError):
-        known = False
-    if not known:
-        raise UserError(
-            f"--storage {path}: no journal of a grid; give a new file, or the URL of a database"
-        )
-
-
-def retry_callback() -> Callable[[optuna.Study, FrozenTrial], None]:
-    """Lets the cell of a dead worker wait again, a few times."""
-    with stable():
-        return optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=RETRIES)
-
-
-@contextmanager
-def stable() -> Iterator[None]:
-    """Optuna calls heartbeats experimental; its version is pinned."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
-
-
-@contextmanager
-def explain_storage(storage: str | None) -> Iterator[None]:
-    """Turn what can go wrong with a storage into one line, without the password."""
-    try:
-        yield
-    except ImportError as error:
-        raise UserError(
-            f"--storage {masked(storage)}: its driver is missing ({error}); "
-            "pip install -e '.[postgresql]'"
-        ) from error
-    except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("sqlalchemy", "psycopg", "optuna"):
-            raise
-        reason = str(error).strip().splitlines()[0][:160]
-        raise UserError(f"--storage {masked(storage)}: cannot be used ({reason})") from error
-
-
-def masked(storage: str | None) -> str:
-    """The address without its password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", storage or "journal file")
-
-
 def _sampler(options: GridOptions, stream: int = 0) -> optuna.samplers.BaseSampler:
-    """Of the trials that are not enqueued."""
+    """Sampler of the trials that are not enqueued."""
     seed = int(np.random.SeedSequence([getattr(options, "seed", 0), stream]).generate_state(1)[0])
     if options.sampler == "tpe":  # its constant liar keeps workers from repeating each other
         return optuna.samplers.TPESampler(constant_liar=True, seed=seed)
     return optuna.samplers.RandomSampler(seed)
 
 
-def train_all(grid: Grid, train: Train, make_train: Callable[[], Train]) -> None:
-    """Train the cells with `options.workers` processes; this one is the first of them.
+def read_grid(folder: Path) -> dict[str, Any]:
+    """Content of grid.json; needs no storage.
 
-    Args:
-        grid: whose cells are to be trained.
-        train: trains one cell, in this process.
-        make_train: builds the same in another process; must be picklable.
+    Raises:
+        UserError: there is none.
     """
-    workers = max(1, min(grid.options.workers, len(grid.cells)))
-    threads = max(1, torch.get_num_threads() // workers)
-    context = multiprocessing.get_context("spawn")  # forked threads of torch would hang
-    arguments = (grid.folder, grid.options, make_train, threads)
-    helpers = [
-        context.Process(target=_help, args=(*arguments, stream), daemon=True)
-        for stream in range(1, workers)
+    path = folder / GRID_FILE
+    if not path.is_file():
+        raise UserError(f"{folder} holds no {GRID_FILE}: give the folder of a grid")
+    known = read_json(path)
+    if "cells" in known:  # the name of the trials in older versions
+        known["trials"] = known.pop("cells")
+    return known
+
+
+def read_facts(folder: Path) -> dict[str, Any] | None:
+    """The facts of a trained trial, from its folder; None if it is not trained."""
+    for name in (TRIAL_FILE, OLDER_TRIAL_FILE):
+        if (folder / name).is_file():
+            return read_json(folder / name)
+    return None
+
+
+def write_grid(grid: Grid, **more: Any) -> None:
+    """Write grid.json: the axes, where the state is kept, and the status of each trial."""
+    known = read_grid(grid.folder) if (grid.folder / GRID_FILE).is_file() else {}
+    trials = [
+        {"folder": trial.folder.name, **trial.parameters, "status": state.status}
+        | ({"reason": state.reason} if state.reason else {})
+        for trial, state in zip(grid.trials, grid.states(), strict=True)
     ]
-    for helper in helpers:
-        helper.start()
-    try:
-        with (
-            processes.threads(threads),
-            explain_storage(grid.options.storage),
-            explain_os_error(grid.folder),
-        ):
-            grid.work(train)
-    finally:
-        for helper in helpers:
-            helper.join()
-    write_grid(grid)
+    known |= {"axes": grid.axes, "study": grid.study.study_name}
+    known |= {"database": is_database(grid.options.storage), "goal": grid.options.goal}
+    write_json(grid.folder / GRID_FILE, known | more | {"trials": trials})
 
 
-def _help(
-    folder: Path,
-    options: GridOptions,
-    make_train: Callable[[], Train],
-    threads: int,
-    stream: int,
-) -> None:
-    """A further worker: loads what it needs, then trains cells."""
-    end_with_parent()
-    torch.set_num_threads(threads)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with quiet():
-            train = make_train()
-        with explain_storage(options.storage), explain_os_error(folder):
-            attach(folder, options, stream).work(train)
-    except KeyboardInterrupt:
-        pass  # the command that started it says so
-    except UserError as error:
-        print(f"a worker gave up: {error}", file=sys.stderr)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing on the terminal: what several workers do is said once."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirected(nowhere):
-        yield
-
-
-@contextmanager
-def redirected(stream: Any) -> Iterator[None]:
-    """Standard output and error into a stream."""
-    before = sys.stdout, sys.stderr
-    sys.stdout = sys.stderr = stream
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before
+def finish(grid: Grid) -> None:
+    """Mark the grid as finished, so that the same command starts another one."""
+    grid.study.set_user_attr("finished", True)
+    write_grid(grid, finished=True)
 
 
 def worker_name() -> str:
@@ -763,24 +574,24 @@ def worker_name() -> str:
 
 
 def combinations(axes: Mapping[str, Sequence[Parameter]]) -> Iterator[dict[str, Parameter]]:
-    """All combinations of values, the last axis running fastest."""
+    """All combinations of values; the last axis varies fastest."""
     for values in itertools.product(*axes.values()):
         yield dict(zip(axes, values, strict=True))
 
 
-def cell_name(parameters: Mapping[str, Parameter]) -> str:
+def trial_name(parameters: Mapping[str, Parameter]) -> str:
     """E.g. alpha-5-beta-20."""
     return slug("-".join(f"{name}-{_short(value)}" for name, value in parameters.items()))
 
 
-def digest_of(identity: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits of whatever JSON can hold."""
+def _digest_of(identity: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of anything that JSON can hold."""
     words = json.dumps(identity, sort_keys=True, default=str)
     return hashlib.sha256(words.encode()).hexdigest()[:8]
 
 
 def one_line_of(error: Exception) -> str:
-    """What went wrong; of an error that is no user's mistake, also where."""
+    """What went wrong; for an error in the program also where."""
     text = " ".join(str(error).split())[:300]
     if isinstance(error, UserError) or is_out_of_memory(error):
         return text
@@ -788,10 +599,10 @@ def one_line_of(error: Exception) -> str:
     return f"{type(error).__name__}: {text} ({Path(place.filename).name}:{place.lineno})"
 
 
-def _reason(trial: FrozenTrial) -> str:
-    if "reason" in trial.user_attrs:
-        return trial.user_attrs["reason"]
-    died = len(trial.system_attrs.get("retry_history", [])) + 1
+def _reason(attempt: Attempt) -> str:
+    if "reason" in attempt.user_attrs:
+        return attempt.user_attrs["reason"]
+    died = len(attempt.system_attrs.get("retry_history", [])) + 1
     return f"its worker died {died} times"
 
 

@@ -1,6 +1,6 @@
 """Figures of a grid: heat maps of its scores over two settings, and a page to explore them.
 
-A table of runs comes in, a row per run: `run` (its folder), the settings that vary, `status`
+All are made from a table with a row per run: `run` (its folder), the settings that vary, `status`
 (trained, failed, ...), `reason`, and a column per score.
 """
 
@@ -20,30 +20,25 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from optimization.grid_scores import better_when, goodness
+from quantitative_metrics.catalogue import (
+    better_when,
+    counts_by_size,
+    goal_column,
+    goodness,
+    split_name,
+    title_of,
+)
 from util.errors import UserError
-from util.pages.plot_page import json_for_page, write_page
+from util.pages.plot_page import beside, json_for_page, write_page
 from util.pages.report import VIRIDIS, write_report
 from util.runs import slug
 from util.style import OKABE_ITO, house_style, save_figure
 
 INK = "#222222"
-PALE = "#f1f1f1"  # of a cell without a value
+PALE = "#f1f1f1"  # of a square without a value
 FENCE = 1.5  # interquartile ranges beyond which a value is an outlier (Tukey 1977)
 PER_ROW = 3  # panels of the overview
-NOT_SCORES = {
-    "run",
-    "status",
-    "reason",
-    "worker",
-    "value",
-    "epochs",
-    "best_epoch",
-    "batch_size",
-    "wall_seconds",
-    "training_seconds",
-    "valid_loss",
-}
+NOT_SCORES = {"run", "status", "reason", "worker", "value"}
 
 
 def draw_runs(
@@ -55,19 +50,19 @@ def draw_runs(
     scores: Sequence[str] = (),
     described: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Heat maps where there are two axes, explore.html and report.html.
+    """Draw heat maps if there are two axes, explore.html and report.html.
 
     Args:
-        folder: where they go.
+        folder: where the files go.
         runs: a row per run (see above).
-        axes: the settings that vary; heat maps have the first by row, the second by column.
-        goal: the score that names the best run.
+        axes: the settings that vary; in heat maps that of the rows, then that of the columns.
+        goal: the score by which the best run is named.
         run_folders: run -> its folder, whose report a click opens.
-        scores: columns to draw; empty draws all scores but the correlations of single axes.
+        scores: columns to draw; if empty, all scores except the correlations of single axes.
         described: settings.json of the grid, for the report.
 
     Returns:
-        the report.
+        The report.
 
     Raises:
         UserError: a column is missing.
@@ -76,41 +71,51 @@ def draw_runs(
         if column not in runs:
             raise UserError(f"no column {column!r} in the runs; there are {', '.join(runs)}")
     shown = list(scores) or score_columns(runs, axes)
-    figures = []
-    if len(axes) == 2 and shown:
-        path = plot_heat_maps(runs, axes[0], axes[1], shown, folder / "heatmaps.png")
-        figures.append(("All scores; bright is good, the best cell of each is framed", path))
-        for score in shown:
-            name = folder / f"heatmap_{slug(score)}.png"
-            plot_heat_maps(runs, axes[0], axes[1], [score], name)
+    figures = _draw_heat_maps(folder, runs, axes, shown) if len(axes) == 2 and shown else []
     columns = score_columns(runs, axes, axes_too=True)
-    everything = shown + [name for name in columns if name not in shown]
-    write_explorer(runs, axes, everything, folder / "explore.html", goal_column(goal), run_folders)
-    settings = {"command": described["command"]} | described["settings"] if described else {}
+    write_explorer(
+        runs=runs,
+        axes=axes,
+        scores=shown + [name for name in columns if name not in shown],
+        path=folder / "explore.html",
+        first=goal_column(goal),
+        run_folders=run_folders,
+    )
     return write_report(
-        folder / "report.html",
-        f"{folder.name}: {len(runs)} runs over {' and '.join(axes)}",
-        _summary_lines(runs, axes, goal),
-        settings,
-        [("The best run by each score.", best_runs(runs, axes, shown))],
-        figures,
-        _failures(runs, axes),
+        path=folder / "report.html",
+        title=f"{folder.name}: {len(runs)} runs over {' and '.join(axes)}",
+        summary_lines=_summary_lines(runs, axes, goal),
+        settings={"command": described["command"]} | described["settings"] if described else {},
+        tables=[("The best run by each score.", best_runs(runs, axes, shown))],
+        figures=figures,
+        notes=_failures(runs, axes),
         details=[("Every run.", runs.set_index("run").drop(columns="worker", errors="ignore"))],
     )
 
 
-def goal_column(goal: str) -> str:
-    """Column of the goal in a table of runs."""
-    return "valid_reconstruction" if goal == "reconstruction" else goal
+def _draw_heat_maps(
+    folder: Path, runs: pd.DataFrame, axes: Sequence[str], scores: Sequence[str]
+) -> list[tuple[str, Path]]:
+    """Draw all scores in one figure and each in its own; caption and path of the former."""
+
+    def draw(scores: Sequence[str], name: str) -> Path:
+        return plot_heat_maps(
+            runs=runs, row=axes[0], column=axes[1], scores=scores, path=folder / name
+        )
+
+    for score in scores:
+        draw([score], f"heatmap_{slug(score)}.png")
+    caption = "All scores; bright is good, and the best value of each score is framed"
+    return [(caption, draw(scores, "heatmaps.png"))]
 
 
 def score_columns(runs: pd.DataFrame, axes: Sequence[str], axes_too: bool = False) -> list[str]:
-    """Columns that are scores of which at least one run has a value.
+    """Columns of scores with a value for at least one run.
 
     Args:
         runs: a row per run.
         axes: the settings that vary.
-        axes_too: also the correlations of single axes with known columns.
+        axes_too: also the correlations of single latent axes with known columns.
     """
     numeric = runs.select_dtypes("number")
     return [
@@ -119,12 +124,13 @@ def score_columns(runs: pd.DataFrame, axes: Sequence[str], axes_too: bool = Fals
         if name not in NOT_SCORES
         and name not in axes
         and numeric[name].notna().any()
-        and (axes_too or not str(name).startswith("spearman["))
+        and (axes_too or not counts_by_size(str(name)))
+        and ((score := split_name(str(name))[0]) is None or score.many)
     ]
 
 
 def best_runs(runs: pd.DataFrame, axes: Sequence[str], scores: Sequence[str]) -> pd.DataFrame:
-    """A row per score that has a better and a worse: settings and value of its best run."""
+    """A row per score that has a direction: settings, value and name of its best run."""
     rows = {}
     for score in scores:
         good = goodness(runs[score])
@@ -146,8 +152,8 @@ def _summary_lines(runs: pd.DataFrame, axes: Sequence[str], goal: str) -> list[s
                           f"{axis} {best[axis]}" for axis in axes)  # fmt: skip
         lines.append(f"Best by {goal}: {where} ({best[column]:.4g}; {best['run']}).")
     if "training_seconds" in runs:
-        lines.append(f"Training took {runs['training_seconds'].sum():,.0f} s in all.")
-    lines.append("explore.html beside this page shows each run's values and opens its report.")
+        lines.append(f"Training took {runs['training_seconds'].sum():,.0f} s in total.")
+    lines.append("explore.html beside this page shows the values of each run and links its report.")
     return lines
 
 
@@ -168,14 +174,14 @@ def _is_number(value: object) -> bool:
 def plot_heat_maps(
     runs: pd.DataFrame, row: str, column: str, scores: Sequence[str], path: Path
 ) -> Path:
-    """One annotated heat map per score; bright is good, the best cell is framed.
+    """One annotated heat map per score; bright is good, and the best value is framed.
 
-    Cells without a value say why. Runs of equal settings (seeds) are averaged. The colours span the
-    values without outliers, which the ends of the scale then stand for.
+    A square without a value says why. Runs with equal settings (seeds) are averaged. The colours
+    span the values without outliers; outliers get the colours at the ends of the scale.
 
     Args:
         runs: a row per run.
-        row, column: the settings along the axes, of any number of values each.
+        row, column: the settings of the rows and of the columns, each with any number of values.
         scores: columns to draw.
         path: PNG to write.
     """
@@ -189,7 +195,14 @@ def plot_heat_maps(
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(down, across, squeeze=False).ravel()
         for panel, score in zip(panels, scores, strict=False):
-            _draw_heat_map(figure, panel, runs, (row, column), (rows, columns), score)
+            _draw_heat_map(
+                figure=figure,
+                panel=panel,
+                runs=runs,
+                names=(row, column),
+                values=(rows, columns),
+                score=score,
+            )
         for panel in panels[len(scores) :]:
             panel.set_axis_off()
         return save_figure(figure, path)
@@ -227,7 +240,7 @@ def _draw_heat_map(
     panel.spines[:].set_visible(False)
     panel.set_xlabel(names[1])
     panel.set_ylabel(names[0])
-    panel.set_title(score.replace("_", " "))
+    panel.set_title(title_of(score))
     if len(known):
         bar = figure.colorbar(
             ScalarMappable(scale, colours), ax=panel, extend=ends, pad=0.02, fraction=0.06
@@ -239,7 +252,7 @@ def _draw_heat_map(
 def heat_matrix(
     runs: pd.DataFrame, names: tuple[str, str], values: tuple[list[Any], list[Any]], score: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, columns) mean score, NaN without; and what to say of a cell that has none."""
+    """Mean scores (rows, columns), NaN where there is none, and what to write there instead."""
     matrix = runs.pivot_table(score, *names, aggfunc="mean", dropna=False)
     matrix = matrix.reindex(index=values[0], columns=values[1]).to_numpy(float)
     status = runs.pivot_table("status", *names, aggfunc="last")
@@ -249,13 +262,13 @@ def heat_matrix(
 
 
 def colour_scale(values: np.ndarray) -> tuple[Normalize, str]:
-    """Range of the colours, between Tukey's fences, and which ends have values beyond."""
+    """Range of the colours, within Tukey's fences, and at which ends there are values beyond."""
     if not len(values):
         return Normalize(0, 1), "neither"
     first, third = np.percentile(values, [25, 75])
     reach = FENCE * (third - first)
     low, high = max(values.min(), first - reach), min(values.max(), third + reach)
-    if low == high:  # most are equal: the others decide
+    if low == high:  # most values are equal; take the others too
         low, high = values.min(), values.max()
     below, above = values.min() < low, values.max() > high
     ends = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[below, above]
@@ -274,7 +287,7 @@ def _frame_best(panel: Axes, matrix: np.ndarray, score: str) -> None:
 
 
 def plot_sweep(runs: pd.DataFrame, setting: str, scores: Sequence[str], path: Path) -> Path:
-    """One panel per score: its value over one setting, the best value marked.
+    """One panel per score: its values over one setting, with the best one marked.
 
     Args:
         runs: a row per run.
@@ -301,7 +314,7 @@ def plot_sweep(runs: pd.DataFrame, setting: str, scores: Sequence[str], path: Pa
             panel.set_xticks(x, [_word(value) for value in x])
             panel.xaxis.set_minor_locator(NullLocator())
             panel.margins(x=0.08, y=0.18)
-            panel.set_title(score.replace("_", " "))
+            panel.set_title(title_of(score))
             panel.set_xlabel(setting)
         for panel in panels[len(scores) :]:
             panel.set_axis_off()
@@ -309,7 +322,7 @@ def plot_sweep(runs: pd.DataFrame, setting: str, scores: Sequence[str], path: Pa
 
 
 def _annotation(value: float, known: np.ndarray) -> str:
-    """As many decimals as it takes to tell the values apart."""
+    """As many decimals as tell the values apart."""
     spread = np.percentile(known, 90) - np.percentile(known, 10)
     largest = np.abs(known).max()
     if spread <= 0:
@@ -335,14 +348,15 @@ def write_explorer(
     first: str,
     run_folders: Mapping[str, Path],
 ) -> Path:
-    """A page that opens offline: heat map of any score, parallel coordinates of all of them.
+    """Write a page that opens offline: a heat map of any score, parallel coordinates of all.
 
-    A click on a cell opens the report of its run.
+    A click on a square of the heat map opens the report of its run.
 
     Args:
         runs: a row per run.
-        axes: the settings that vary; with more than two, a run per row of the heat map.
-        scores: columns to choose among.
+        axes: the settings that vary; the last is that of the columns of the heat map, and each row
+            is a combination of the others.
+        scores: columns to choose from.
         path: HTML to write.
         first: the score shown first.
         run_folders: run -> its folder.
@@ -354,170 +368,46 @@ def write_explorer(
             for axis in axes
         ],
         "runs": [
-            {
-                "name": str(row["run"]),
-                "at": [_word(row[axis]) for axis in axes],
-                "status": str(row["status"]),
-                "reason": str(row.get("reason", "") if pd.notna(row.get("reason")) else ""),
-                "link": link,
-                "values": [float(row[s]) if pd.notna(row[s]) else None for s in scores],
-            }
+            _run_of_page(row, axes, scores) | {"link": link}
             for (_, row), link in zip(runs.iterrows(), links, strict=True)
         ],
-        "scores": [
-            {
-                "name": score,
-                "better": better_when(score),
-                "sized": score.startswith("spearman["),
-                "range": _range_of(runs[score]),
-            }
-            for score in scores
-        ],
+        "scores": [_score_of_page(runs[score]) for score in scores],
         "first": list(scores).index(first) if first in scores else 0,
         "viridis": VIRIDIS,
     }
-    title = f"Runs over {' and '.join(axes)}"
-    return write_page(path, title, BODY, STYLE, SCRIPT, json_for_page(data))
+    return write_page(
+        path=path,
+        title=f"Runs over {' and '.join(axes)}",
+        body=beside(__file__, "explore.html"),
+        style=beside(__file__, "explore.css"),
+        script=beside(__file__, "explore.js"),
+        data=json_for_page(data),
+    )
+
+
+def _score_of_page(values: pd.Series) -> dict[str, Any]:
+    scale, _ = colour_scale(values.dropna().to_numpy(float))
+    name = str(values.name)
+    return {
+        "name": name,
+        "better": better_when(name),
+        "sized": counts_by_size(name),
+        "range": [float(scale.vmin), float(scale.vmax)],
+    }
+
+
+def _run_of_page(row: pd.Series, axes: Sequence[str], scores: Sequence[str]) -> dict[str, Any]:
+    return {
+        "name": str(row["run"]),
+        "at": [_word(row[axis]) for axis in axes],
+        "status": str(row["status"]),
+        "reason": str(row.get("reason", "") if pd.notna(row.get("reason")) else ""),
+        "values": [float(row[score]) if pd.notna(row[score]) else None for score in scores],
+    }
 
 
 def _link(run: Path | None, start: Path) -> str | None:
-    """The report of a run as the page names it, which can be moved together with the runs."""
+    """Relative path of a run's report, so that page and runs can be moved together."""
     if run is None or not (run / "report.html").is_file():
         return None
     return Path(os.path.relpath(run / "report.html", start)).as_posix()
-
-
-def _range_of(values: pd.Series) -> list[float]:
-    scale, _ = colour_scale(values.dropna().to_numpy(float))
-    return [float(scale.vmin), float(scale.vmax)]
-
-
-BODY = """
-<header><h1></h1><label>Score <select id="score"></select></label>
-<p id="note">Click a cell to open the report of its run.</p></header>
-<div id="heat"></div>
-<h2>Parallel coordinates</h2>
-<p class="soft">A line per trained run. Drag along an axis to keep a range, drag an axis to move it.
-</p>
-<div class="wide"><div id="lines"></div></div>
-"""
-
-STYLE = """
-body { margin: 0; padding: 14px 22px; color: #1f2428; background: #ffffff;
-  font: 15px/1.5 system-ui, "Liberation Sans", Arial, sans-serif; }
-header { display: flex; flex-wrap: wrap; gap: 4px 26px; align-items: baseline; }
-h1 { font-size: 20px; margin: 0; } h2 { font-size: 17px; margin: 22px 0 2px; }
-p { margin: 0; } .soft, #note { color: #5c666f; }
-select { font: inherit; padding: 3px 6px; max-width: 340px; }
-.wide { overflow-x: auto; }
-"""
-
-SCRIPT = r"""
-(function () {
-  "use strict";
-  const data = JSON.parse(document.getElementById("data").textContent);
-  document.querySelector("h1").textContent = document.title;
-  const select = document.getElementById("score");
-  const heat = document.getElementById("heat"), lines = document.getElementById("lines");
-  const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;")
-    .replace(/>/g, "&gt;");
-  const short = (value) => String(Number(value.toPrecision(5)));
-  const font = {family: "Liberation Sans, Arial, sans-serif", size: 13};
-  const config = {responsive: true, displaylogo: false, showSendToCloud: false};
-  data.scores.forEach((score, i) => {
-    const option = document.createElement("option");
-    option.textContent = score.name;
-    option.value = i;
-    select.append(option);
-  });
-  select.value = data.first;
-
-  // more than two settings: all but the last are told apart by row
-  const columns = data.axes[data.axes.length - 1];
-  const before = data.axes.slice(0, -1);
-  const rowOf = (run) => run.at.slice(0, -1).join(", ");
-  const rows = before.length === 1 ? before[0].values : [...new Set(data.runs.map(rowOf))];
-  const place = (run) => [rows.indexOf(rowOf(run)), columns.values.indexOf(run.at.at(-1))];
-  const empty = () => rows.map(() => columns.values.map(() => null));
-
-  function said(run, score) {
-    const value = run.values[score];
-    return run.name + "<br>" + data.axes.map((axis, i) => plain(axis.name + " " + run.at[i]))
-      .join(", ") + "<br>" + plain(data.scores[score].name) + ": " +
-      (value === null ? "no value" : short(value)) +
-      (run.status === "trained" ? "" : "<br>" + plain(run.status + " " + run.reason)
-        .replace(/(.{60})/g, "$1<br>"));
-  }
-
-  function drawHeat(index) {
-    const score = data.scores[index], z = empty(), hover = empty(), open = empty(), marks = [];
-    let best = null;
-    for (const run of data.runs) {
-      const [r, c] = place(run), value = run.values[index];
-      z[r][c] = value;
-      hover[r][c] = said(run, index);
-      open[r][c] = run.link;
-      const good = value === null ? null : score.sized ? Math.abs(value) : score.better * value;
-      if (score.better && good !== null && (best === null || good > best.good)) {
-        best = {good: good, r: r, c: c};
-      }
-      marks.push({x: c, y: r, showarrow: false,
-        text: value === null ? plain(run.status) : short(value),
-        font: {size: 12, color: value === null ? "#5c666f" : shade(value, score)}});
-    }
-    const shapes = best === null ? [] : [{type: "rect", x0: best.c - 0.48, x1: best.c + 0.48,
-      y0: best.r - 0.48, y1: best.r + 0.48, line: {color: "#d62728", width: 3}}];
-    const trace = {type: "heatmap", z: z, customdata: open, text: hover, hoverinfo: "text",
-      hoverongaps: true, xgap: 2, ygap: 2, colorscale: data.viridis,
-      reversescale: score.better < 0, zmin: score.range[0], zmax: score.range[1],
-      colorbar: {thickness: 14}};
-    const ticks = (values) => ({tickvals: values.map((_, i) => i), ticktext: values.map(plain),
-      zeroline: false, showgrid: false});
-    const layout = {font: font, margin: {l: 110, r: 20, t: 12, b: 50},
-      height: Math.min(720, 130 + 54 * rows.length), annotations: marks, shapes: shapes,
-      plot_bgcolor: "#f1f1f1", hoverlabel: {align: "left"},
-      xaxis: Object.assign({title: {text: plain(columns.name)}}, ticks(columns.values)),
-      yaxis: Object.assign({title: {text: plain(before.map((a) => a.name).join(", "))},
-        automargin: true}, ticks(rows))};
-    Plotly.react(heat, [trace], layout, config);
-  }
-
-  function shade(value, score) {
-    const [low, high] = score.range, share = (value - low) / (high - low || 1);
-    return (score.better < 0 ? 1 - share : share) < 0.6 ? "#ffffff" : "#1f2428";
-  }
-
-  function drawLines(index) {
-    const score = data.scores[index];
-    const runs = data.runs.filter((run) => run.values.some((value) => value !== null));
-    const settings = data.axes.map((axis, i) => ({label: plain(axis.name),
-      values: runs.map((run) => axis.values.indexOf(run.at[i])),
-      tickvals: axis.values.map((_, k) => k), ticktext: axis.values.map(plain),
-      range: [-0.2, axis.values.length - 0.8]}));
-    const shown = data.scores.map((other, i) => ({label: plain(other.name.length > 26 ?
-      other.name.slice(0, 25) + "\u2026" : other.name), tickformat: ".5~g",
-      values: runs.map((run) => run.values[i])}))
-      .filter((dimension) => dimension.values.every((value) => value !== null));
-    const trace = {type: "parcoords", dimensions: [...settings, ...shown],
-      labelangle: -20, tickfont: {size: 10}, rangefont: {size: 1, color: "rgba(0,0,0,0)"},
-      line: {color: runs.map((run) => run.values[index]), colorscale: data.viridis,
-        reversescale: score.better < 0, cmin: score.range[0], cmax: score.range[1],
-        showscale: true, colorbar: {thickness: 14, title: {text: plain(score.name)}}}};
-    const width = Math.max(document.body.clientWidth - 44, 120 * (settings.length + shown.length));
-    Plotly.react(lines, [trace], {font: font, width: width, height: 460,
-      margin: {l: 70, r: 40, t: 110, b: 30}}, {displaylogo: false, showSendToCloud: false});
-  }
-
-  function draw() {
-    drawHeat(Number(select.value));
-    drawLines(Number(select.value));
-  }
-  draw();
-  select.addEventListener("change", draw);
-  heat.on("plotly_click", (event) => {
-    const link = event.points[0].customdata;
-    if (link) window.open(link, "_blank");
-    else document.getElementById("note").textContent = "That run has no report.";
-  });
-})();
-"""

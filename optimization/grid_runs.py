@@ -1,14 +1,13 @@
-"""Cells of a grid that are runs of VAE_framework.py or InfoMAX_VAE_framework.py.
+"""Grids whose trials are runs of VAE_framework.py or InfoMAX_VAE_framework.py.
 
-    load --> train each cell (grid.py) --> score all of them --> reports, heat maps, summary
+    load --> train each trial (grid.py) --> score all runs --> reports, heat maps, summary
 
-The runs share the cells, the features, the baselines (UMAP, t-SNE) and, since all are scored in one
-go, the neighbourhood ranks of the reference spaces. Each run folder is that of an ordinary run: its
-report.html, and `VAE_framework.py --resume <folder>`, are there.
+The runs share the cells, the features and the baselines (UMAP, t-SNE). All are scored together, so
+the neighbourhoods of the reference spaces are ranked once. The folder of a trial is an ordinary run
+folder: it has a report.html, and `VAE_framework.py --resume <folder>` works on it.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,36 +19,35 @@ import pandas as pd
 from filelock import Timeout
 
 import VAE_framework
-from models.train_net import best_epoch
+from models.finished_run import read_finished_run
+from models.train_net import best_epoch, read_history
 from optimization.grid import (
-    CELL_FILE,
     OPTION_NAMES,
-    Cell,
     Grid,
     Parameter,
     Train,
+    Trial,
     finish,
-    masked,
     open_grid,
+    read_facts,
     read_grid,
-    redirected,
-    train_all,
     write_grid,
 )
 from optimization.grid_figures import draw_runs
-from optimization.grid_scores import headline, score_each, subset
-from quantitative_metrics.performance_metrics import coordinate_columns, write_scores
-from quantitative_metrics.scores import Plan, Scores
+from optimization.grid_scores import score_each, subset
+from optimization.grid_storage import masked
+from optimization.grid_workers import output_to, train_all
+from quantitative_metrics.catalogue import refuse_unknown_score, split_name
+from quantitative_metrics.score_table import headline, write_scores
+from quantitative_metrics.scores import Plan, Scores, reference_spaces
 from util.devices import pick_device
 from util.errors import UserError
-from util.metadata import read_table
+from util.latents import OWN, read_codes, read_latents
 from util.runs import describe_run, read_json, script_of, write_json, write_table
 from util.settings import PROVENANCE
-from VAE_framework import Loaded, MakeObjective, Run, Settings
+from VAE_framework import Loaded, MakeObjective, Settings
 
-CODE = re.compile(r"VAE_\w+_coord$")
-VAE = "VAE"  # name of the run's own projection in its folder
-# What a command may change of a grid that it goes on with.
+# What a command may change of a grid that it continues.
 RESUMABLE = (*sorted(OPTION_NAMES), "device", "keep_checkpoint", "metrics", "tensorboard")
 LEFT_OUT_OF_IDENTITY = {
     *PROVENANCE,
@@ -62,10 +60,10 @@ class GridKind:
     """What a grid varies.
 
     Attributes:
-        name: e.g. alpha-beta, part of the folder's name.
+        name: part of the name of the folder, e.g. alpha-beta.
         run_settings: class of the settings of a run.
-        make_objective: what a run minimises.
-        fields: axis -> field of the run's settings.
+        make_objective: builds what a run minimises.
+        fields: axis -> field of the settings of a run.
     """
 
     name: str
@@ -73,110 +71,113 @@ class GridKind:
     make_objective: MakeObjective
     fields: Mapping[str, str]
 
-    def settings_of(self, settings: Settings, cell: Cell) -> Settings:
-        """Those of the run of a cell."""
+    def settings_of(self, settings: Settings, trial: Trial) -> Settings:
+        """Settings of the run of a trial."""
         values = {
             field.name: getattr(settings, field.name)
             for field in dataclasses.fields(self.run_settings)
         }
-        values |= {self.fields[axis]: value for axis, value in cell.parameters.items()}
-        folder = cell.folder if (cell.folder / "settings.json").is_file() else None
+        values |= {self.fields[axis]: value for axis, value in trial.parameters.items()}
+        begun = (trial.folder / "settings.json").is_file()
         return self.run_settings(
             **values
-            | {"results": str(cell.folder.parent), "preset": "default"}
-            | {"original": None, "resume": folder and str(folder)}
+            | {"results": str(trial.folder.parent), "preset": "default"}
+            | {"original": None, "resume": str(trial.folder) if begun else None}
         )
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What the runs of a grid share: the cells and the baselines, name -> (N, d)."""
+    """What the runs of a grid share: cells and features, and the baselines, name -> (N, d)."""
 
     loaded: Loaded
     baselines: dict[str, np.ndarray]
 
 
 def run_grid(settings: Settings, kind: GridKind, axes: Mapping[str, Sequence[Parameter]]) -> Path:
-    """Train, score and draw a grid, or go on with it.
+    """Train, score and draw a grid, or continue one.
 
     Args:
-        settings: of the script; a run's settings and `GridOptions`.
+        settings: of the script; the settings of a run and `GridOptions`.
         kind: what the grid varies.
         axes: axis -> values.
 
     Returns:
-        the folder of the grid.
+        The folder of the grid.
 
     Raises:
-        UserError: a mistake in the settings or the data, or no cell could be trained.
+        UserError: a mistake in the settings or the data, or no trial could be trained.
     """
     pick_device(settings.device)
     refuse_export(settings)
-    refuse_unknown_score("--goal", settings.goal)
+    refuse_unknown_score("goal", settings.goal)
     shared = load_shared(settings)
     grid = open_grid(
-        Path(settings.results),
-        f"{shared.loaded.cells.name}-{kind.name}",
-        axes,
-        identity_of(settings, shared.loaded),
-        settings,
-        settings.resume,
+        results=Path(settings.results),
+        name=f"{shared.loaded.cells.name}-{kind.name}",
+        axes=axes,
+        identity=identity_of(settings, shared.loaded),
+        options=settings,
+        resume=settings.resume,
     )
     describe_grid(grid, settings, {"data": shared.loaded})
-    train_all(grid, Trainer(settings, kind, shared), partial(load_trainer, settings, kind))
-    judge_once(grid, lambda: judge(grid, settings, kind, shared))
+    train_all(
+        grid,
+        partial(train_trial, settings=settings, kind=kind, shared=shared),
+        partial(load_training, settings, kind),
+    )
+    finish_once(grid, lambda: score_and_draw(grid, settings, kind, shared))
     return grid.folder
 
 
-def judge_once(grid: Grid, judge_it: Callable[[], Path]) -> None:
-    """Score and draw a grid and mark it as done, unless another command is just doing so.
+def finish_once(grid: Grid, score_and_draw: Callable[[], Path]) -> None:
+    """Score and draw a grid and mark it as finished, unless another command is doing so.
 
     Args:
-        grid: all of whose cells have been tried.
-        judge_it: scores and draws; returns the page.
+        grid: all of whose trials have been tried.
+        score_and_draw: returns the report.
     """
     try:
         with grid.named_lock("scoring").acquire(timeout=0):
-            report = judge_it()
+            report = score_and_draw()
             finish(grid)
     except Timeout:
-        print("another command scores and draws this grid")
+        print("another command is scoring and drawing this grid")
         return
     print(f"report: {report}")
 
 
 def refuse_export(settings: Settings) -> None:
-    """A grid writes no run for other programs.
+    """Refuse to export all runs of a grid.
 
     Raises:
-        UserError: it is asked to.
+        UserError: `--export` is given.
     """
     if settings.export:
         raise UserError(
-            f"--export {' '.join(settings.export)}: not of many runs; of one of them give "
-            "--resume <its folder> --export ... to the script that trains one"
+            f"--export {' '.join(settings.export)}: a grid exports nothing; export one of its runs "
+            "with --resume <its folder> --export ... of the script that trains one run"
         )
 
 
 def load_shared(settings: Settings) -> Shared:
-    """Cells and baselines; both come from caches where they have been made before."""
+    """Load cells and features and compute the baselines, from caches where possible."""
     loaded = VAE_framework.load(settings)
     for note in loaded.notes:
         print(f"note: {note}")
-    return Shared(
-        loaded, VAE_framework.project_features(settings, loaded.features, loaded.cells.cache)
-    )
+    baselines = VAE_framework.project_features(settings, loaded.features, loaded.cells.cache)
+    return Shared(loaded, baselines)
 
 
 def identity_of(settings: Settings, loaded: Loaded) -> dict[str, Any]:
-    """All that decides what the cells of the grid are."""
+    """Everything that decides what the trials of the grid compute."""
     left_out = OPTION_NAMES | LEFT_OUT_OF_IDENTITY
     values = {k: v for k, v in dataclasses.asdict(settings).items() if k not in left_out}
     return {"script": script_of(type(settings)), "pixels": loaded.cells.fingerprint, **values}
 
 
 def describe_grid(grid: Grid, settings: Settings, sources: Mapping[str, Loaded]) -> None:
-    """settings.json of the grid, by which --resume finds it; passwords stay out.
+    """Write settings.json of the grid, which `--resume` reads, without passwords.
 
     Args:
         grid: whose folder it is written to.
@@ -189,7 +190,7 @@ def describe_grid(grid: Grid, settings: Settings, sources: Mapping[str, Loaded])
         replace(
             settings,
             storage=settings.storage and masked(secret),
-            fresh=False,  # asked of this command, not of the grid
+            fresh=False,  # of this command, not of the grid
             retry_failed=False,
         ),
         **{name: loaded.cells.describe() for name, loaded in sources.items()},
@@ -202,52 +203,53 @@ def describe_grid(grid: Grid, settings: Settings, sources: Mapping[str, Loaded])
     write_json(path, described)
 
 
-@dataclass(frozen=True)
-class Trainer:
-    """Trains the run of a cell, as VAE_framework.py does, up to its codes."""
+def train_trial(trial: Trial, settings: Settings, kind: GridKind, shared: Shared) -> dict[str, Any]:
+    """Train the run of a trial, or continue it, up to latents.csv.
 
-    settings: Settings
-    kind: GridKind
-    shared: Shared
-
-    def __call__(self, cell: Cell) -> dict[str, Any]:
-        """Train or go on training; returns what is remembered of the run."""
-        settings = self.kind.settings_of(self.settings, cell)
-        log = cell.folder / "output.txt"
-        with log.open("a", encoding="utf-8") as stream, redirected(stream):
-            run = VAE_framework.prepare(
-                settings,
-                self.kind.make_objective,
-                loaded=self.shared.loaded,
-                folder=cell.folder,
-            )
-            history = VAE_framework.learn(run)
-            VAE_framework.project(run, self.shared.baselines)
-            value = self._value(run, history)
-        return facts_of(history) | {"value": value}
-
-    def _value(self, run: Run, history: list[dict[str, Any]]) -> float:
-        """What the study is told: the goal, of this run alone."""
-        goal = self.settings.goal
-        if goal == "reconstruction" or self.settings.sampler == "grid":
-            return history[best_epoch(history) - 1]["valid"]["reconstruction"]
-        references = references_of(self.shared.loaded)
-        codes, logvars = read_codes(run.folder)
-        plan = replace(plan_of(self.settings, self.shared.loaded), metrics=(group_of(goal),))
-        found = score_each({VAE: codes}, references, run.cells.table, plan, {VAE: logvars})
-        scores = headline(dict(found)[VAE].table).loc[VAE]
-        if goal not in scores:
-            raise UserError(f"--goal {goal}: no such score; there are {', '.join(scores.index)}")
-        return float(scores[goal])
+    Returns:
+        The facts to remember of the run.
+    """
+    with output_to(trial.folder / "output.txt"):
+        run = VAE_framework.prepare(
+            kind.settings_of(settings, trial),
+            kind.make_objective,
+            loaded=shared.loaded,
+            folder=trial.folder,
+        )
+        history = VAE_framework.learn(run)
+        VAE_framework.project(run, shared.baselines)
+        value = _goal_value(run.folder, history, settings, shared.loaded)
+    return facts_of(history) | {"value": value}
 
 
-def load_trainer(settings: Settings, kind: GridKind) -> Train:
-    """The trainer of another process."""
-    return Trainer(settings, kind, load_shared(settings))
+def _goal_value(
+    folder: Path, history: list[dict[str, Any]], settings: Settings, loaded: Loaded
+) -> float:
+    """Score of one run by the goal; the reconstruction where no sampler needs more."""
+    goal = settings.goal
+    if goal == "reconstruction" or settings.sampler == "grid":
+        return history[best_epoch(history) - 1]["valid"]["reconstruction"]
+    codes, logvars = read_codes(folder)
+    found = score_each(
+        codes={OWN: codes},
+        references=reference_spaces(loaded.cells, loaded.features),
+        table=loaded.cells.table,
+        plan=replace(plan_of(settings, loaded), metrics=(split_name(goal)[0].group,)),
+        logvars={OWN: logvars},
+    )
+    scores = headline(dict(found)[OWN].table).loc[OWN]
+    if goal not in scores:
+        raise UserError(f"--goal {goal}: no such score; there are {', '.join(scores.index)}")
+    return float(scores[goal])
+
+
+def load_training(settings: Settings, kind: GridKind) -> Train:
+    """`train_trial` for another process, which loads the cells itself."""
+    return partial(train_trial, settings=settings, kind=kind, shared=load_shared(settings))
 
 
 def facts_of(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """What is remembered of a run, in numbers, and said of it."""
+    """The facts to remember of a run's training, and `said`: what to print of it."""
     best = best_epoch(history)
     entry = history[best - 1]
     terms = {name: value for name, value in entry["valid"].items() if name != "loss"}
@@ -263,79 +265,38 @@ def facts_of(history: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-GROUPS = {
-    "trustworthiness": "neighbours",
-    "continuity": "neighbours",
-    "lcmc": "neighbours",
-    "mean_area": "neighbours",
-    "mutual_information": "information",
-    "analytic_information": "information",
-    "backbone": "backbone",
-    "spearman": "axes",
-}
+def score_and_draw(grid: Grid, settings: Settings, kind: GridKind, shared: Shared) -> Path:
+    """Score the trained runs, write their reports, then the summary of the grid.
 
-
-OF_A_REFERENCE = (
-    *(f"{name}_area" for name in ("trustworthiness", "continuity", "lcmc", "mean")),
-    "mutual_information",
-)
-GOALS = (
-    "reconstruction",
-    *("accuracy", "balanced_accuracy", "knn_accuracy", "logistic_accuracy", "m1", "m2", "m3"),
-    *("backbone_spearman", "backbone_kendall", "analytic_information"),
-    *(f"{name} {space}" for name in OF_A_REFERENCE for space in ("pixels", "features")),
-)
-
-
-def refuse_unknown_score(option: str, score: str | None) -> None:
-    """A misspelt score would show after the last run.
-
-    Raises:
-        UserError: no score has that name.
-    """
-    of_column = score and score.startswith("spearman[") and score.endswith("]")
-    if score is not None and score not in GOALS and not of_column:
-        known = ", ".join(GOALS)
-        raise UserError(f"{option} {score}: no such score; there are {known}, spearman[<column>]")
-
-
-def group_of(score: str) -> str:
-    """The group of metrics that a score belongs to."""
-    return next((g for start, g in GROUPS.items() if score.startswith(start)), "classifier")
-
-
-def judge(grid: Grid, settings: Settings, kind: GridKind, shared: Shared) -> Path:
-    """Score what has been trained, write each run's report, then the summary of the grid.
-
-    A run that has been scored by the same metrics is not scored again.
+    Runs that have been scored with the same plan are not scored again.
 
     Returns:
-        the page of the grid.
+        The report of the grid.
 
     Raises:
-        UserError: no cell was trained.
+        UserError: no trial was trained.
     """
     states = grid.states()
-    trained = [c for c, s in zip(grid.cells, states, strict=True) if s.status == "trained"]
-    here = [cell for cell in trained if (cell.folder / "latents.csv").is_file()]
+    trained = [t for t, s in zip(grid.trials, states, strict=True) if s.status == "trained"]
+    here = [trial for trial in trained if (trial.folder / "latents.csv").is_file()]
     if len(here) < len(trained):
         print(
-            f"note: {len(trained) - len(here)} cells were trained on another disk: copy their "
+            f"note: {len(trained) - len(here)} trials were trained on another disk: copy their "
             f"folders to {grid.folder} and run optimization/score_optimization.py on it"
         )
     if not here:
         reasons = [state.reason for state in states if state.reason]
-        raise UserError(f"no cell of {grid.folder} was trained: {reasons[0] if reasons else ''}")
+        raise UserError(f"no trial of {grid.folder} was trained: {reasons[0] if reasons else ''}")
     plan = plan_of(settings, shared.loaded)
-    todo = [cell for cell in here if not _is_scored(cell, plan)]
+    todo = [trial for trial in here if not _is_scored(trial, plan)]
     if todo:
-        _score(todo, settings, kind, shared, plan)
+        _score(todo, settings, kind, shared, plan=plan)
     write_grid(grid)
     return draw_grid(grid.folder, settings.goal)
 
 
-def _is_scored(cell: Cell, plan: Plan) -> bool:
-    path = cell.folder / "scored.json"
+def _is_scored(trial: Trial, plan: Plan) -> bool:
+    path = trial.folder / "scored.json"
     return path.is_file() and read_json(path)["plan"] == _plan_words(plan)
 
 
@@ -345,114 +306,85 @@ def _plan_words(plan: Plan) -> dict[str, Any]:
 
 
 def _score(
-    cells: Sequence[Cell], settings: Settings, kind: GridKind, shared: Shared, plan: Plan
+    trials: Sequence[Trial], settings: Settings, kind: GridKind, shared: Shared, plan: Plan
 ) -> None:
-    """Score runs side by side with the baselines, and write each one's scores and report."""
+    """Score runs together with the baselines, and write the scores and the report of each."""
     codes, logvars = dict(shared.baselines), {}
-    for cell in cells:
-        codes[cell.name], logvars[cell.name] = read_codes(cell.folder)
-    by_name = {cell.name: cell for cell in cells}
-    beside: list[Scores] = []
+    for trial in trials:
+        codes[trial.name], logvars[trial.name] = read_codes(trial.folder)
+    by_name = {trial.name: trial for trial in trials}
+    of_baselines: list[Scores] = []
     found = score_each(
-        codes,
-        references_of(shared.loaded),
-        shared.loaded.cells.table,
-        plan,
-        logvars,
-        settings.workers,
+        codes=codes,
+        references=reference_spaces(shared.loaded.cells, shared.loaded.features),
+        table=shared.loaded.cells.table,
+        plan=plan,
+        logvars=logvars,
+        workers=settings.workers,
     )
     for number, (name, scores) in enumerate(found, start=1):
         if name in shared.baselines:
-            beside.append(scores)
+            of_baselines.append(scores)
             continue
-        cell = by_name[name]
-        together = subset([scores, *beside], {name: VAE} | {n: n for n in shared.baselines})
-        write_run(cell, settings, kind, shared, together)
-        write_json(cell.folder / "scored.json", {"plan": _plan_words(plan)})
-        print(f"[{number} of {len(codes)}] scored {cell}", flush=True)
+        trial = by_name[name]
+        together = subset([scores, *of_baselines], {name: OWN} | {n: n for n in shared.baselines})
+        write_scores(together, shared.loaded.cells.table["Unique_ID"], trial.folder)
+        if settings.reports:
+            _draw_run(trial, settings, kind, shared, scores=together)
+        write_json(trial.folder / "scored.json", {"plan": _plan_words(plan)})
+        print(f"[{number} of {len(codes)}] scored {trial}", flush=True)
 
 
-def write_run(
-    cell: Cell, settings: Settings, kind: GridKind, shared: Shared, scores: Scores
+def _draw_run(
+    trial: Trial, settings: Settings, kind: GridKind, shared: Shared, scores: Scores
 ) -> None:
-    """Scores, figures and report of a trained run, as of an ordinary one."""
-    write_scores(scores, shared.loaded.cells.table["Unique_ID"], cell.folder)
-    if not settings.reports:
-        return
-    with (cell.folder / "output.txt").open("a", encoding="utf-8") as stream, redirected(stream):
-        run = VAE_framework.prepare(
-            kind.settings_of(settings, cell),
-            kind.make_objective,
-            loaded=shared.loaded,
+    """Draw the figures and the report of a trained run, like those of an ordinary one."""
+    with output_to(trial.folder / "output.txt"):
+        finished = read_finished_run(trial.folder, kind.run_settings)
+        latents, projections = read_latents(trial.folder)
+        VAE_framework.draw(
+            run=VAE_framework.reopen(finished, shared.loaded, pick_device(settings.device)),
+            history=read_history(trial.folder),
+            latents=latents,
+            projections=projections,
+            scores=scores,
         )
-        history = VAE_framework.learn(run)  # has learnt: only loads the best weights
-        latents, projections = read_latents(cell.folder)
-        VAE_framework.draw(run, history, latents, projections, scores)
-
-
-def references_of(loaded: Loaded) -> dict[str, np.ndarray]:
-    """The reference spaces of the scores."""
-    references = {"pixels": loaded.cells.reference_space()}
-    if loaded.features is not None:
-        references["features"] = loaded.features.to_numpy()
-    return references
 
 
 def plan_of(settings: Settings, loaded: Loaded) -> Plan:
-    """Which scores."""
+    """What to score, from the settings."""
     return VAE_framework.scoring_plan(settings, loaded.label, pick_device(settings.device))
 
 
-def read_latents(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """latents.csv of a run, and name -> coordinate columns of the projections in it."""
-    latents = read_table(folder / "latents.csv")
-    projections = coordinate_columns(latents)
-    return latents, {name: projections[name] for name in sorted(projections, key=_vae_first)}
-
-
-def _vae_first(name: str) -> bool:
-    return name != VAE
-
-
-def read_codes(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Means and log-variances of the cells' codes, (N, d) each."""
-    latents = read_table(folder / "latents.csv")
-    columns = [name for name in latents if CODE.match(name)]
-    if not columns:
-        raise UserError(f"{folder / 'latents.csv'} has no columns VAE_x_coord, ...: no run of ours")
-    logvars = latents[VAE_framework.logvar_columns(columns)]
-    return latents[columns].to_numpy(np.float32), logvars.to_numpy(np.float32)
-
-
 def draw_grid(folder: Path, goal: str) -> Path:
-    """Summary, heat maps and pages of a grid whose runs are scored; returns its report."""
+    """Write the summary, the heat maps and the pages of a scored grid; returns its report."""
     runs = summarise(folder)
     return draw_runs(
-        folder,
-        runs,
-        list(read_grid(folder)["axes"]),
-        goal,
-        {run: folder / run for run in runs["run"]},
+        folder=folder,
+        runs=runs,
+        axes=list(read_grid(folder)["axes"]),
+        goal=goal,
+        run_folders={run: folder / run for run in runs["run"]},
         described=read_json(folder / "settings.json"),
     )
 
 
 def summarise(folder: Path) -> pd.DataFrame:
-    """runs.csv: a row per cell with its values, what became of it, and its scores.
+    """Write runs.csv, a row per trial with its values, status, facts and scores; returns it.
 
-    scores.csv beside it holds the long tables of all runs and of the baselines.
+    scores.csv, beside it, holds the long tables of all runs, and those of the baselines once.
     """
     rows, tables = [], []
-    for cell in read_grid(folder)["cells"]:
-        run = folder / cell["folder"]
-        facts = read_json(run / CELL_FILE) if (run / CELL_FILE).is_file() else {}
-        row = {"run": cell["folder"], **{k: v for k, v in cell.items() if k != "folder"}, **facts}
+    for trial in read_grid(folder)["trials"]:
+        run = folder / trial["folder"]
+        row = {"run": run.name, **{k: v for k, v in trial.items() if k != "folder"}}
+        row |= read_facts(run) or {}
         if (run / "scores.csv").is_file():
             scores = pd.read_csv(run / "scores.csv", keep_default_na=True)
-            row |= headline(scores[scores["projection"] == VAE]).loc[VAE].to_dict()
-            own = scores["projection"] == VAE
-            kept = scores[own | (not tables)]  # the baselines once
-            tables.append(kept.assign(projection=kept["projection"].replace(VAE, cell["folder"])))
+            own = scores["projection"] == OWN
+            row |= headline(scores[own]).loc[OWN].to_dict()
+            kept = scores[own | (not tables)]
+            tables.append(kept.assign(projection=kept["projection"].replace(OWN, run.name)))
         rows.append(row)
     summary = pd.DataFrame(rows)
     write_table(folder / "runs.csv", summary)

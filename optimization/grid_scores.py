@@ -1,6 +1,5 @@
-"""Scores of many runs: each as it is ready, the reference spaces ranked once for all."""
+"""Scores of many projections: one at a time, with the reference spaces ranked only once."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -15,8 +14,6 @@ from util import processes
 from util.workers import end_with_parent
 
 RANKED = "neighbours"  # the group of metrics that ranks the reference spaces
-PARTS = re.compile(r"\[|_low$|_high$")  # of a class, a branch or an interval
-LOWER_IS_BETTER = ("reconstruction", "loss")
 
 
 def score_each(
@@ -27,19 +24,20 @@ def score_each(
     logvars: Mapping[str, np.ndarray] | None = None,
     workers: int = 1,
 ) -> Iterator[tuple[str, Scores]]:
-    """Name and scores of each projection, in their order, as soon as they are there.
+    """Name and scores of each projection, in order, as soon as they are computed.
 
-    The neighbourhoods of all projections are compared with those of the references in one go; the
-    other metrics look at one projection at a time, in `workers` processes. The numbers are those of
-    `score_projections`, but for rounding in the training of the critics of mutual information.
+    The neighbourhoods of all projections are compared with those of the references at once. The
+    other metrics are computed projection by projection, in `workers` processes. The numbers equal
+    those of `score_projections`, except for rounding in the training of the critics of mutual
+    information.
 
     Args:
-        codes: name -> (N, d), NaN where a cell has no coordinates: left out for all.
+        codes: name -> (N, d); a cell with NaN in any projection is left out of all.
         references: name -> (N, ...) reference space.
         table: N rows of what is known of the cells.
-        plan: which scores.
-        logvars: name -> (N, d), of projections that are means of a stochastic encoder.
-        workers: processes, which share the cores.
+        plan: what to score.
+        logvars: name -> (N, d), for projections that are posterior means of a stochastic encoder.
+        workers: number of processes; they share the cores.
 
     Raises:
         UserError: as `score_projections`.
@@ -49,15 +47,16 @@ def score_each(
     if RANKED in plan.metrics:
         ranked = score_projections(codes, references, table, replace(plan, metrics=(RANKED,)))
     others = replace(plan, metrics=tuple(m for m in plan.metrics if m != RANKED))
-    if plan.information_mode == "held_out":  # once for all; the critic sees no more of them
+    if plan.information_mode == "held_out":  # the critics see no larger images
         references = {
             name: smaller_images(data) if data.ndim == 4 else data
             for name, data in references.items()
         }
     threads = max(1, torch.get_num_threads() // workers)
+    shared = {"references": references, "table": table, "plan": others, "threads": threads}
     with parallel_config("loky", inner_max_num_threads=threads):
         found = Parallel(n_jobs=workers, return_as="generator")(
-            delayed(_score_one)(name, values, references, table, others, logvars.get(name), threads)
+            delayed(_score_one)(name, values, logvars.get(name), **shared)
             for name, values in codes.items()
         )
         for name, scores in zip(codes, found, strict=True):
@@ -68,21 +67,27 @@ def score_each(
 def _score_one(
     name: str,
     codes: np.ndarray,
+    logvar: np.ndarray | None,
     references: Mapping[str, np.ndarray],
     table: pd.DataFrame,
     plan: Plan,
-    logvar: np.ndarray | None,
     threads: int,
 ) -> Scores:
-    """All that one projection can be asked without the others."""
+    """Scores of one projection that do not depend on the others."""
     end_with_parent()
     logvars = {} if logvar is None else {name: logvar}
     with processes.threads(threads):
-        return score_projections({name: codes}, references, table, plan, logvars)
+        return score_projections(
+            projections={name: codes},
+            references=references,
+            table=table,
+            plan=plan,
+            logvars=logvars,
+        )
 
 
 def _same_cells(codes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The codes, with NaN for a cell in all of them where one has none."""
+    """The codes, with NaN in all of them for a cell that has NaN in any."""
     absent = ~np.all([np.isfinite(values).all(axis=1) for values in codes.values()], axis=0)
     if not absent.any():
         return dict(codes)
@@ -90,11 +95,11 @@ def _same_cells(codes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def subset(found: Sequence[Scores], names: Mapping[str, str]) -> Scores:
-    """Of all that was found, the scores of some projections, under new names.
+    """The scores of some projections, under new names.
 
     Args:
-        found: scores of the same cells.
-        names: name -> new name; those that are not found are passed over.
+        found: scores on the same cells.
+        names: name -> new name; names that were not scored are ignored.
     """
     return _merged([_renamed(scores, names) for scores in found])
 
@@ -126,7 +131,7 @@ def _renamed(scores: Scores, names: Mapping[str, str]) -> Scores:
 
 
 def _merged(parts: Sequence[Scores]) -> Scores:
-    """Scores of different projections, or of different metrics, as one."""
+    """Join scores of different projections or of different metrics."""
     corners: dict[str, dict[str, np.ndarray]] = {}
     for part in parts:
         for reference, found in part.corners.items():
@@ -144,38 +149,3 @@ def _merged(parts: Sequence[Scores]) -> Scores:
         confusion={name: c for part in parts for name, c in part.confusion.items()},
         notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
     )
-
-
-def score_names(table: pd.DataFrame) -> pd.Series:
-    """Name of the score in each row of a long table: `accuracy`, `lcmc_area features`."""
-    references = table["reference"].fillna("").astype(str)
-    return (table["metric"] + " " + references).str.strip()
-
-
-def headline(table: pd.DataFrame) -> pd.DataFrame:
-    """One number per projection and score: a row per projection, a column per score.
-
-    Curves over k, single classes and branches, and bounds of intervals are left to the long table;
-    the rank correlations of the axes follow at the end.
-    """
-    single = table[table["k"].isna()]
-    single = single.assign(score=score_names(single))
-    of_axes = single["metric"].str.startswith("spearman[")
-    whole = ~single["metric"].str.contains(PARTS)
-    chosen = pd.concat([single[whole], single[of_axes]])
-    wide = chosen.pivot_table("value", "projection", "score", sort=False, dropna=False)
-    return wide.reindex(columns=chosen["score"].unique())
-
-
-def better_when(score: str) -> int:
-    """1 where a higher score is better, -1 where a lower one is, 0 where neither is."""
-    if score.removeprefix("valid_") in LOWER_IS_BETTER:
-        return -1
-    measured = ("epochs", "best_epoch", "seconds", "kl", "batch_size")
-    return 0 if score.removeprefix("valid_").removeprefix("training_") in measured else 1
-
-
-def goodness(values: pd.Series) -> pd.Series:
-    """The values of a score such that the highest is best; of rank correlations the size counts."""
-    name = str(values.name)
-    return values.abs() if name.startswith("spearman[") else better_when(name) * values

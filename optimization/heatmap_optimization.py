@@ -1,12 +1,12 @@
-"""Draw heat maps of any score over two settings, the best cell framed, and a page to explore them.
+"""Draw heat maps of any score over two settings, the best value framed, and a page to explore them.
 
     python optimization/heatmap_optimization.py results/0003-simulated-BBBC031-alpha-beta
     python optimization/heatmap_optimization.py results/0003-... --scores accuracy "m1"
     python optimization/heatmap_optimization.py my_runs.csv --x beta --y alpha
 
-The source is the folder of a grid, or a CSV with a row per run: the settings and the scores in
-columns of any names. Results go to results/NNNN-<source>-heatmaps/: PNG files, and explore.html,
-where a click on a cell opens the report of its run.
+The source is the folder of a grid, or a CSV with a row per run and columns of settings and scores,
+of any names. Results go to results/NNNN-<source>-heatmaps/: PNG files and explore.html, where a
+click on a square opens the report of its run.
 """
 
 from dataclasses import dataclass
@@ -30,13 +30,14 @@ class Settings:
     source: tyro.conf.Positional[str] = ""
     """Folder of a grid, or a CSV with a row per run."""
     x: str | None = None
-    """Setting along the columns; None takes the last axis of the grid."""
+    """Setting of the columns; None takes the last axis of the grid."""
     y: str | None = None
-    """Setting along the rows; None takes the first axis of the grid."""
+    """Setting of the rows; None takes the first axis of the grid."""
     scores: tuple[str, ...] = ()
-    """Columns to draw, as named in runs.csv; none takes all scores."""
+    """Columns of runs.csv to draw; all scores if none is given."""
     goal: str | None = None
-    """Score that names the best run; None takes that of the grid, or the first one drawn."""
+    """Score by which the best run is named; None takes the goal of the grid, or the first score
+    drawn."""
     results: str = "results"
     """Folder of the numbered result folders."""
 
@@ -58,20 +59,20 @@ def main(settings: Settings) -> Path:
     home = source if source.is_dir() else source.parent
     described = home / "settings.json"
     report = draw_runs(
-        folder,
-        runs,
-        [y, x],
-        goal,
-        {run: home / str(run) for run in runs["run"]},
-        settings.scores,
-        read_json(described) if described.is_file() else None,
+        folder=folder,
+        runs=runs,
+        axes=[y, x],
+        goal=goal,
+        run_folders={run: home / str(run) for run in runs["run"]},
+        scores=settings.scores,
+        described=read_json(described) if described.is_file() else None,
     )
     print(f"report: {report}")
     return folder
 
 
 def _read_runs(path: Path) -> pd.DataFrame:
-    """The table of runs, with the columns that the figures need."""
+    """The table of runs, with the columns `run` and `status` added where they are missing."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such table; score the grid first")
     runs = read_table(path)
@@ -81,7 +82,7 @@ def _read_runs(path: Path) -> pd.DataFrame:
 
 
 def _axes(settings: Settings, axes: list[str]) -> tuple[str, str]:
-    """Setting by row and setting by column."""
+    """Setting of the rows and setting of the columns."""
     y, x = settings.y or (axes[0] if axes else None), settings.x or (axes[-1] if axes else None)
     if y is None or x is None:
         raise UserError("name the two settings of the heat maps with --x and --y")

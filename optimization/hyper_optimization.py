@@ -1,16 +1,15 @@
-"""Train the VAE at every combination of encoder and decoder width, and score all.
+"""Train a VAE at every combination of encoder and decoder width, and score all of them.
 
-The list of widths stands below; any setting of VAE_framework.py can be given on the command line
-too:
+The widths are listed below. Any setting of VAE_framework.py can be given on the command line too:
 
     python optimization/hyper_optimization.py --simulated-cells 1500 --epochs 5 --widths 4 8 16
     python optimization/hyper_optimization.py --architecture sc --workers 2
 
-Where the memory of the GPU runs out, an epoch starts again with half the batch, down to 16 cells;
-the batch that a run ended with stands in runs.csv. A run that fits no batch is recorded as failed.
-The same command again goes on where it was stopped; given on other machines with the same
-`--storage`, it trains cells of the same grid there. Results go to results/NNNN-<set>-widths/: open
-its report.html.
+If the GPU runs out of memory, the epoch starts again with half the batch size, down to 16 cells;
+runs.csv records the batch size at the end. A trial that does not fit even then is recorded as
+failed. The same command continues a grid that was stopped; on other machines, with the same
+`--storage`, it trains trials of the same grid. Results go to results/NNNN-<set>-widths/: open its
+report.html.
 """
 
 from dataclasses import dataclass
@@ -28,16 +27,16 @@ WIDTHS = (4, 8, 16, 32, 64, 128)
 
 @dataclass(frozen=True)
 class WidthSettings(GridOptions, VAE_framework.Settings):
-    """Every number of the grid; what it does not vary is that of each run."""
+    """Every setting of the grid; those that it does not vary apply to each run."""
 
     widths: tuple[int, ...] = WIDTHS
-    """Channels of the first encoder block, and of the last decoder block; the thesis's."""
+    """Channels of the first encoder block and of the last decoder block; those of the thesis."""
     decoder_widths: tuple[int, ...] | None = None
-    """Those of the decoder where they are to be others; None takes the same."""
+    """Widths of the decoder; None takes those of the encoder."""
     batch_size: int = 256
-    """Cells per training step at the start."""
+    """Cells per training step, at the start."""
     epochs: int = 200
-    """At most so many passes over the training cells; the thesis's for this grid."""
+    """Maximum number of passes over the training cells; that of the thesis for this grid."""
 
     RANGES: ClassVar = (
         VAE_framework.Settings.RANGES

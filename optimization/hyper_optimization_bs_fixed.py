@@ -1,15 +1,15 @@
-"""Train the InfoMax VAE at every combination of alpha and beta, at one batch size, and score all.
+"""Train the InfoMax VAE at every combination of alpha and beta, and score all of them.
 
-alpha weighs the mutual information of image and code, beta the KL term. The lists of values stand
-below; any setting of InfoMAX_VAE_framework.py can be given on the command line too:
+alpha is the weight of the mutual information between image and latent code, beta that of the KL
+term; the batch size is fixed. The values are listed below. Any setting of InfoMAX_VAE_framework.py
+can be given on the command line too:
 
     python optimization/hyper_optimization_bs_fixed.py --simulated-cells 1500 --base 8 --epochs 5
     python optimization/hyper_optimization_bs_fixed.py --alphas 0 20 --betas 1 5 --workers 2
     python optimization/hyper_optimization_bs_fixed.py --storage postgresql://user@host/name
 
-The same command again goes on where it was stopped; given on other machines with the same
-`--storage`, it trains cells of the same grid there. Results go to results/NNNN-<set>-alpha-beta/:
-open its report.html.
+The same command continues a grid that was stopped; on other machines, with the same `--storage`, it
+trains trials of the same grid. Results go to results/NNNN-<set>-alpha-beta/: open its report.html.
 """
 
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ BETAS = (0.0, 1.0, 5.0, 20.0, 100.0, 500.0)
 
 @dataclass(frozen=True)
 class AlphaBetaSettings(GridOptions, InfoMaxSettings):
-    """Every number of the grid; what it does not vary is that of each run."""
+    """Every setting of the grid; those that it does not vary apply to each run."""
 
     alphas: tuple[float, ...] = ALPHAS
-    """Weights of the mutual information, dimensionless; the thesis's."""
+    """Weights of the mutual information, dimensionless; those of the thesis."""
     betas: tuple[float, ...] = BETAS
-    """Weights of the KL term, dimensionless; the thesis's."""
+    """Weights of the KL term, dimensionless; those of the thesis."""
     batch_size: int = 256
-    """Cells per training step; the thesis's for this grid."""
+    """Cells per training step; that of the thesis for this grid."""
     epochs: int = 150
-    """At most so many passes over the training cells; the thesis's for this grid."""
+    """Maximum number of passes over the training cells; that of the thesis for this grid."""
 
     RANGES: ClassVar = (
         InfoMaxSettings.RANGES

@@ -4,17 +4,16 @@
     python optimization/score_optimization.py results/0003-... results/0009-... --metrics backbone
     python optimization/score_optimization.py results/0003-... --metrics neighbours --seed 1
 
-Sources are folders of grids and of single runs, all on the same cells; the reference spaces are
-ranked once for all of them. What the runs themselves hold is left as it is: results go to
-results/NNNN-<source>-scores/, with scores.csv (long), runs.csv (a row per run) and, where the runs
-differ in two settings, the heat maps.
+Sources are folders of grids and of single runs, all on the same cells, so the reference spaces are
+ranked only once. Nothing in the run folders changes. Results go to results/NNNN-<source>-scores/:
+scores.csv (long), runs.csv (a row per run) and, if the runs differ in two settings, heat maps.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import tyro
@@ -23,18 +22,19 @@ import InfoMAX_VAE_framework
 import VAE_framework
 from InfoMAX_VAE_framework import TRAINING_SCRIPTS
 from models.train_net import read_history
-from optimization.grid import CELL_FILE, GRID_FILE, read_grid
+from optimization.grid import GRID_FILE, read_facts, read_grid
 from optimization.grid_figures import draw_runs
 from optimization.grid_runs import (
     LEFT_OUT_OF_IDENTITY,
     facts_of,
     plan_of,
-    read_codes,
-    references_of,
 )
-from optimization.grid_scores import headline, score_each
-from quantitative_metrics.scores import METRICS, Metric
+from optimization.grid_scores import score_each
+from quantitative_metrics.catalogue import GROUPS, GROUPS_HELP, Group
+from quantitative_metrics.score_table import headline
+from quantitative_metrics.scores import reference_spaces
 from util.errors import UserError
+from util.latents import read_codes
 from util.runs import (
     create_run_folder,
     describe_run,
@@ -51,14 +51,13 @@ class Settings:
 
     sources: tyro.conf.Positional[tuple[str, ...]] = ()
     """Folders of grids, or of single runs."""
-    metrics: tuple[Metric, ...] = METRICS
-    """Which scores: neighbours, information, classifier, backbone, axes."""
+    metrics: Annotated[tuple[Group, ...], tyro.conf.arg(help=GROUPS_HELP)] = GROUPS
     goal: str = "reconstruction"
-    """What the best run is named by."""
+    """Score by which the best run is named."""
     workers: int = 1
     """Processes that score at the same time; they share the cores."""
     seed: int = 0
-    """Of samples, classifiers, critics and bootstrap."""
+    """Seed of sampling, classifiers, critics and bootstrap."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
     results: str = "results"
@@ -69,7 +68,7 @@ SETTINGS = Settings()
 
 
 def main(settings: Settings) -> Path:
-    """Score; returns the folder of the results."""
+    """Score the runs; returns the folder of the results."""
     folders = find_runs(settings.sources)
     described = {name: read_description(run) for name, run in folders.items()}
     _refuse_other_cells(described)
@@ -80,19 +79,20 @@ def main(settings: Settings) -> Path:
     for name, run in folders.items():
         codes[name], logvars[name] = read_codes(run)
     found = score_each(
-        codes,
-        references_of(loaded),
-        loaded.cells.table,
-        plan_of(of_runs, loaded),
-        logvars,
-        settings.workers,
+        codes=codes,
+        references=reference_spaces(loaded.cells, loaded.features),
+        table=loaded.cells.table,
+        plan=plan_of(of_runs, loaded),
+        logvars=logvars,
+        workers=settings.workers,
     )
     tables, notes = [], list(loaded.notes)
     for number, (name, scores) in enumerate(found, start=1):
         tables.append(scores.table)
         notes += scores.notes
         print(f"[{number} of {len(codes)}] scored {name}", flush=True)
-    return _write(settings, folders, described, pd.concat(tables, ignore_index=True), notes)
+    table = pd.concat(tables, ignore_index=True)
+    return _write(settings, folders, described, table=table, notes=notes)
 
 
 def find_runs(sources: Sequence[str]) -> dict[str, Path]:
@@ -106,8 +106,8 @@ def find_runs(sources: Sequence[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for source in map(Path, sources):
         if (source / GRID_FILE).is_file():
-            runs = [source / cell["folder"] for cell in read_grid(source)["cells"]]
-            runs = [run for run in runs if (run / CELL_FILE).is_file()]
+            runs = [source / trial["folder"] for trial in read_grid(source)["trials"]]
+            runs = [run for run in runs if read_facts(run) is not None]
         else:
             runs = [source]
         for run in runs:
@@ -116,12 +116,12 @@ def find_runs(sources: Sequence[str]) -> dict[str, Path]:
             name = run.name if run.name not in found else f"{run.parent.name}/{run.name}"
             found[name] = run
     if not found:
-        raise UserError(f"{', '.join(sources)}: no cell has been trained")
+        raise UserError(f"{', '.join(sources)}: no trial has been trained")
     return found
 
 
 def _settings_of(described: dict[str, Any], settings: Settings) -> VAE_framework.Settings:
-    """Those of a run, perhaps of an older version, scored as this command asks."""
+    """Settings of a run, also of an older version, to be scored as this command says."""
     kind, _ = TRAINING_SCRIPTS[described["script"]]
     of_run = settings_from_json(kind, described["settings"], more=True)
     return dataclasses.replace(
@@ -134,9 +134,9 @@ def _refuse_other_cells(described: dict[str, dict[str, Any]]) -> None:
     prints = {name: described[name]["data"]["fingerprint"] for name in names}
     for name in names:
         if prints[name] != prints[names[0]]:
-            raise UserError(f"{name} and {names[0]} learnt from other cells: score them apart")
+            raise UserError(f"{name} and {names[0]} learned from different cells: score them apart")
         if (script := described[name]["script"]) not in TRAINING_SCRIPTS:
-            raise UserError(f"{name}: a run of {script}.py cannot be scored here")
+            raise UserError(f"{name}: a run of {script}.py cannot be scored by this script")
 
 
 def _write(
@@ -157,24 +157,26 @@ def _write(
     rows = [
         {"run": name, **{axis: described[name]["settings"][axis] for axis in axes}}
         | {"status": "trained"}
-        | {k: v for k, v in _facts(run).items() if k != "said"}
+        | {k: v for k, v in facts_of(read_history(run)).items() if k != "said"}
         | wide.loc[name].to_dict()
         for name, run in folders.items()
     ]
     runs = pd.DataFrame(rows)
     write_table(folder / "runs.csv", runs)
-    report = draw_runs(folder, runs, axes or ["run"], settings.goal, folders, described=about)
+    report = draw_runs(
+        folder=folder,
+        runs=runs,
+        axes=axes or ["run"],
+        goal=settings.goal,
+        run_folders=folders,
+        described=about,
+    )
     print(f"report: {report}")
     return folder
 
 
-def _facts(run: Path) -> dict[str, Any]:
-    """Of the training of a run."""
-    return facts_of(read_history(run))
-
-
 def varying(described: dict[str, dict[str, Any]]) -> list[str]:
-    """Settings in which the runs differ, in the order in which they are declared."""
+    """Settings in which the runs differ, in the order of their declaration."""
     settings = [entry["settings"] for entry in described.values()]
     shared = set.intersection(*(set(values) for values in settings)) - LEFT_OUT_OF_IDENTITY
     return [

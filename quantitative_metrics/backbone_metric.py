@@ -12,7 +12,7 @@ The latent distance of a cell is how far along its line it lies. The score is th
 Spearman's rho and Kendall's tau-b, between latent distance and true progress; the bootstrap
 intervals are percentile intervals (Efron 1979; Efron and Tibshirani 1993, chapter 13).
 
-Two things go beyond the thesis. Where progress is no fraction of the way (a dose, a DNA content)
+Two things go beyond the thesis. Where progress is not a fraction of the way (a dose, a DNA content)
 the knots stand at the quartiles of the cells of a line instead: evenly spaced values would put them
 into the empty stretch of a heavy tail, and quartiles depend, like the score, on the order only. And
 of few cells a mean takes at most a fifth, so that the five means of a line differ; cells that tie
@@ -27,7 +27,8 @@ import pandas as pd
 import scipy
 
 from util.errors import UserError
-from util.metadata import class_name, count_and_name
+from util.latents import finite_matrix
+from util.metadata import class_name, column_in, count_and_name, numbers_in, refuse_missing_column
 
 CENTRE_CELLS = 20  # in the mean code at the start of a line
 KNOT_CELLS = 15  # in every other knot
@@ -167,7 +168,6 @@ def backbone_scores(
             than 3 cells.
 
     """
-    codes = _checked_codes(codes, len(table))
     if n_bootstrap < 0:
         raise UserError(f"n_bootstrap = {n_bootstrap}: must be 0 (no intervals) or more")
     cells, report = _select(codes, table, continuum)
@@ -175,7 +175,9 @@ def backbone_scores(
     scored = np.isfinite(along)
     report += line_report
     if not scored.any() or np.ptp(cells.progress[scored]) == 0 or np.ptp(along[scored]) == 0:
-        report.append("no rank correlation: all scored cells have one progress or one code")
+        report.append(
+            "no rank correlation: all scored cells have the same progress or the same code"
+        )
 
     rng = np.random.default_rng(seed)
     spearman, kendall, n_resamples = _correlations(
@@ -186,25 +188,29 @@ def backbone_scores(
         chosen = scored & (cells.branch == name)
         values = _correlations(cells.progress[chosen], along[chosen], n_bootstrap, rng)
         branches[name] = BranchScore(*values[:2], n_cells=int(chosen.sum()))
-
-    def in_table(values: np.ndarray, left_out: object) -> np.ndarray:
-        """(N,) values of the scored cells in the rows of the table."""
-        full = np.full(len(codes), left_out, dtype=values.dtype)
-        full[cells.rows[scored]] = values[scored]
-        return full
-
     return BackboneScore(
         spearman=spearman,
         kendall=kendall,
         branches=branches,
-        latent_distance=in_table(along, np.nan),
-        progress=in_table(cells.progress, np.nan),
-        branch=in_table(cells.branch, ""),
+        **_in_table(cells, along, len(table)),
         lines=tuple(lines),
         n_cells=int(scored.sum()),
         n_resamples=n_resamples,
         report=tuple(report),
     )
+
+
+def _in_table(cells: "_Cells", along: np.ndarray, n_rows: int) -> dict[str, np.ndarray]:
+    """(N,) latent distance, progress and branch of the scored cells in the rows of the table."""
+    scored, full = np.isfinite(along), {}
+    for name, values, left_out in (
+        ("latent_distance", along, np.nan),
+        ("progress", cells.progress, np.nan),
+        ("branch", cells.branch, ""),
+    ):
+        full[name] = np.full(n_rows, left_out, dtype=values.dtype)
+        full[name][cells.rows[scored]] = values[scored]
+    return full
 
 
 def distance_along(points: np.ndarray, knots: np.ndarray) -> np.ndarray:
@@ -267,31 +273,16 @@ class _Cells:
     central: np.ndarray
 
 
-def _checked_codes(codes: np.ndarray, n_rows: int) -> np.ndarray:
-    """(N, d) finite float64 codes."""
-    codes = np.asarray(codes)
-    if codes.ndim != 2 or codes.shape[1] == 0 or codes.dtype.kind not in "buif":
-        raise UserError(
-            f"codes are a {codes.dtype} array of shape {codes.shape}, not numbers of shape (N, d)"
-        )
-    if len(codes) != n_rows:
-        raise UserError(f"{len(codes)} codes for {n_rows} rows of the table: they must match")
-    bad = ~np.isfinite(codes).all(axis=1)
-    if bad.any():
-        raise UserError(
-            f"{bad.sum()} codes with NaN or infinite values (first in row {bad.argmax()});"
-            " leave them out"
-        )
-    return codes.astype(np.float64)
-
-
 def _select(
     codes: np.ndarray, table: pd.DataFrame, continuum: Continuum
 ) -> tuple[_Cells, list[str]]:
     """The cells of the continuum, and a report of those left out for a missing value."""
+    codes = finite_matrix(codes, "codes", np.float64)
+    if len(codes) != len(table):
+        raise UserError(f"{len(codes)} codes for {len(table)} rows of the table: they must match")
     branch, no_branch = _names(table, continuum.branch)
     initial, no_initial = _names(table, continuum.initial)
-    progress = _numbers(table, continuum.progress)
+    progress = numbers_in(table, continuum.progress, "backbone").to_numpy()
     kept = no_branch | ~np.isin(branch, continuum.ignore)
     report = []
     for column, missing in (
@@ -332,47 +323,35 @@ def refuse_unknown_continuum(
     """Make sure that the columns of a continuum are there, before anything is computed.
 
     Raises:
-        UserError: one is not, progress is not numeric, or others are named without it.
+        UserError: one is missing, progress is not numeric, or others are named without it.
     """
-    if progress is None:
-        if branch or initial:
-            raise UserError(
-                f"--branch {branch or initial}: a backbone needs --progress, the column of the way"
-            )
-        return
-    _numbers(table, progress)
-    for name in filter(None, (branch, initial)):
-        _column(table, name)
-
-
-def _column(table: pd.DataFrame, name: str) -> pd.Series:
-    if name not in table:
-        known = ", ".join(map(str, table.columns[:12]))
-        raise UserError(f"backbone: the table has no column {name!r}; it has {known}")
-    return table[name]
+    named = {"progress": progress, "branch": branch, "initial": initial}
+    if progress is None and (branch or initial):
+        argument = "branch" if branch else "initial"
+        raise UserError(
+            f"`{argument}` {named[argument]}: a backbone needs `progress`, the column that says "
+            "how far along a cell is"
+        )
+    for argument, column in named.items():
+        if column:
+            refuse_missing_column(table, argument, column)
+    if progress:
+        numbers_in(table, progress, "`progress`")
 
 
 def _names(table: pd.DataFrame, column: str | None) -> tuple[np.ndarray, np.ndarray]:
     """(N,) names and (N,) whether they are missing; "" everywhere without a column."""
     if column is None:
         return np.full(len(table), "", dtype=object), np.zeros(len(table), dtype=bool)
-    values = _column(table, column)
+    values = column_in(table, column, "backbone")
     return np.array([class_name(value) for value in values], dtype=object), values.isna().to_numpy()
-
-
-def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
-    """(N,) float64 values, NaN where missing."""
-    try:
-        return pd.to_numeric(_column(table, column)).to_numpy(dtype=float, na_value=np.nan)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"backbone: column {column!r} is not numeric ({error})") from error
 
 
 def _central(table: pd.DataFrame, initial: np.ndarray, continuum: Continuum) -> np.ndarray:
     """(N,) whether a cell may be part of the centre of its initial state."""
     central = np.ones(len(table), dtype=bool)
     if continuum.centre_column is not None:
-        values = _numbers(table, continuum.centre_column)
+        values = numbers_in(table, continuum.centre_column, "backbone").to_numpy()
         for state, (low, high) in continuum.centre_ranges.items():
             central[initial == state] = ((low < values) & (values < high))[initial == state]
     return central
@@ -413,7 +392,7 @@ def _lines(cells: _Cells, continuum: Continuum) -> tuple[list[BackboneLine], np.
     if small:
         report.append(count_and_name("lines have too few cells and were left out", small))
     if pointless:
-        what = "lines have no length, as all their codes are one, and were left out"
+        what = "lines have no length, since all their codes are equal, and were left out"
         report.append(count_and_name(what, pointless))
     return lines, along, report
 

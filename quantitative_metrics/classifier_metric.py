@@ -14,6 +14,7 @@ by element, does for each what it would do alone.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,8 @@ import torch
 
 from util import processes
 from util.errors import UserError
-from util.metadata import class_name
+from util.latents import finite_matrix
+from util.metadata import class_name, column_in, numbers_in
 
 HIDDEN_UNITS = 200
 LEARNING_RATE = 1e-3
@@ -142,7 +144,7 @@ def classifier_accuracy(
         labels: N class labels, strings or numbers.
         mode: "thesis" or "converged".
         repeats: number of random halvings.
-        class_weights: weigh each cell in the loss by the inverse size of its class in the training
+        class_weights: weight each cell in the loss by the inverse size of its class in the training
             half.
         seed: of halves, initial weights and batches.
         device: torch device; the random numbers come from the CPU and are the same everywhere.
@@ -161,7 +163,7 @@ def classifier_accuracy(
         raise UserError(f"mode {mode!r}: choose one of {', '.join(EPOCHS)}")
     if repeats < 1:
         raise UserError(f"repeats = {repeats}: at least 1")
-    codes = _checked_codes(codes, context)
+    codes = finite_matrix(codes, f"{context}codes", np.float32)
     classes, targets = _encode(labels, len(codes), context)
     rng = np.random.default_rng(seed)
     train, test = _halves(targets, repeats, rng)
@@ -169,35 +171,49 @@ def classifier_accuracy(
     standard = _standardised(codes, train)  # (R, N, d)
     inputs = standard if mode == "converged" else np.broadcast_to(codes, standard.shape)
     predicted = _predictions(
-        inputs, targets, train, test, len(classes), EPOCHS[mode], class_weights, rng, device
+        inputs=inputs,
+        targets=targets,
+        train=train,
+        test=test,
+        n_classes=len(classes),
+        epochs=EPOCHS[mode],
+        class_weights=class_weights,
+        rng=rng,
+        device=device,
     )
-    truth = targets[test]  # (R, n_test)
-    confusion = _confusions(truth, predicted, len(classes))  # (R, C, C)
-    accuracy = (predicted == truth).mean(axis=1)
-    tested = confusion.sum(axis=2)[0] > 0  # the same classes in every repeat
-    with np.errstate(invalid="ignore"):  # 0 / 0 = NaN for a class that was not tested
-        found = np.diagonal(confusion, axis1=1, axis2=2) / confusion.sum(axis=2)  # (R, C)
-    balanced = found[:, tested].mean(axis=1)
+    confusion = _confusions(targets[test], predicted, len(classes))  # (R, C, C)
     knn, logistic = _checks(standard, targets, train, test)
-    untested = tuple(
-        f"{context}class {name} has one cell, which is kept for training, so it is not tested"
-        for name, has_cells in zip(classes, tested, strict=True)
-        if not has_cells
-    )
     return ClassifierScore(
-        accuracy=float(accuracy.mean()),
-        accuracy_std=_spread(accuracy),
-        balanced_accuracy=float(balanced.mean()),
-        balanced_accuracy_std=_spread(balanced),
-        per_class=dict(zip(classes, found.mean(axis=0).tolist(), strict=True)),
+        **_accuracies(confusion, classes, context),
         confusion=confusion.sum(axis=0),
         classes=classes,
         n_cells=len(codes),
         knn_accuracy=knn,
         logistic_accuracy=logistic,
         mode=mode,
-        report=untested,
     )
+
+
+def _accuracies(confusion: np.ndarray, classes: tuple[str, ...], context: str) -> dict[str, Any]:
+    """Accuracies over the repeats, and what could not be tested, from (R, C, C) counts."""
+    right, cells = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2)  # (R, C)
+    accuracy = right.sum(axis=1) / cells.sum(axis=1)
+    tested = cells[0] > 0  # the same classes in every repeat
+    with np.errstate(invalid="ignore"):  # 0 / 0 = NaN for a class that was not tested
+        found = right / cells
+    balanced = found[:, tested].mean(axis=1)
+    return {
+        "accuracy": float(accuracy.mean()),
+        "accuracy_std": _spread(accuracy),
+        "balanced_accuracy": float(balanced.mean()),
+        "balanced_accuracy_std": _spread(balanced),
+        "per_class": dict(zip(classes, found.mean(axis=0).tolist(), strict=True)),
+        "report": tuple(
+            f"{context}class {name} has one cell, which is kept for training, so it is not tested"
+            for name, has_cells in zip(classes, tested, strict=True)
+            if not has_cells
+        ),
+    }
 
 
 def _spread(values: np.ndarray) -> float:
@@ -209,22 +225,13 @@ def _select(
     task: ClassifierTask, table: pd.DataFrame
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Row numbers of a task's cells, their class names, and a report of missing values."""
-    columns = [task.label_column, *([task.strength_column] if task.strength_column else [])]
-    for column in columns:
-        if column not in table:
-            raise UserError(f"{task.name}: the table has no column {column!r}")
-    labels = table[task.label_column]
+    labels = column_in(table, task.label_column, task.name)
     known = labels.notna().to_numpy()
     missing = [(task.label_column, int((~known).sum()))]
     names = np.array([class_name(label) for label in labels], dtype=object)
     kept = known & ~np.isin(names, task.ignore)
     if task.strength_column:
-        try:
-            strength = pd.to_numeric(table[task.strength_column]).to_numpy(dtype=float)
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"{task.name}: column {task.strength_column!r} is not numeric ({error})"
-            ) from error
+        strength = numbers_in(table, task.strength_column, task.name).to_numpy()
         missing.append((task.strength_column, int((kept & np.isnan(strength)).sum())))
         kept &= strength >= task.strength_threshold
     report = tuple(
@@ -232,23 +239,6 @@ def _select(
     )
     merged = [task.merge.get(name, name) for name in names[kept]]
     return np.flatnonzero(kept), np.array(merged, dtype=object), report
-
-
-def _checked_codes(codes: np.ndarray, context: str) -> np.ndarray:
-    """(N, d) finite float32 codes."""
-    codes = np.asarray(codes)
-    if codes.ndim != 2 or codes.shape[1] == 0 or codes.dtype.kind not in "buif":
-        raise UserError(
-            f"{context}codes are a {codes.dtype} array of shape {codes.shape},"
-            " not numbers of shape (N, d)"
-        )
-    bad = ~np.isfinite(codes).all(axis=1)
-    if bad.any():
-        raise UserError(
-            f"{context}{bad.sum()} codes with NaN or infinite values (first in row {bad.argmax()});"
-            " leave them out"
-        )
-    return codes.astype(np.float32)
 
 
 def _encode(labels: Sequence, n_cells: int, context: str) -> tuple[tuple[str, ...], np.ndarray]:
@@ -331,7 +321,9 @@ def _predictions(
     )
     with processes.threads(1):
         batches = _batches(*train.shape, epochs, rng, device)
-        _fit(parameters, x_train, y_train, class_weight, batches)
+        _fit(
+            parameters=parameters, x=x_train, y=y_train, class_weight=class_weight, batches=batches
+        )
     with torch.no_grad():
         return _logits(parameters, x_test).argmax(dim=2).cpu().numpy()
 

@@ -1,16 +1,13 @@
 """Figures of the metrics: backbones, ordered distances, co-ranking matrices, local quality.
 
 Every function takes arrays or plain objects and a path, one panel per projection, in the style of
-`util.helpers`: PNG of 150 dpi, the same input gives the same bytes. The backbones can also be
-turned in the browser, on a page that opens offline.
+`util.helpers`: PNG of 150 dpi, the same input gives the same bytes.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import Any, Protocol
 
 import matplotlib as mpl
 import numpy as np
@@ -22,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from quantitative_metrics.backbone_metric import BackboneScore
 from util.errors import UserError
-from util.helpers import _projection_panel
-from util.pages.plot_page import json_for_page, write_page
+from util.helpers import projection_panel
 from util.style import (
     CLASS_PALETTE,
     LINE_STYLES,
@@ -41,41 +38,14 @@ ONE_COLOUR = OKABE_ITO[0]  # of a continuum without branches
 INK = "#222222"
 LINE_WIDTH = 2.0
 CENTRE_EDGE = {"markeredgecolor": INK, "markeredgewidth": 1.6}
-PAGE_MARKERS = ["circle", "square", "diamond"]
 CENTRE_MARKERS = ["o", "s", "D", "^", "v", "P"]  # one for each initial state, begun again
 ROLLING_SHARE = 0.05  # window of the rolling mean, of the cells of a branch
 GRID_POINTS = 512  # of a density
-SIGNIFICANT = 5  # digits of a coordinate in a page
-
-
-class Coefficient(Protocol):
-    """A rank correlation."""
-
-    value: float
-
-
-class Line(Protocol):
-    """A broken line of the backbone: `knots` is (m, d) from the centre of `initial` to the end."""
-
-    branch: str
-    initial: str
-    knots: np.ndarray
-
-
-class Backbone(Protocol):
-    """What `quantitative_metrics.backbone_metric` found of one projection of N cells."""
-
-    lines: Sequence[Line]
-    branch: np.ndarray  # (N,) names, "" where left out or without branches
-    progress: np.ndarray  # (N,), NaN where left out
-    latent_distance: np.ndarray  # (N,), NaN where left out
-    spearman: Coefficient
-    kendall: Coefficient
 
 
 def plot_backbone(
     codes: Mapping[str, np.ndarray],
-    backbones: Mapping[str, Backbone],
+    backbones: Mapping[str, BackboneScore],
     path: Path,
     colour_by: str = "branch",
     names: tuple[str, str, str] = ("branch", "progress", "start"),
@@ -95,10 +65,10 @@ def plot_backbone(
     Raises:
         UserError: names or lengths of codes and backbones that differ, or another `colour_by`.
     """
-    _check_pairs(codes, _distances(backbones), "backbones")
+    check_pairs(codes, latent_distances(backbones), "backbones")
     if colour_by not in ("branch", "progress"):
         raise UserError(f"colour_by = {colour_by!r}: branch or progress")
-    colours = _branch_colours(backbones)
+    colours = branch_colours(backbones)
     by_progress = colour_by == "progress" or list(colours) == [""]
     scale = _scale([backbone.progress for backbone in backbones.values()], 1, 99)
     markers = _centre_markers(backbones)
@@ -107,22 +77,21 @@ def plot_backbone(
         panels = []
         for position, name in zip(positions, codes, strict=True):
             backbone = backbones[name]
-            view = _backbone_view(codes[name], backbone)
-            panel = _projection_panel(figure, position, view.cells.shape[1])
+            view = backbone_view(codes[name], backbone)
+            panel = projection_panel(figure, position, view.cells.shape[1])
             if by_progress:
                 shades = mpl.colormaps["viridis"](scale(backbone.progress[view.rows]))
             else:
                 shades = mpl.colors.to_rgba_array([colours[b] for b in backbone.branch[view.rows]])
             _draw_cells(panel, view.cells, shades)
-            for line, knots in zip(backbone.lines, view.lines, strict=True):
-                colour = INK if by_progress else colours[line.branch]
-                _draw_line(panel, knots, colour, markers[line.initial])
-            if view.cells.shape[1] == 3 and len(view.rows):
-                _turn_to_lines(panel, view)
+            shown = {} if by_progress else colours
+            _draw_lines(panel=panel, view=view, backbone=backbone, colours=shown, markers=markers)
             _label_panel(panel, _correlation_title(name, backbone), view)
             panels.append(panel)
         if by_progress:
-            _add_colour_bar(figure, panels, scale, "viridis", names[1])
+            _add_colour_bar(
+                figure=figure, panels=panels, scale=scale, colours="viridis", label=names[1]
+            )
         _add_backbone_legend(figure, {} if by_progress else colours, markers, names)
         figure.suptitle("Backbones through cells of known progress")
         return save_figure(figure, path)
@@ -169,10 +138,11 @@ def _view_of(codes: np.ndarray, shown: np.ndarray, lines: Sequence[np.ndarray] =
         share = (sizes[:3] ** 2).sum() / max((sizes**2).sum(), np.finfo(float).tiny)
         axes = [f"PC {i + 1}" for i in range(3)]
         notes.append(f"3 of {dimensions} PCs, {share:.1%} of the variance")
-    return _View(rows, cells, lines, axes[:3], "; ".join(notes))
+    return _View(rows=rows, cells=cells, lines=lines, axes=axes[:3], note="; ".join(notes))
 
 
-def _backbone_view(codes: np.ndarray, backbone: Backbone) -> _View:
+def backbone_view(codes: np.ndarray, backbone: BackboneScore) -> _View:
+    """The scored cells of codes (N, d), and the lines, as they are drawn."""
     scored = np.isfinite(backbone.latent_distance)
     return _view_of(codes, scored, [np.asarray(line.knots, float) for line in backbone.lines])
 
@@ -192,6 +162,20 @@ def _draw_cells(panel: Axes, cells: np.ndarray, colours: np.ndarray, alpha: floa
         style["depthshade"] = False  # would fade the colours that the legend names
         panel.computed_zorder = False  # lines lie on top of the cells, wherever they run
     panel.scatter(*cells[order].T, **style)
+
+
+def _draw_lines(
+    panel: Axes,
+    view: _View,
+    backbone: BackboneScore,
+    colours: Mapping[str, str],
+    markers: Mapping[str, str],
+) -> None:
+    """The broken lines in the colours of their branches, seen from where they spread most."""
+    for line, knots in zip(backbone.lines, view.lines, strict=True):
+        _draw_line(panel, knots, colours.get(line.branch, INK), markers[line.initial])
+    if view.cells.shape[1] == 3 and len(view.rows):
+        _turn_to_lines(panel, view)
 
 
 def _draw_line(panel: Axes, knots: np.ndarray, colour: str, marker: str) -> None:
@@ -237,11 +221,12 @@ def _label_panel(panel: Axes, title: str, view: _View) -> None:
         panel.set_yticks([])
 
 
-def _correlation_title(name: str, backbone: Backbone) -> str:
-    return f"{one_line(name)}\n{_coefficients(backbone)}"
+def _correlation_title(name: str, backbone: BackboneScore) -> str:
+    return f"{one_line(name)}\n{coefficients(backbone)}"
 
 
-def _coefficients(backbone: Backbone) -> str:
+def coefficients(backbone: BackboneScore) -> str:
+    """Both rank correlations in words."""
     text = f"ρ = {backbone.spearman.value:.3f}, τ = {backbone.kendall.value:.3f}"
     return text.replace("-", "−").replace("nan", "not defined")
 
@@ -265,7 +250,7 @@ def _add_backbone_legend(
     figure.legend(handles=handles, loc="outside right center", handlelength=1.6)
 
 
-def _check_pairs(
+def check_pairs(
     codes: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray], what: str
 ) -> None:
     """Raise a UserError unless codes (N, d) and values (N,) are of the same projections."""
@@ -279,11 +264,12 @@ def _check_pairs(
             raise UserError(f"{name}: codes of shape {array.shape}, {what} of {values[name].shape}")
 
 
-def _distances(backbones: Mapping[str, Backbone]) -> dict[str, np.ndarray]:
+def latent_distances(backbones: Mapping[str, BackboneScore]) -> dict[str, np.ndarray]:
+    """Name of a projection -> (N,) latent distances of its cells."""
     return {name: backbone.latent_distance for name, backbone in backbones.items()}
 
 
-def _branch_colours(backbones: Mapping[str, Backbone]) -> dict[str, str]:
+def branch_colours(backbones: Mapping[str, BackboneScore]) -> dict[str, str]:
     """Colour of every branch in any of the backbones, in natural order; {"": ...} without any."""
     found = [line.branch for backbone in backbones.values() for line in backbone.lines]
     if not any(found):
@@ -297,7 +283,7 @@ def _branch_colours(backbones: Mapping[str, Backbone]) -> dict[str, str]:
     }
 
 
-def _centre_markers(backbones: Mapping[str, Backbone]) -> dict[str, str]:
+def _centre_markers(backbones: Mapping[str, BackboneScore]) -> dict[str, str]:
     """Marker of the centre of every initial state."""
     found = {line.initial: None for backbone in backbones.values() for line in backbone.lines}
     return {state: CENTRE_MARKERS[i % len(CENTRE_MARKERS)] for i, state in enumerate(sorted(found))}
@@ -318,7 +304,7 @@ def _scale(arrays: Iterable[np.ndarray], low: float | None, high: float) -> Norm
 
 
 def plot_ordered_distance(
-    backbones: Mapping[str, Backbone],
+    backbones: Mapping[str, BackboneScore],
     path: Path,
     by: str = "progress",
     window: float = ROLLING_SHARE,
@@ -346,12 +332,12 @@ def plot_ordered_distance(
         raise UserError(f"window = {window}: a share of the cells, above 0 and at most 1")
     if not backbones:
         raise UserError("no backbone to draw: expected at least 1 projection")
-    colours = _branch_colours(backbones)
+    colours = branch_colours(backbones)
     with house_style():
         figure, positions = _new_figure(len(backbones), height=3.3)
         for position, (name, backbone) in zip(positions, backbones.items(), strict=True):
             panel = figure.add_subplot(*position)
-            _draw_ordered(panel, backbone, colours, by, window)
+            _draw_ordered(panel=panel, backbone=backbone, colours=colours, by=by, window=window)
             panel.set_title(_correlation_title(name, backbone))
             progress = one_line(names[1])
             panel.set_xlabel(f"rank of {progress}" if by == "rank" else progress)
@@ -361,7 +347,7 @@ def plot_ordered_distance(
 
 
 def _draw_ordered(
-    panel: Axes, backbone: Backbone, colours: Mapping[str, str], by: str, window: float
+    panel: Axes, backbone: BackboneScore, colours: Mapping[str, str], by: str, window: float
 ) -> None:
     """Cells as faint points, a rolling mean per branch; a few cells far out are counted instead."""
     scored = np.flatnonzero(np.isfinite(backbone.latent_distance))
@@ -439,7 +425,13 @@ def plot_co_ranking(blocks: Mapping[str, np.ndarray], path: Path) -> Path:
             _draw_co_ranking(panel, block, scale)
             panel.set_title(one_line(name, 36))
             panels.append(panel)
-        bar = _add_colour_bar(figure, panels, scale, "viridis_r", "pairs of cells (white: none)")
+        bar = _add_colour_bar(
+            figure=figure,
+            panels=panels,
+            scale=scale,
+            colours="viridis_r",
+            label="pairs of cells (white: none)",
+        )
         bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         return save_figure(figure, path)
 
@@ -481,7 +473,7 @@ def plot_local_quality(
     Raises:
         UserError: names or lengths that differ, or a projection without a score.
     """
-    _check_pairs(codes, quality, "local quality")
+    check_pairs(codes, quality, "local quality")
     for name, scores in quality.items():
         if not np.isfinite(scores).any():
             raise UserError(f"{name}: no cell with a local quality to draw")
@@ -491,14 +483,16 @@ def plot_local_quality(
         panels = []
         for position, name in zip(positions, codes, strict=True):
             view = _view_of(codes[name], np.isfinite(quality[name]))
-            panel = _projection_panel(figure, position, view.cells.shape[1])
+            panel = projection_panel(figure, position, view.cells.shape[1])
             shades = mpl.colormaps["viridis"](scale(quality[name][view.rows]))
             _draw_cells(panel, view.cells, shades, alpha=0.8)
             title = f"{one_line(name)} (mean {np.nanmean(quality[name]):.3f})"
             _label_panel(panel, title, view)
             panels.append(panel)
         label = "local quality (a perfect projection: mean 1)"
-        _add_colour_bar(figure, panels, scale, "viridis", label, extend="max")
+        _add_colour_bar(
+            figure=figure, panels=panels, scale=scale, colours="viridis", label=label, extend="max"
+        )
         figure.suptitle(f"Local quality against {one_line(reference)}")
         return save_figure(figure, path)
 
@@ -582,133 +576,3 @@ def _add_colour_bar(
     bar.outline.set_visible(False)
     bar.set_label(label)
     return bar
-
-
-def write_backbone_page(
-    codes: Mapping[str, np.ndarray],
-    backbones: Mapping[str, Backbone],
-    path: Path,
-    title: str = "Backbones",
-    names: tuple[str, str, str] = ("branch", "progress", "start"),
-) -> Path:
-    """One HTML file that opens offline: the cells and the backbones, to turn, zoom and switch off.
-
-    Args:
-        codes: name -> (N, d) codes; of more than three dimensions the first three principal
-            components are shown.
-        backbones: name -> backbone of these codes.
-        path: HTML to write.
-        title: heading of the page.
-        names: what the branch, the progress and the initial state are called.
-
-    Raises:
-        UserError: names or lengths of codes and backbones that differ.
-    """
-    _check_pairs(codes, _distances(backbones), "backbones")
-    colours = _branch_colours(backbones)
-    views = [_page_view(name, codes[name], backbones[name], colours, names) for name in codes]
-    body = (
-        f"<header><h1>{escape(title)}</h1>"
-        '<label>Projection <select id="projection"></select></label><p id="note"></p></header>\n'
-        '<div id="plot"></div>'
-    )
-    return write_page(Path(path), title, body, PAGE_STYLE, PAGE_SCRIPT, json_for_page(views))
-
-
-def _page_view(
-    name: str,
-    codes: np.ndarray,
-    backbone: Backbone,
-    colours: Mapping[str, str],
-    names: Sequence[str],
-) -> dict[str, Any]:
-    """One projection as plotly's traces and layout."""
-    view = _backbone_view(codes, backbone)
-    size, width = (2.5, 7) if view.cells.shape[1] == 3 else (4, 3)  # plotly's units differ
-    traces = []
-    for branch, colour in colours.items():
-        chosen = backbone.branch[view.rows] == branch
-        progress = backbone.progress[view.rows][chosen]
-        label = f"{names[0]} {branch}" if branch else "cells"
-        text = [f"{escape(names[1])} {value:.3g}" for value in progress]
-        traces.append(
-            _trace(view.cells[chosen], mode="markers", name=label, legendgroup=branch)
-            | {"marker": {"size": size, "color": colour, "opacity": 0.5}}
-            | {"text": text, "hoverinfo": "name+text"}
-        )
-    for line, knots in zip(backbone.lines, view.lines, strict=True):
-        colour = colours[line.branch]
-        label = " ".join(filter(None, [line.branch, line.initial])) or "backbone"
-        traces.append(
-            _trace(knots, mode="lines+markers", name=f"line {label}", legendgroup=line.branch)
-            | {"line": {"width": width, "color": colour}, "showlegend": False, "hoverinfo": "name"}
-            | {"marker": {"size": size + 2, "color": colour}}
-        )
-    centres = {
-        line.initial: knots[:1] for line, knots in zip(backbone.lines, view.lines, strict=True)
-    }
-    for i, (state, centre) in enumerate(centres.items()):
-        label = f"{names[2]} {state}".strip()
-        look = {"size": 2 * size + 3, "color": "#ffffff", "line": {"width": 2, "color": INK}}
-        look["symbol"] = PAGE_MARKERS[i % len(PAGE_MARKERS)]
-        style = {"marker": look, "hoverinfo": "name"}
-        traces.append(_trace(centre, mode="markers", name=label) | style)
-    note = "; ".join(filter(None, [_coefficients(backbone), view.note]))
-    return {"name": name, "note": note, "axes": view.axes, "traces": traces}
-
-
-def _trace(points: np.ndarray, name: str, **more: Any) -> dict[str, Any]:
-    """A trace of plotly; the name is escaped, as plotly reads tags in it."""
-    largest = np.abs(points).max(initial=0)
-    decimals = SIGNIFICANT - math.ceil(math.log10(largest)) if largest > 0 else 0
-    columns = np.round(points, decimals).T.tolist()
-    kind = "scatter3d" if len(columns) == 3 else "scattergl"
-    return {"type": kind, "name": escape(name), **dict(zip("xyz", columns, strict=False)), **more}
-
-
-PAGE_STYLE = """
-body { margin: 0; color: #1f2428; background: #ffffff;
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
-header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 26px; padding: 12px 20px; }
-h1 { font-size: 19px; margin: 0; }
-p { margin: 0; color: #5c666f; }
-select { font: inherit; padding: 3px 6px; }
-#plot { height: calc(100vh - 64px); min-height: 420px; }
-"""
-
-PAGE_SCRIPT = """
-(function () {
-  "use strict";
-  const views = JSON.parse(document.getElementById("data").textContent);
-  const select = document.getElementById("projection"), note = document.getElementById("note");
-  views.forEach((view, i) => {
-    const option = document.createElement("option");
-    option.textContent = view.name;
-    option.value = i;
-    select.append(option);
-  });
-  function draw() {
-    const view = views[select.value];
-    note.textContent = view.note;
-    const axes = view.axes.map((name) => ({title: {text: name}, zeroline: false,
-      gridcolor: "#e4e7e9", showspikes: false, backgroundcolor: "#ffffff", color: "#40474d"}));
-    const layout = {
-      margin: {l: 50, r: 10, t: 10, b: 45}, hovermode: "closest", uirevision: view.name,
-      font: {family: "Liberation Sans, Arial, sans-serif", size: 13},
-      legend: {itemsizing: "constant", y: 0.93}, paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff",
-    };
-    if (axes.length === 3) {
-      layout.margin = {l: 0, r: 0, t: 0, b: 0};
-      layout.scene = {xaxis: axes[0], yaxis: axes[1], zaxis: axes[2], aspectmode: "cube",
-        camera: {eye: {x: 1.5, y: -1.5, z: 0.85}, center: {x: 0, y: 0, z: -0.1}}};
-    } else {
-      layout.xaxis = axes[0];
-      layout.yaxis = axes[1];
-    }
-    Plotly.react("plot", view.traces, layout,
-      {responsive: true, displaylogo: false, scrollZoom: true, showSendToCloud: false});
-  }
-  select.addEventListener("change", draw);
-  draw();
-})();
-"""

@@ -6,81 +6,55 @@
 The CSV has a row per cell with the coordinates of one or more projections, and whatever is known of
 the cells (class, dose, ground truth). With images (`--dataset`) or features (`--features`) of the
 same cells the projections are also judged by the neighbourhoods they keep and the information they
-share; without them, classifier and backbone run and the rest is named as skipped. Results go to a
+share; without them, the report names these scores as skipped. Results go to a
 new folder results/NNNN-<csv>-scores/: scores.csv, local_quality.csv, figures, report.html.
 
 In Python, `compute_perf_metrics("my.csv", dataset=...)` returns the table.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import tyro
 
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
+from quantitative_metrics.catalogue import GROUPS, GROUPS_HELP, Group
 from quantitative_metrics.classifier_metric import ClassifierTask
-from quantitative_metrics.metric_figures import (
-    plot_backbone,
-    plot_co_ranking,
-    plot_local_quality,
-    plot_local_quality_densities,
-    plot_ordered_distance,
-    write_backbone_page,
-)
+from quantitative_metrics.score_figures import write_score_report
+from quantitative_metrics.score_table import format_table, scores_table, write_scores
 from quantitative_metrics.scores import (
-    METRICS,
     RANK_ALL_UP_TO,
     RANKED_SAMPLE,
-    Metric,
     Plan,
     Scores,
-    score_projections,
+    reference_spaces,
+    score_latents,
 )
 from util.cell_features import hand_crafted_features
-from util.data_processing import Cells, load_cells
+from util.data_processing import Cells, CellSource, load_cells
 from util.devices import pick_device, scoring_device
 from util.errors import UserError
-from util.helpers import (
-    compose_rgb,
-    format_table,
-    plot_accuracy,
-    plot_projections,
-    plot_scores,
-    scores_table,
-)
+from util.latents import find_projections
 from util.metadata import (
     choose_labels,
     class_name,
     count_and_name,
-    gradations,
     match_ids,
+    numbers_in,
     read_table,
     refuse_duplicates,
+    refuse_missing_column,
 )
-from util.pages.report import write_latent_page, write_report
-from util.runs import (
-    create_run_folder,
-    describe_run,
-    slug,
-    write_json,
-    write_table,
-)
+from util.runs import create_run_folder, describe_run, write_json
 from util.settings import parse_options, run_script
-from util.style import thinning_stride
-
-# UMAP_X, RTSNE_30_y, VAE_z_coord, PCA_1: name and axis of a coordinate.
-COORDINATE = re.compile(r"^(?P<name>.+?)_(?P<axis>[xyz]|\d)(?P<coord>_coord)?$", re.IGNORECASE)
-POSITION = re.compile(r"^(GT|CP)(_|$)|loca|cent|pos|bound", re.IGNORECASE)  # in the field of view
-COLOURED = 6  # numeric columns that get a figure of their own; latent_space.html has all
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(CellSource):
     """What to score, and how."""
 
     source: tyro.conf.Positional[str] = ""
@@ -91,26 +65,12 @@ class Settings:
     dataset: str | None = None
     """Images of the same cells, as for VAE_framework.py: a folder, .npz, .npy, or `simulated`."""
     metadata: str | None = None
-    """More columns of the cells, as for VAE_framework.py."""
-    array_key: str | None = None
-    """Name of the images in an .npz."""
-    array_axes: str | None = None
-    """Axes of that array, e.g. NHWC."""
-    image_size: int = 64
-    """Side in pixels at which the images are compared: 32, 64, 128 or 256."""
-    simulated_cells: int = 7387
-    """Cells, when the data set is `simulated`."""
-    simulated_seed: int = 0
-    """Seed of that simulator."""
+    """More columns of these cells, as for VAE_framework.py."""
     features: str = "none"
     """Hand-crafted features as another space to compare with: `none`, `measure` (on the images of
     the data set), or a CSV with Unique_ID."""
-    metrics: tuple[Metric, ...] = METRICS
-    """Which scores: neighbours (trustworthiness, continuity, LCMC, local quality), information
-    (mutual information), classifier (accuracy, m1-m3), backbone, axes."""
+    metrics: Annotated[tuple[Group, ...], tyro.conf.arg(help=GROUPS_HELP)] = GROUPS
 
-    label: str | None = None
-    """Column of the classes; None takes GT_label or class."""
     ignore: tuple[str, ...] = ()
     """Classes that the classifier leaves out."""
     merge: tuple[str, ...] = ()
@@ -122,7 +82,7 @@ class Settings:
     classifier_mode: str = "converged"
     """`converged` (standardised columns, 100 epochs) or `thesis` (raw columns, 20 epochs)."""
     class_weights: bool = False
-    """Weigh each class by its inverse size."""
+    """Weight each class by its inverse size."""
 
     progress: str | None = None
     """Column of a continuum (dose, time, DNA content) for the backbone; None takes BBBC031's."""
@@ -150,7 +110,7 @@ SETTINGS = Settings()
 
 @dataclass(frozen=True)
 class Scored:
-    """Projections, the cells they are of, and what was found of them.
+    """Projections of some cells, and their scores.
 
     latents: N rows: the table of the source that has a partner everywhere, and the columns of the
         data set.
@@ -193,26 +153,22 @@ def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Score
     """Read, join and score; writes nothing."""
     name = "the table" if isinstance(source, pd.DataFrame) else str(source)
     table = source.copy() if isinstance(source, pd.DataFrame) else _read_source(name)
-    projections = coordinate_columns(table, settings.columns, name)
+    projections = find_projections(table, settings.columns, name)
     for column in dict.fromkeys(c for columns in projections.values() for c in columns):
-        table[column] = _numbers(table, column, name)
+        table[column] = numbers_in(table, column, name)
     table, cells, features, notes = _join(table, name, settings)
     label, classes, label_notes = choose_labels(table, settings.label)
     refuse_unknown_continuum(table, settings.progress, settings.branch, settings.initial)
     _refuse_unknown_classes(settings, table, classes)
-    references = {} if cells is None else {"pixels": cells.reference_space()}
-    if features is not None:
-        references["features"] = features.to_numpy()
-    scores = score_projections(
-        {name: table[columns].to_numpy(float) for name, columns in projections.items()},
-        references,
-        known_of(table, projections),
+    scores = score_latents(
+        table,
+        projections,
+        reference_spaces(cells, features),
         _plan(settings, label, scoring_device(pick_device(settings.device))),
-        _logvars(table, projections),
     )
     notes += label_notes if label else []
     scores = replace(scores, notes=notes + scores.notes)
-    return Scored(table, projections, cells, label, scores)
+    return Scored(latents=table, projections=projections, cells=cells, label=label, scores=scores)
 
 
 def _read_source(path: str) -> pd.DataFrame:
@@ -221,88 +177,6 @@ def _read_source(path: str) -> pd.DataFrame:
     if not Path(path).is_file():
         raise UserError(f"{path}: there is no such file")
     return read_table(Path(path))
-
-
-def coordinate_columns(
-    table: pd.DataFrame, asked: Sequence[str] = (), source: str = "the table"
-) -> dict[str, list[str]]:
-    """Name -> coordinate columns of every projection.
-
-    Args:
-        table: a row per cell.
-        asked: columns of one projection, or NAME=COLUMN,COLUMN for each; empty finds columns named
-            like coordinates: at least two axes x, y, z or 1, 2, 3 of one name.
-        source: what to call the table in an error.
-
-    Raises:
-        UserError: a column is missing, or none is asked for and none found.
-
-    Examples:
-        >>> table = pd.DataFrame(columns="UMAP_X UMAP_Y GT_x GT_y dose".split(), dtype=float)
-        >>> coordinate_columns(table)
-        {'UMAP': ['UMAP_X', 'UMAP_Y']}
-        >>> coordinate_columns(table, ["mine=dose,UMAP_X"])
-        {'mine': ['dose', 'UMAP_X']}
-    """
-    if asked and not any("=" in part for part in asked):
-        found = {_common_name(asked): list(asked)}
-    elif asked:
-        found = {}
-        for part in asked:
-            name, _, columns = part.partition("=")
-            if not name or not columns:
-                raise UserError(f"--columns {part}: give NAME=COLUMN,COLUMN for each projection")
-            found[name] = columns.split(",")
-    else:
-        found = _named_like_coordinates(table)
-        if not found:
-            raise UserError(
-                f"{source} has no columns named like coordinates (UMAP_X, UMAP_Y, ...): name them "
-                f"with --columns; it has {', '.join(map(str, table.columns[:12]))}"
-            )
-    for columns in found.values():
-        missing = [column for column in columns if column not in table]
-        if missing:
-            raise UserError(
-                f"{source} has no column {missing[0]!r}; it has "
-                f"{', '.join(map(str, table.columns[:12]))}"
-            )
-    return found
-
-
-def _named_like_coordinates(table: pd.DataFrame) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for column in table.select_dtypes("number").columns:
-        match = COORDINATE.match(str(column))
-        if match and not POSITION.search(match["name"]):
-            found.setdefault(match["name"], []).append(str(column))
-    return {name: columns for name, columns in found.items() if len(columns) > 1}
-
-
-def known_of(table: pd.DataFrame, projections: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """What is known of the cells: the table without coordinates, scored or not."""
-    scored = {column for columns in projections.values() for column in columns}
-    others = {column for columns in _named_like_coordinates(table).values() for column in columns}
-    logvars = {column for column in table if str(column).endswith("_logvar")}
-    return table.drop(columns=list(scored | others | logvars))
-
-
-def _common_name(columns: Sequence[str]) -> str:
-    """UMAP of UMAP_X, UMAP_Y, UMAP_Z."""
-    matches = [COORDINATE.match(column) for column in columns]
-    names = {match["name"] for match in matches if match}
-    return names.pop() if len(names) == 1 and all(matches) else "projection"
-
-
-def _numbers(table: pd.DataFrame, column: str, source: str) -> pd.Series:
-    numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-    text = table[column][numbers.isna() & table[column].notna()]
-    if len(text):
-        raise UserError(
-            f"{source}: column {column!r} is not numeric ({text.iloc[0]!r} in data row "
-            f"{table.index.get_loc(text.index[0]) + 1}): empty it or mend it"
-        )
-    return numbers
 
 
 def _join(
@@ -315,25 +189,17 @@ def _join(
         refuse_duplicates(table, Path(source))
     cells = None
     if settings.dataset is not None:
-        cells = load_cells(
-            settings.dataset,
-            settings.metadata,
-            settings.image_size,
-            settings.array_key,
-            settings.array_axes,
-            settings.simulated_cells,
-            settings.simulated_seed,
-        )
+        cells = load_cells(settings)
         table, cells, join_notes = _join_cells(table, cells, source)
         notes += join_notes
     elif settings.metadata is not None:
-        raise UserError("--metadata goes with --dataset; the CSV itself may hold any column")
+        raise UserError("`metadata` goes with `dataset`; the CSV itself may hold any column")
     if "Unique_ID" not in table:
         if settings.features not in ("none", "measure"):
             raise UserError(f"{source} has no column Unique_ID to join {settings.features} on")
         table.insert(0, "Unique_ID", [f"row_{i + 1}" for i in range(len(table))])
     if settings.features == "measure" and cells is None:
-        raise UserError("--features measure: needs the images; give them with --dataset")
+        raise UserError("`features` measure: needs the images; give them as `dataset`")
     features, feature_notes = hand_crafted_features(
         settings.features, cells, list(table["Unique_ID"])
     )
@@ -367,20 +233,19 @@ def _join_cells(
 def _refuse_unknown_classes(
     settings: Settings, table: pd.DataFrame, classes: Sequence[object] | None
 ) -> None:
-    """Make sure that what narrows the classes down is there."""
+    """Make sure that the classes to ignore or merge, and the strength column, exist."""
     known = {class_name(value) for value in (() if classes is None else classes)}
     asked = {
-        "--ignore": settings.ignore,
-        "--merge": [m.split("=")[0] for m in settings.merge if "=" in m],
+        "ignore": settings.ignore,
+        "merge": [m.split("=")[0] for m in settings.merge if "=" in m],
     }
-    for option, names in asked.items():
+    there = f"there are {', '.join(sorted(known))}" if known else "name their column as `label`"
+    for argument, names in asked.items():
         if unknown := [name for name in names if name not in known]:
-            there = f"there are {', '.join(sorted(known))}" if known else "name them by --label"
-            raise UserError(f"{option} {unknown[0]}: no such class; {there}")
+            raise UserError(f"`{argument}` {unknown[0]}: no such class; {there}")
     if settings.strength_column:
-        if settings.strength_column not in table:
-            raise UserError(f"--strength-column {settings.strength_column}: no such column")
-        _numbers(table, settings.strength_column, "--strength-column")
+        refuse_missing_column(table, "strength_column", settings.strength_column)
+        numbers_in(table, settings.strength_column, "`strength_column`")
 
 
 def _plan(settings: Settings, label: str | None, device: str) -> Plan:
@@ -388,160 +253,34 @@ def _plan(settings: Settings, label: str | None, device: str) -> Plan:
     for part in settings.merge:
         old, _, new = part.partition("=")
         if not old or not new:
-            raise UserError(f"--merge {part}: give OLD=NEW for each class")
+            raise UserError(f"`merge` {part}: give OLD=NEW for each class")
         merge[old] = new
     task = label and ClassifierTask(
-        "accuracy",
-        label,
-        tuple(settings.ignore),
-        settings.strength_column,
-        settings.strength_threshold,
-        merge,
+        name="accuracy",
+        label_column=label,
+        ignore=tuple(settings.ignore),
+        strength_column=settings.strength_column,
+        strength_threshold=settings.strength_threshold,
+        merge=merge,
     )
     continuum = settings.progress and Continuum(
-        settings.progress, settings.branch, settings.initial, tuple(settings.ignore)
+        progress=settings.progress,
+        branch=settings.branch,
+        initial=settings.initial,
+        ignore=tuple(settings.ignore),
     )
     return Plan(
-        settings.metrics,
-        task or None,
-        settings.classifier_mode,
-        settings.class_weights,
-        continuum or None,
-        settings.information_mode,
-        settings.rank_all_up_to,
-        settings.ranked_sample,
-        settings.seed,
-        device,
+        metrics=settings.metrics,
+        task=task or None,
+        classifier_mode=settings.classifier_mode,
+        class_weights=settings.class_weights,
+        continuum=continuum or None,
+        information_mode=settings.information_mode,
+        rank_all_up_to=settings.rank_all_up_to,
+        ranked_sample=settings.ranked_sample,
+        seed=settings.seed,
+        device=device,
     )
-
-
-def _logvars(table: pd.DataFrame, projections: dict[str, list[str]]) -> dict[str, np.ndarray]:
-    """Log-variances beside the means, as VAE_x_logvar beside VAE_x_coord."""
-    found = {}
-    for name, columns in projections.items():
-        beside = [re.sub("_coord$", "_logvar", column) for column in columns]
-        if beside != columns and all(column in table for column in beside):
-            found[name] = table[beside].to_numpy(float)
-    return found
-
-
-def write_scores(scores: Scores, ids: Sequence[str], folder: Path) -> None:
-    """scores.csv, and beside it what does not fit its long form."""
-    write_table(folder / "scores.csv", scores.table)
-    write_table(folder / "axes.csv", scores.axes)
-    local = scores.local_quality.copy()
-    local.insert(0, "Unique_ID", list(ids))
-    for name, backbone in scores.backbones.items():
-        local[f"{name}_backbone_distance"] = backbone.latent_distance
-    write_table(folder / "local_quality.csv", local)
-    for name, matrix in scores.confusion.items():
-        path = folder / f"confusion_{slug(name)}.csv"
-        write_table(path, matrix.rename_axis("true").reset_index())
-
-
-def draw_scores(
-    scores: Scores,
-    latents: pd.DataFrame,
-    projections: Mapping[str, Sequence[str]],
-    folder: Path,
-    label: str | None,
-) -> list[tuple[str, Path]]:
-    """Every figure of the scores, and backbones.html to turn.
-
-    Args:
-        scores: of the projections.
-        latents: N rows: coordinates, and what is known of the cells.
-        projections: name -> coordinate columns.
-        folder: where the figures go.
-        label: column of the classes.
-
-    Returns:
-        captions and PNG files in the order of a report.
-    """
-    figures = []
-    for column in coloured_columns(known_of(latents, projections), label):
-        path = folder / f"projections_{slug(column)}.png"
-        plot_projections(latents, projections, column, path)
-        figures.append((f"The projections, coloured by {column}", path))
-    codes = {name: latents[list(columns)].to_numpy(float) for name, columns in projections.items()}
-    curves = plot_scores(scores.table, folder / "scores.png")
-    figures += [("Neighbourhoods kept, by their size", curves)] if curves else []
-    figures += _draw_neighbours(scores, codes, folder)
-    bars = plot_accuracy(scores.table, folder / "accuracy.png")
-    figures += [("Classes read from the coordinates", bars)] if bars else []
-    if scores.backbones:
-        figures += _draw_backbones(scores, codes, folder)
-    return figures
-
-
-def coloured_columns(known: pd.DataFrame, label: str | None) -> list[str]:
-    """The class and the first few gradations: what the figures are coloured by."""
-    graded = gradations(known, [label] if label else [])
-    return ([label] if label else []) + graded[:COLOURED]
-
-
-def _draw_neighbours(
-    scores: Scores, codes: dict[str, np.ndarray], folder: Path
-) -> list[tuple[str, Path]]:
-    """Co-ranking matrices and local quality, per reference space."""
-    figures, quality = [], {}
-    for reference, corners in scores.corners.items():
-        path = plot_co_ranking(corners, folder / f"co_ranking_{reference}.png")
-        figures.append((f"Co-ranking with {reference}: pairs by both ranks", path))
-        quality[reference] = {
-            name: scores.local_quality[f"{name}_{reference}_local_Q_score"].to_numpy()
-            for name in codes
-        }
-        path = folder / f"local_quality_{reference}.png"
-        plot_local_quality(codes, quality[reference], path, reference)
-        figures.append((f"Local quality of each cell against {reference}", path))
-    if quality:
-        path = plot_local_quality_densities(quality, folder / "local_quality.png")
-        figures.append(("Local quality: how many cells have which", path))
-    return figures
-
-
-def _draw_backbones(
-    scores: Scores, codes: dict[str, np.ndarray], folder: Path
-) -> list[tuple[str, Path]]:
-    known, backbones = scores.continuum, scores.backbones
-    names = (known.branch or "branch", known.progress, known.initial or "start")
-    write_backbone_page(codes, backbones, folder / "backbones.html", names=names)
-    return [
-        (
-            "The backbone of the known continuum in each projection (backbones.html to turn)",
-            plot_backbone(codes, backbones, folder / "backbones.png", names=names),
-        ),
-        (
-            "Distance along the backbone against the true progress",
-            plot_ordered_distance(backbones, folder / "ordered_distance.png", names=names[:2]),
-        ),
-    ]
-
-
-def detail_tables(scores: Scores) -> list[tuple[str, pd.DataFrame]]:
-    """Accuracy by class, backbone by branch, axes, confusion."""
-    tables = []
-    for part, caption in (
-        ("accuracy", "Accuracy by class (fraction found)"),
-        ("backbone_spearman", "Spearman along the backbone, by branch"),
-        ("backbone_kendall", "Kendall along the backbone, by branch"),
-    ):
-        rows = scores.table[scores.table["metric"].str.startswith(f"{part}[")]
-        if len(rows):
-            wide = rows.pivot(index="projection", columns="metric", values="value")
-            wide.columns = [name[len(part) + 1 : -1] for name in wide.columns]
-            tables.append((caption, wide))
-    if len(scores.axes):
-        axes = scores.axes.assign(
-            axis=scores.axes["projection"] + " " + scores.axes["axis"].map(str)
-        )
-        wide = axes.pivot(index="column", columns="axis", values="spearman")
-        tables.append(("Spearman correlation of each axis with what is known of the cells", wide))
-    for name, matrix in scores.confusion.items():
-        caption = f"{name}: true class by row, predicted by column; test cells of all repeats"
-        tables.append((caption, matrix.rename_axis("class")))
-    return tables
 
 
 def main(settings: Settings) -> Path:
@@ -556,32 +295,20 @@ def main(settings: Settings) -> Path:
     described = describe_run(settings, **data, projections=scored.projections, notes=scores.notes)
     write_json(folder / "settings.json", described)
     write_scores(scores, latents["Unique_ID"], folder)
-    figures = draw_scores(scores, latents, scored.projections, folder, scored.label)
-    view = None
-    if scored.cells is not None:
-        shown = scored.cells.images[:: thinning_stride(len(latents))]
-        view = write_latent_page(
-            latents,
-            scored.projections,
-            compose_rgb(shown, scored.cells),
-            folder / "latent_space.html",
-            scored.label,
-            stem,
-        )
     names = ", ".join(
         f"{name} ({', '.join(columns)})" for name, columns in scored.projections.items()
     )
-    report = write_report(
-        folder / "report.html",
-        f"{folder.name}: scores of {stem}",
-        [f"{len(latents):,} cells of {settings.source}.", f"Projections: {names}."],
-        described["settings"] | {"command": described["command"]} | data,
-        [("Each projection by each score.", scores_table(scores.table))],
-        figures,
-        scores.notes,
-        view,
-        described["versions"] | described["machine"],
-        detail_tables(scores),
+    report = write_score_report(
+        folder,
+        scores,
+        latents,
+        scored.projections,
+        cells=scored.cells,
+        label=scored.label,
+        described=described,
+        titles=(f"{folder.name}: scores of {stem}", stem),
+        summary=[f"{len(latents):,} cells of {settings.source}.", f"Projections: {names}."],
+        notes=scores.notes,
     )
     print(format_table(scores_table(scores.table)))
     print(f"report: {report}")

@@ -3,7 +3,7 @@
 Each projection is judged against the neighbourhoods of one or more reference spaces (pixels,
 features) and by the information it shares with them, by how well a small classifier reads the
 classes from it, by how well it keeps the order of a known continuum, and by how closely its axes
-follow the numeric columns that are known of the cells. The ranks of a reference space are computed
+follow the numeric columns of the table. The ranks of a reference space are computed
 once for all projections.
 
 | column | content |
@@ -20,7 +20,8 @@ once for all projections.
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,28 +34,24 @@ from quantitative_metrics.backbone_metric import (
     Continuum,
     backbone_scores,
 )
+from quantitative_metrics.catalogue import CATALOGUE, GROUPS, Score, Subject
 from quantitative_metrics.classifier_metric import (
     BBBC031_TASKS,
     ClassifierScore,
     ClassifierTask,
     m_scores,
 )
-from quantitative_metrics.MINE_metric import (
-    analytic_information,
-    mutual_information_of,
-)
+from quantitative_metrics.MINE_metric import mutual_information_of
 from quantitative_metrics.unsupervised_metric import CoRanking, co_ranking
+from util.data_processing import Cells
 from util.errors import UserError, is_out_of_memory
-from util.metadata import count_and_name, gradations
+from util.latents import known_of, logvars_of
+from util.metadata import count_and_name, gradations, refuse_missing_column
 
 COLUMNS = ["projection", "reference", "metric", "k", "value", "std", "n_cells", "seed"]
-CURVES = ("trustworthiness", "continuity", "lcmc")
 EVERY_K_UP_TO = 5000  # neighbourhood sizes; of more, scores.csv holds a thousand
 RANK_ALL_UP_TO = 15_000  # cells: about a minute for three projections and two spaces on 2 cores
 RANKED_SAMPLE = 2000  # cells ranked against all where there are too many for exact ranks
-
-Metric = Literal["neighbours", "information", "classifier", "backbone", "axes"]
-METRICS: tuple[Metric, ...] = ("neighbours", "information", "classifier", "backbone", "axes")
 
 
 @dataclass(frozen=True)
@@ -65,14 +62,14 @@ class Plan:
     task: the classes; None scores nothing by class. m1, m2 and m3 are added where the table has
         BBBC031's columns and its GT_label is the class.
     classifier_mode: `converged` or `thesis` (`classifier_metric`).
-    class_weights: weigh classes by their inverse size.
+    class_weights: weight classes by their inverse size.
     continuum: what is known of the order of the cells; None takes BBBC031's where its columns are.
     information_mode: `held_out` or `thesis` (`MINE_metric`).
     rank_all_up_to: cells up to which neighbourhood ranks are exact; above, `ranked_sample` cells
         are ranked against all.
     """
 
-    metrics: tuple[str, ...] = METRICS
+    metrics: tuple[str, ...] = GROUPS
     task: ClassifierTask | None = None
     classifier_mode: str = "converged"
     class_weights: bool = False
@@ -84,9 +81,9 @@ class Plan:
     device: str = "cpu"
 
     def __post_init__(self):
-        odd = [name for name in self.metrics if name not in METRICS]
+        odd = [name for name in self.metrics if name not in GROUPS]
         if odd:
-            raise UserError(f"--metrics {odd[0]}: choose from {', '.join(METRICS)}")
+            raise UserError(f"`metrics` {odd[0]}: choose from {', '.join(GROUPS)}")
 
     def sample_of(self, n_cells: int) -> int | None:
         """How many cells to rank; None for all."""
@@ -119,6 +116,47 @@ class Scores:
     notes: list[str] = field(default_factory=list)
 
 
+def reference_spaces(cells: Cells | None, features: pd.DataFrame | None) -> dict[str, np.ndarray]:
+    """Name -> (N, ...) space whose neighbourhoods a projection should keep: pixels and features.
+
+    Args:
+        cells: N images, or None.
+        features: (N, F) hand-crafted features, cleaned, or None.
+    """
+    spaces = {} if cells is None else {"pixels": cells.reference_space()}
+    return spaces if features is None else spaces | {"features": features.to_numpy()}
+
+
+def score_latents(
+    latents: pd.DataFrame,
+    projections: Mapping[str, Sequence[str]],
+    references: Mapping[str, np.ndarray],
+    plan: Plan,
+    known: pd.DataFrame | None = None,
+) -> Scores:
+    """Score projections that are columns of a table; their log-variances are taken from it too.
+
+    Args:
+        latents: N rows with the coordinates.
+        projections: name -> coordinate columns.
+        references: as in `score_projections`.
+        plan: which scores, and their parameters.
+        known: N rows of what is known of the cells; None takes the other columns of `latents`.
+
+    Raises:
+        UserError: as `score_projections`.
+    """
+    return score_projections(
+        projections={
+            name: latents[list(columns)].to_numpy(float) for name, columns in projections.items()
+        },
+        references=references,
+        table=known_of(latents, projections) if known is None else known,
+        plan=plan,
+        logvars=logvars_of(latents, projections),
+    )
+
+
 def score_projections(
     projections: Mapping[str, np.ndarray],
     references: Mapping[str, np.ndarray],
@@ -126,7 +164,7 @@ def score_projections(
     plan: Plan = Plan(),  # noqa: B008  frozen
     logvars: Mapping[str, np.ndarray] | None = None,
 ) -> Scores:
-    """Score projections of the same cells by everything that can be said of them.
+    """Score projections of the same cells by all groups of the plan.
 
     Args:
         projections: name -> (N, d) coordinates, NaN where a cell has none: such cells are left out
@@ -135,8 +173,8 @@ def score_projections(
             above; may be empty.
         table: N rows with `Unique_ID` and what is known of the cells.
         plan: which scores, and their parameters.
-        logvars: name -> (N, d) log-variance of the codes that a stochastic encoder gives, for the
-            projections that are its means.
+        logvars: name -> (N, d) log-variances, for projections that are the means of a stochastic
+            encoder.
 
     Raises:
         UserError: fewer than 3 cells have coordinates in every projection, or a column of the plan
@@ -149,32 +187,29 @@ def score_projections(
     spaces = {n: data if complete.all() else data[complete] for n, data in references.items()}
     posteriors = {name: np.asarray(array)[complete] for name, array in (logvars or {}).items()}
 
-    scoring = _Scoring(codes, spaces, known, posteriors, plan, np.flatnonzero(complete), len(table))
-    for metric in METRICS:
-        if metric in plan.metrics:
-            scoring.score(metric)
-    columns = [column for column in COLUMNS if column != "seed"]
-    return Scores(
-        pd.DataFrame(scoring.rows, columns=columns).assign(seed=plan.seed),
-        scoring.axes,
-        pd.DataFrame(scoring.local, index=table.index),
-        scoring.corners,
-        scoring.backbones,
-        scoring.continuum,
-        scoring.confusion,
-        notes + list(dict.fromkeys(scoring.notes)),
+    scoring = _Scoring(
+        codes=codes,
+        references=spaces,
+        table=known,
+        logvars=posteriors,
+        plan=plan,
+        places=np.flatnonzero(complete),
+        n_all=len(table),
     )
+    for group in GROUPS:
+        if group in plan.metrics:
+            scoring.score(group)
+    return scoring.scores(table.index, notes)
 
 
 def _refuse_missing_columns(plan: Plan, table: pd.DataFrame) -> None:
-    """So that a misspelt name shows before the hours, not after."""
+    """Make sure that a misspelt column shows before the hours of scoring, not after."""
     known = plan.continuum or Continuum("")
     asked = {"progress": known.progress, "branch": known.branch, "initial": known.initial}
-    asked["strength-column"] = plan.task and plan.task.strength_column
-    for option, column in asked.items():
-        if column and column not in table:
-            there = ", ".join(map(str, table.columns[:12]))
-            raise UserError(f"--{option} {column}: no such column; there are {there}")
+    asked["strength_column"] = plan.task and plan.task.strength_column
+    for argument, column in asked.items():
+        if column:
+            refuse_missing_column(table, argument, column)
 
 
 def _complete(
@@ -199,7 +234,7 @@ def _complete(
 
 
 class _Scoring:
-    """The cells that have all coordinates, and what has been found of them so far."""
+    """The cells that have all coordinates, and their scores so far."""
 
     def __init__(
         self,
@@ -225,11 +260,25 @@ class _Scoring:
         self.confusion: dict[str, pd.DataFrame] = {}
         self.notes: list[str] = []
 
-    def score(self, metric: str) -> None:
-        """A group of scores; on the CPU where the device has no memory for it."""
+    def scores(self, index: pd.Index, notes: list[str]) -> Scores:
+        """What has been found, in the rows of the full table, behind the notes so far."""
+        columns = [column for column in COLUMNS if column != "seed"]
+        return Scores(
+            table=pd.DataFrame(self.rows, columns=columns).assign(seed=self.plan.seed),
+            axes=self.axes,
+            local_quality=pd.DataFrame(self.local, index=index),
+            corners=self.corners,
+            backbones=self.backbones,
+            continuum=self.continuum,
+            confusion=self.confusion,
+            notes=notes + list(dict.fromkeys(self.notes)),
+        )
+
+    def score(self, group: str) -> None:
+        """Compute a group of scores, on the CPU where the device has no memory for it."""
         known = len(self.rows)
         try:
-            getattr(self, f"score_{metric}")()
+            self._score_group(group)
             return
         except Exception as error:
             of_device = is_out_of_memory(error) and not isinstance(error, MemoryError)
@@ -238,35 +287,46 @@ class _Scoring:
         # Behind the `except`, or the error would keep what filled the memory.
         del self.rows[known:]
         device, self.plan = self.plan.device, replace(self.plan, device="cpu")
-        note = f"{metric}: out of memory on {device}, scored on the CPU"
+        note = f"{group}: out of memory on {device}, scored on the CPU"
         print(note, flush=True)
         self.notes.append(note)
         gc.collect()
         torch.cuda.empty_cache()
-        getattr(self, f"score_{metric}")()
+        self._score_group(group)
         self.plan = replace(self.plan, device=device)
+
+    def _score_group(self, group: str) -> None:
+        """The scores that are computed together, then each that its row says how to compute."""
+        getattr(self, f"score_{group}")()
+        for score in CATALOGUE:
+            if score.group == group and score.compute is not None:
+                self._try(score.name, partial(self._add_computed, score))
+
+    def _add_computed(self, score: Score) -> None:
+        for name, codes in self.codes.items():
+            subject = Subject(codes, self.table, self.logvars.get(name), self.plan.seed)
+            found = score.compute(subject)
+            if found is not None:
+                value, std = found if isinstance(found, tuple) else (found, None)
+                self._add(name, score.name, value, std=std, n_cells=len(codes))
 
     def score_neighbours(self) -> None:
         """Trustworthiness, continuity and LCMC at every k, local quality, per reference space."""
         if not self.references:
             self.notes.append(
-                "neighbours skipped: no images (--dataset) and no features (--features) to compare "
+                "neighbours skipped: no images (`dataset`) and no features (`features`) to compare "
                 "with"
             )
         sample = self.plan.sample_of(len(self.table))
         if sample is not None and self.references:
             self.notes.append(
-                f"neighbours: {sample:,} of {len(self.table):,} cells were ranked against all, for "
-                f"above {self.plan.rank_all_up_to:,} exact ranks take minutes; std is the standard "
-                "error of each score"
+                f"neighbours: {sample:,} of {len(self.table):,} cells were ranked against all, "
+                f"since exact ranks of more than {self.plan.rank_all_up_to:,} take minutes; std is "
+                "the standard error of each score"
             )
         for reference, data in self.references.items():
             found = co_ranking(
-                data,
-                self.codes,
-                sample=sample,
-                seed=self.plan.seed,
-                device=self.plan.device,
+                data, self.codes, sample=sample, seed=self.plan.seed, device=self.plan.device
             )
             self.corners[reference] = {name: ranking.corner for name, ranking in found.items()}
             for name, ranking in found.items():
@@ -277,22 +337,13 @@ class _Scoring:
                 )
 
     def score_information(self) -> None:
-        """Mutual information with each reference space, and that of a stochastic encoder."""
+        """Mutual information with each reference space."""
         if not self.references:
             self.notes.append(
-                "information skipped: no images (--dataset), no features (--features) to share"
+                "information skipped: no images (`dataset`) and no features (`features`)"
             )
         for reference, data in self.references.items():
             self._try("information", lambda r=reference, d=data: self._add_information(r, d))
-        for name, logvar in self.logvars.items():
-            found = analytic_information(self.codes[name], logvar, seed=self.plan.seed)
-            self._add(
-                name,
-                "analytic_information",
-                found.value,
-                std=found.standard_error,
-                n_cells=len(self.table),
-            )
 
     def _add_information(self, reference: str, data: np.ndarray) -> None:
         plan = self.plan
@@ -313,7 +364,7 @@ class _Scoring:
         """Accuracy of the small classifier by class, and m1 to m3 where the table is BBBC031's."""
         task = self.plan.task
         if task is None:
-            self.notes.append("classifier skipped: no class column; name one with --label")
+            self.notes.append("classifier skipped: no class column; name one as `label`")
             return
         tasks = (task, *(BBBC031_TASKS if _is_bbbc031(self.table, task.label_column) else ()))
         for each in tasks:
@@ -343,12 +394,9 @@ class _Scoring:
 
     def score_backbone(self) -> None:
         """Rank correlation along the backbone of the continuum."""
-        continuum = self.plan.continuum or (
-            BBBC031_CONTINUUM if has_continuum(self.table) else None
-        )
-        if continuum is None:
+        if self.continuum is None:
             self.notes.append(
-                "backbone skipped: no continuum is known; name its column with --progress"
+                "backbone skipped: no continuum is known; name its column as `progress`"
             )
             return
         for name, codes in self.codes.items():
@@ -391,7 +439,7 @@ class _Scoring:
         return full
 
     def _try(self, what: str, score: Callable[[], None]) -> None:
-        """A metric that the cells do not allow is named, and the others go on."""
+        """Compute a score; where the cells do not allow it, note why and go on."""
         try:
             score()
         except UserError as error:
@@ -427,7 +475,7 @@ def _ranking_rows(name: str, reference: str, ranking: CoRanking) -> list[dict[st
     if len(stored) > EVERY_K_UP_TO:
         stored = np.unique(np.geomspace(1, len(stored), 1000).astype(int))
     rows = []
-    for metric in CURVES:
+    for metric in (score.name for score in CATALOGUE if score.curve):
         values = getattr(ranking, metric)[stored - 1]
         errors = ranking.standard_errors[metric][stored - 1]
         for k, value, error in zip(stored, values, errors, strict=True):
@@ -470,7 +518,7 @@ def correlate_axes(
     Args:
         projections: name -> (N, d), finite.
         table: N rows.
-        leave_out: columns that are no gradation, e.g. the class.
+        leave_out: columns to skip, e.g. the class.
 
     Returns:
         projection, axis (from 1), column, spearman (-1..1), n_cells; a row for each combination.

@@ -32,6 +32,7 @@ import torch
 from quantitative_metrics.local_quality import LocalQuality, LocalQualityCounter, neighbourhood
 from util.devices import select_rows
 from util.errors import UserError
+from util.latents import finite_matrix
 
 MEASURES = ("trustworthiness", "continuity", "lcmc", "mean")
 
@@ -142,7 +143,7 @@ def co_ranking(
         seed: of the sample.
         kt, ks: neighbourhood of the local quality; None as in `local_quality.neighbourhood`.
         corner: ranks on a side of the co-ranking picture.
-        device: torch device; it must know float64 ("cpu" or "cuda", not "mps").
+        device: torch device; it must support float64 ("cpu" or "cuda", not "mps").
 
     Returns:
         A `CoRanking` per projection, in the given order.
@@ -161,16 +162,8 @@ def co_ranking(
     device = torch.device(device)
     if device.type not in _BLOCK_BYTES:
         raise UserError(f"device {device}: ranks need float64, so use one of cpu, cuda")
-    data = _as_matrix("the reference space", reference)
+    data, codes = _checked_spaces(reference, projections)
     n_cells = len(data)
-    if n_cells < 3:
-        raise UserError(f"{n_cells} cells: neighbour ranks need at least 3")
-    codes = {name: _as_matrix(f"projection {name}", array) for name, array in projections.items()}
-    for name, array in codes.items():
-        if len(array) != n_cells:
-            raise UserError(
-                f"projection {name}: {len(array)} rows, but the reference space has {n_cells} cells"
-            )
     if corner < 1:
         raise UserError(f"corner = {corner}: the co-ranking picture needs at least 1 rank")
     kt, ks = neighbourhood(n_cells, kt, ks)
@@ -179,7 +172,14 @@ def co_ranking(
     reference_space = _space(data, device)
     spaces = {name: _space(array, device) for name, array in codes.items()}
     tallies = {
-        name: _Tally(n_cells, len(cells), min(corner, n_cells - 1), kt, ks, device)
+        name: _Tally(
+            n_cells=n_cells,
+            n_ranked=len(cells),
+            corner=min(corner, n_cells - 1),
+            kt=kt,
+            ks=ks,
+            device=device,
+        )
         for name in codes
     }
     for rows, distances in reference_space.row_blocks(cells):
@@ -191,25 +191,29 @@ def co_ranking(
     return {name: tally.result(cells) for name, tally in tallies.items()}
 
 
-def _as_matrix(name: str, array: np.ndarray) -> np.ndarray:
-    """(N, D) finite numbers, without a copy where it can be avoided."""
-    array = np.asarray(array)
-    if array.ndim < 2 or array.dtype.kind not in "buif":
-        raise UserError(
-            f"{name}: a {array.dtype} array of shape {array.shape}, not a row of numbers per cell"
-        )
-    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    array = array.reshape(len(array), int(np.prod(array.shape[1:])))
-    if array.shape[1] == 0:
-        raise UserError(f"{name}: has no columns")
-    if array.dtype.kind == "f":
-        # a sum is finite only if all its terms are; infinities of both signs give NaN
-        bad = np.flatnonzero(~np.isfinite(array.sum(axis=1, dtype=np.float64)))
-        if len(bad):
+def _checked_spaces(
+    reference: np.ndarray, projections: dict[str, np.ndarray]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(N, D) reference space and (N, d) codes by name, finite, of the same three cells or more."""
+    data = _as_matrix("the reference space", reference)
+    n_cells = len(data)
+    if n_cells < 3:
+        raise UserError(f"{n_cells} cells: neighbour ranks need at least 3")
+    codes = {name: _as_matrix(f"projection {name}", array) for name, array in projections.items()}
+    for name, array in codes.items():
+        if len(array) != n_cells:
             raise UserError(
-                f"{name}: {len(bad)} cells with NaN or infinite values (first in row {bad[0]});"
-                " leave them out"
+                f"projection {name}: {len(array)} rows, but the reference space has {n_cells} cells"
             )
+    return data, codes
+
+
+def _as_matrix(name: str, array: np.ndarray) -> np.ndarray:
+    """(N, D) finite numbers of (N, ...), without a copy where it can be avoided."""
+    array = np.asarray(array)
+    if array.ndim > 2:
+        array = array.reshape(len(array), int(np.prod(array.shape[1:])))
+    array = finite_matrix(array, name)
     return array.view(np.uint8) if array.dtype == bool else array
 
 
@@ -291,7 +295,7 @@ class _MatmulSpace:
         return squares.clamp_(min=0)
 
     def mend(self, distances: torch.Tensor) -> torch.Tensor:
-        """(B, N) distances with what rounding may have broken put right, in place."""
+        """(B, N) distances with errors of rounding repaired, in place."""
         return distances
 
     def distances(self, rows: torch.Tensor) -> torch.Tensor:

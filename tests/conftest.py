@@ -8,6 +8,7 @@ import contextlib
 import gc
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 
@@ -16,6 +17,8 @@ from starting import ROOT, Started, environment, save_blank, visible_gpus
 
 os.environ.update(visible_gpus())  # before a test module imports torch
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 # Files whose tests take over ten seconds in all; the others follow, so that no process is still in
 # the middle of one of these when the other has nothing left to do.
 LONG_FILES = (
@@ -106,3 +109,32 @@ def run_script(tmp_path, tmp_path_factory):
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture
+def browser():
+    """Chromium, driven by Playwright; skipped where either is absent."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a file; gives the page, the errors on its console and the addresses that it asks for."""
+
+    def opened(path):
+        page, errors, asked = browser.new_page(), [], []
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        return page, errors, asked
+
+    return opened

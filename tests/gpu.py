@@ -198,7 +198,9 @@ def fit(context: Context, name: str, epochs: int, **changes: Any) -> SimpleNames
     split = split_cells(None, asked.cells, 0.15, 0)
     schedule = Schedule(epochs, asked.learning_rate, bfloat16=asked.bfloat16)
     began = time.perf_counter()
-    history = train(model, objective, batches, split, schedule, folder, {}, progress=False)
+    history = train(
+        model, objective, batches, split, schedule=schedule, folder=folder, progress=False
+    )
     wall = time.perf_counter() - began
     return SimpleNamespace(
         cells=cells,
@@ -216,7 +218,8 @@ def infomax(size: int) -> nn.Module:
     from models.infoMAX_VAE import InfoMaxObjective
     from util.mutual_information import InformationEstimator
 
-    return InfoMaxObjective(InformationEstimator((3, size, size), 3), 20.0, 1.0, 5e-4)
+    estimator = InformationEstimator((3, size, size), 3)
+    return InfoMaxObjective(estimator, alpha=20.0, beta=1.0, critic_learning_rate=5e-4)
 
 
 def valid_losses(history: list[dict[str, Any]]) -> np.ndarray:
@@ -977,7 +980,7 @@ def grid(context: Context, workers: int) -> dict[str, Any]:
     finish(context, running)
     wall = time.perf_counter() - began
     (folder,) = running.folder.glob("results/*")
-    files = sorted(folder.glob("*/cell.json"))
+    files = sorted(folder.glob("*/trial.json"))
     took = [json.loads(file.read_text())["wall_seconds"] for file in files]
     ends = [file.stat().st_mtime for file in files]
     training = max(ends) - min(end - each for end, each in zip(ends, took, strict=True))

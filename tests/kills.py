@@ -79,7 +79,7 @@ def _published(folder: Path) -> bool:
 
 
 def _of_grid(folder: Path) -> dict[str, Path]:
-    """Codes and scores of every cell; of the newest grid, since one that had ended begins anew."""
+    """Codes and scores of the newest grid: after a finished one, the command starts another."""
     grids = sorted(folder.glob("results/*-alpha-beta"))
     return _files(grids[-1], "*/latents.csv", "*/scores.csv", "scores.csv") if grids else {}
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from quantitative_metrics import MINE_metric
+from quantitative_metrics import MINE_metric, critics
 from quantitative_metrics.MINE_metric import (
     MODES,
     analytic_information,
@@ -100,10 +100,10 @@ def test_duplicates_hold_the_information_of_their_groups():
 
 def test_the_parts_are_disjoint_and_repeats_report_on_other_pairs():
     order = np.random.default_rng(0).permutation(103)
-    parts = MINE_metric._parts(order, held_out=True)
+    parts = critics.parts_of(order, held_out=True)
     assert sorted(torch.cat(parts).tolist()) == list(range(103))
     assert [len(part) for part in parts] == [62, 20, 21]
-    reported = [MINE_metric._parts(np.roll(order, -20 * r), True)[2][:20] for r in range(5)]
+    reported = [critics.parts_of(np.roll(order, -20 * r), True)[2][:20] for r in range(5)]
     assert len(set(torch.cat(reported).tolist())) == 100
 
 
@@ -128,8 +128,8 @@ def test_standard_error_is_the_spread_over_samples(bound):
     estimator.double()
     values, errors = [], []
     for rows in torch.arange(len(x)).split(300):
-        values.append(MINE_metric._held_out_bound(estimator, x, z, [rows]))
-        errors.append(MINE_metric._standard_error(estimator, x, z, [rows]))
+        values.append(critics._held_out_bound(estimator, x, z, [rows]))
+        errors.append(critics._standard_error(estimator, x, z, [rows]))
     assert np.std(values) == pytest.approx(np.mean(errors), rel=0.2)  # 150 samples: 6 % by chance
     assert np.mean(values) < nats + 4 * np.std(values) / math.sqrt(150)
 
@@ -158,12 +158,12 @@ def test_thesis_mode_trains_like_a_plain_loop():
     x = torch.from_numpy(images / np.float32(255))
     z = torch.from_numpy(codes)
     rows = torch.arange(64)[None]
-    pairs = MINE_metric._Pairs(
+    pairs = critics._Pairs(
         x.flatten(1)[None], z[None], torch.tensor([0]), (rows, rows[:, :0], rows[:, :0])
     )
     torch.manual_seed(5)
     estimator = InformationEstimator((1, 8, 8), 2, "interpolated", 0.01)
-    (result,) = MINE_metric._train_and_judge(pairs, [estimator], settings, [5])
+    (result,) = critics._train_and_judge(pairs, [estimator], settings, [5])
 
     optimizer = torch.optim.Adam(estimator.parameters(), lr=5e-4)
     generator = torch.Generator().manual_seed(5)
@@ -188,13 +188,13 @@ def test_training_stops_when_the_held_out_value_stalls(monkeypatch):
         weights.append(averaged.h[0].detach().clone())
         return next(lookups)
 
-    monkeypatch.setattr(MINE_metric, "_stopping_bounds", stopping_bounds)
+    monkeypatch.setattr(critics, "_stopping_bounds", stopping_bounds)
     x, z = (torch.from_numpy(v).float() for v in gaussian_pairs(1, 100))
     settings = replace(MODES["held_out"], patience=60, batch=50)
     rows = torch.arange(100)[None]
-    pairs = MINE_metric._Pairs(x[None], torch.stack([z, -z]), torch.tensor([0, 0]), (rows,) * 3)
+    pairs = critics._Pairs(x[None], torch.stack([z, -z]), torch.tensor([0, 0]), (rows,) * 3)
     stack = EstimatorStack([InformationEstimator((3,), 3) for _ in range(2)])
-    best, curves = MINE_metric._train_until_stalled(
+    best, curves = critics._train_until_stalled(
         stack,
         torch.optim.Adam(stack.parameters()),
         pairs,
@@ -222,7 +222,7 @@ def test_a_score_does_not_depend_on_its_company(monkeypatch, at_once):
     """Also where critics stop at different steps, and where they do not fit into one batch."""
     settings = {"repeats": 2, "steps": 160, "patience": 40, "batch": 32, "components": 9}
     images, projections = three_projections()
-    monkeypatch.setattr(MINE_metric, "_CRITICS_AT_ONCE", at_once)
+    monkeypatch.setattr(critics, "_CRITICS_AT_ONCE", at_once)
     together = MINE_metric.mutual_information_of(images, projections, **settings)
     assert list(together) == ["much", "nothing", "two"]
     lengths = {len(curve) for score in together.values() for curve in score.curves}
@@ -234,15 +234,15 @@ def test_a_score_does_not_depend_on_its_company(monkeypatch, at_once):
 
 
 def test_groups_are_bounded_in_critics_and_in_weights():
-    critics = [("", repeat) for repeat in range(30)]
+    many = [("", repeat) for repeat in range(30)]
     small = InformationEstimator((64,), 3, hidden=MODES["held_out"].hidden)
-    groups = list(MINE_metric._groups(critics, small))
-    assert [critic for group in groups for critic in group] == critics
-    assert max(map(len, groups)) == MINE_metric._CRITICS_AT_ONCE
+    groups = list(critics._groups(many, small))
+    assert [critic for group in groups for critic in group] == many
+    assert max(map(len, groups)) == critics._CRITICS_AT_ONCE
     thesis = InformationEstimator((3, 64, 64), 3, "interpolated")
     weights = sum(parameter.numel() for parameter in thesis.parameters())
-    largest = max(map(len, MINE_metric._groups(critics, thesis)))
-    assert 1 <= largest and largest * weights <= MINE_metric._WEIGHTS_AT_ONCE
+    largest = max(map(len, critics._groups(many, thesis)))
+    assert 1 <= largest and largest * weights <= critics._WEIGHTS_AT_ONCE
 
 
 def test_held_out_critics_train_like_a_plain_loop():
@@ -290,7 +290,7 @@ def test_components_are_those_of_the_pixels():
     """Against a singular value decomposition; nothing is learnt from rows to be judged on."""
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 12)) @ np.diag(np.arange(12)))
     rows = torch.arange(30)
-    found = MINE_metric._components(x.float(), rows, 5)
+    found = critics._components(x.float(), rows, 5)
     centre = x[rows].mean(0)
     _, spread, axes = torch.linalg.svd(x[rows] - centre, full_matrices=False)
     expected = (x - centre) @ axes[:5].T * (spread / spread[0])[:5]
@@ -345,7 +345,7 @@ CODES = np.ones((60, 2))
         (IMAGES[:3], CODES[:3], {}, "3 pairs of image and code: at least 50"),
         (IMAGES, np.where(np.eye(60, 2), np.nan, CODES), {}, "2 rows with NaN .*first in row 0"),
         (IMAGES, CODES[:50], {}, "60 images for 50 codes"),
-        (IMAGES, CODES[:, 0], {}, r"codes are a float64 array of shape \(60,\)"),
+        (IMAGES, CODES[:, 0], {}, r"codes: a float64 array of shape \(60,\)"),
         (IMAGES[:, 0], CODES, {}, r"images are an array of shape \(60, 4, 4\)"),
         (IMAGES + 2.0, CODES, {}, "from 2 to 2, not 0..1: give low and high"),
         (IMAGES + np.nan, CODES, {"low": 0, "high": 1}, "NaN or infinite pixels"),
@@ -355,7 +355,7 @@ CODES = np.ones((60, 2))
         (IMAGES.astype(int), CODES, {}, "int64: give low and high"),
         (IMAGES, CODES, {"mode": "best"}, "choose one of held_out, thesis"),
         (IMAGES, CODES, {"bound": "mine"}, "choose one of infonce, nwj"),
-        (IMAGES, CODES, {"depth": 3}, "'depth' is no setting"),
+        (IMAGES, CODES, {"depth": 3}, "'depth' is not a setting"),
         (IMAGES, CODES, {"repeats": 0}, "repeats = 0: at least 1"),
         (IMAGES, CODES, {"steps": 10}, "steps = 10: at least 20"),
         (IMAGES, CODES, {"alpha": 0.0}, "alpha = 0.0: above 0"),

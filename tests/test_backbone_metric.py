@@ -410,10 +410,10 @@ def test_lines_of_too_few_cells_are_left_out_and_named():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"codes": np.full((50, 2), np.nan)}, "50 codes with NaN"),
+        ({"codes": np.full((50, 2), np.nan)}, "codes: 50 rows with NaN"),
         ({"codes": np.zeros((49, 2))}, "49 codes for 50 rows"),
-        ({"codes": np.zeros(50)}, r"of shape \(N, d\)"),
-        ({"codes": np.zeros((50, 2)).astype(str)}, "numbers of shape"),
+        ({"codes": np.zeros(50)}, r"not \(N, d\) numbers"),
+        ({"codes": np.zeros((50, 2)).astype(str)}, "codes: a <U32 array"),
         ({"continuum": Continuum("time")}, "no column 'time'"),
         ({"continuum": Continuum("dose", branch="drug")}, "no column 'drug'"),
         ({"continuum": Continuum("word")}, "'word' is not numeric"),

@@ -139,7 +139,9 @@ def test_real_windows_hold_the_dna():
 def test_area_and_intensity_are_numpys(dtype, factor, full_scale):
     images, outlines = masked_cells(20, dtype)
     images *= dtype(factor)
-    table, report = measure_features(images, True, ["DNA", "ER"], n_jobs=1, progress=False)
+    table, report = measure_features(
+        images, True, channel_names=["DNA", "ER"], n_jobs=1, progress=False
+    )
     assert report == []
     assert table.shape[0] == 20
     assert (table["AreaShape_Area"] == outlines.sum(axis=(1, 2))).all()
@@ -165,7 +167,7 @@ def test_area_and_intensity_are_numpys(dtype, factor, full_scale):
 
 def test_columns_are_named_once_and_hold_no_position():
     images, _ = masked_cells(3, channels=3)
-    table, _ = measure_features(images, True, list("abc"), n_jobs=1, progress=False)
+    table, _ = measure_features(images, True, channel_names=list("abc"), n_jobs=1, progress=False)
     assert table.columns.is_unique
     assert not [name for name in table if is_metadata(name)]
     assert all(dtype == np.float64 for dtype in table.dtypes)
@@ -231,7 +233,7 @@ def test_refuses_what_cannot_be_measured():
     with pytest.raises(UserError, match="at least one cell"):
         measure_features(images[:0], True)
     with pytest.raises(UserError, match="2 different ones"):
-        measure_features(images, True, ["a", "a"])
+        measure_features(images, True, channel_names=["a", "a"])
     with pytest.raises(UserError, match="2 different ids for 3 cells"):
         measure_features(images, True, ids=["a", "b", "b"])
     with pytest.raises(UserError, match="'all'"):
@@ -256,7 +258,7 @@ def cached(tmp_path):
 
 
 def forbid_measuring(monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("measured although a cache is there")
 
     monkeypatch.setattr(cell_features, "_measure", refuse)
@@ -343,8 +345,8 @@ def test_table_is_joined_in_the_order_asked_for(csv):
         (GOOD.replace("b.tiff", "a.tiff"), "a.tiff appears more than once"),
         (GOOD.replace("tiff", "png"), "no Unique_ID matches"),
         ("Unique_ID,ImageNumber,Note\na.tiff,1,x\n", "no numeric feature"),
-        ("", "not a CSV"),
-        ("Unique_ID,x\na.tiff,1,2,3\nb.tiff,1\nc,1,2,3,4,5\n", "not a CSV"),
+        ("", "cannot be read as a table"),
+        ("Unique_ID,x\na.tiff,1,2,3\nb.tiff,1\nc,1,2,3,4,5\n", "cannot be read as a table"),
     ],
 )
 def test_table_errors_name_the_file(csv, text, message):
@@ -355,10 +357,9 @@ def test_table_errors_name_the_file(csv, text, message):
 
 
 def test_table_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="absent.csv: no such file"):
-        read_cellprofiler_table(tmp_path / "absent.csv", ["a"])
-    with pytest.raises(UserError, match="cannot be read"):
-        read_cellprofiler_table(tmp_path, ["a"])
+    for path in (tmp_path / "absent.csv", tmp_path):
+        with pytest.raises(UserError, match=f"{path.name}: there is no such file"):
+            read_cellprofiler_table(path, ["a"])
 
 
 def test_a_cell_asked_for_twice(csv):

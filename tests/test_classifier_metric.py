@@ -176,9 +176,9 @@ def test_labels_may_be_numbers_or_words(labels, classes):
         ({"labels": [1, 2, 3, 4]}, "each of the 4 classes has one cell"),
         ({"labels": [1, 1, np.nan, 2]}, "1 labels are missing"),
         ({"labels": [1, 1, 2]}, "labels of shape \\(3,\\) for 4 codes"),
-        ({"codes": np.full((4, 2), np.nan)}, "4 codes with NaN"),
+        ({"codes": np.full((4, 2), np.nan)}, "codes: 4 rows with NaN"),
         ({"codes": np.zeros(4)}, "array of shape \\(4,\\)"),
-        ({"codes": np.full((4, 2), "x")}, "not numbers"),
+        ({"codes": np.full((4, 2), "x")}, "codes: a <U1 array"),
         ({"mode": "best"}, "mode 'best'"),
         ({"repeats": 0}, "repeats = 0"),
     ],
@@ -224,7 +224,7 @@ def test_cells_without_label_are_left_out_and_counted(table):
 
 
 def test_bad_tables_are_named(table):
-    with pytest.raises(UserError, match="m1: the table has no column 'GT_label'"):
+    with pytest.raises(UserError, match="m1: there is no column 'GT_label'"):
         m_scores(np.zeros((80, 2)), table)
     with pytest.raises(UserError, match="79 codes for 80 rows"):
         m_scores(np.zeros((79, 2)), table)

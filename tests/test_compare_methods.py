@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import trustworthiness
 
 from optimization import compare_methods
-from optimization.compare_figures import intervals, ranks
+from optimization.compare_figures import intervals, one_per_score, ranks
 from util.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("only_own_garbage")
@@ -56,6 +56,8 @@ def test_specs_of_data_sets():
     assert own == {"dataset": "a/b.npz", "image_size": 32, "label": "dose", "beta": 5.0}
     name, own = compare_methods.read_set("jurkat:dataset=here.npz", settings_of())
     assert (own["dataset"], own["label"]) == ("here.npz", "phase")
+    _, own = compare_methods.read_set("old:shrink=2,evenness=0.5", settings_of())
+    assert own == {"downsample": 2, "density_balance": 0.5}
     for spec, words in (
         ("unknown", "known are simulated, jurkat"),
         ("mine:colour=red", "'colour=red' is not setting=value"),
@@ -112,7 +114,7 @@ def test_a_comparison_from_cells_to_page(tmp_path, monkeypatch, capsys):
     assert list(table.columns[:3]) == ["data_set", "method", "seed"]
     assert set(table["method"]) == set(settings.methods) and set(table["seed"]) == {0, 1}
     assert set(table["cells"]) == {"all"}  # nine validation cells are too few to score
-    single = compare_methods.one_per_score(table)
+    single = one_per_score(table)
     assert len(single) == 8 * single["score"].nunique()
     found = single.set_index(["method", "seed", "score"])["value"]
     lcmc = table[(table["metric"] == "lcmc_area") & (table["reference"] == "pixels")]
@@ -159,12 +161,12 @@ def test_validation_cells_are_scored_by_themselves(tmp_path, monkeypatch, blank_
 def test_metrics_that_compare_nothing_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = settings_of(features="none", methods=("Vanilla",), epochs=1)
-    with pytest.raises(UserError, match="--metrics axes: says nothing of methods"):
+    with pytest.raises(UserError, match="--metrics axes: cannot rank methods"):
         compare_methods.main(dataclasses.replace(settings, metrics=("axes",)))
     assert not (tmp_path / "results").exists()
     np.save("cells.npy", np.random.default_rng(0).integers(0, 255, (40, 32, 32), np.uint8))
     unlabelled = {"metrics": ("classifier",), "sets": ("mine:dataset=cells.npy",)}
-    with pytest.raises(UserError, match="no score of these data sets is one number"):
+    with pytest.raises(UserError, match="no score of these data sets is a single number"):
         compare_methods.main(dataclasses.replace(settings, **unlabelled))
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from skimage.transform import resize
 
-from util.data_processing import CellBatches, Cells, load_cells, split_cells
+from util.data_processing import CellBatches, Cells, CellSource, load_cells, split_cells
 from util.errors import UserError
 from util.fitting import Fitter, choose_padding, choose_scaling
 from util.image_files import read_image
@@ -26,6 +26,10 @@ def masked_crop(height, width, channels=3, dtype=np.uint8, seed=0):
     top = np.iinfo(dtype).max
     values = np.random.default_rng(seed).integers(1, top, (height, width, channels), dtype=dtype)
     return np.where((x**2 + y**2 < 1)[..., None], values, 0).astype(dtype)
+
+
+def load(dataset, metadata=None, **more):
+    return load_cells(CellSource(str(dataset), metadata, **more), progress=False)
 
 
 @pytest.fixture
@@ -44,7 +48,7 @@ def folder(tmp_path):
 
 
 def test_folder_with_classes_and_metadata(folder):
-    cells = load_cells(folder, folder.parent / "meta.csv", progress=False)
+    cells = load(folder, folder.parent / "meta.csv")
     assert cells.images.shape == (12, 3, 64, 64) and cells.images.dtype == np.uint8
     assert list(cells.table.columns) == ["Unique_ID", "class", "dose", "drug"]
     by_id = cells.table.set_index("Unique_ID")
@@ -70,15 +74,15 @@ def test_sixteen_bit_keeps_its_range():
 
 
 def test_cache_is_used_and_rebuilt_when_a_file_changes(folder, monkeypatch):
-    first = load_cells(folder, progress=False)
+    first = load(folder)
     monkeypatch.setattr("util.data_processing._build_folder_cache", None)  # a rebuild would fail
-    again = load_cells(folder, progress=False)
+    again = load(folder)
     np.testing.assert_array_equal(first.images, again.images)
     monkeypatch.undo()
     tifffile.imwrite(folder / "A" / "cell_0.tiff", masked_crop(40, 40, seed=99))
-    changed = load_cells(folder, progress=False)
+    changed = load(folder)
     assert changed.fingerprint != first.fingerprint
-    smaller = load_cells(folder, image_size=32, progress=False)
+    smaller = load(folder, image_size=32)
     assert smaller.images.shape[-1] == 32
 
 
@@ -86,7 +90,7 @@ def test_a_read_only_source_is_cached_elsewhere(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder.chmod(0o555)
     try:
-        cells = load_cells(folder, progress=False)
+        cells = load(folder)
         assert not [p for p in folder.iterdir() if p.name.startswith(".")]
         assert (
             cells.cache.is_relative_to(tmp_path / "cache") and (cells.cache / "facts.json").exists()
@@ -100,14 +104,14 @@ def test_a_cache_that_cannot_be_written_costs_only_time(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("util.cell_cache._reserve", full)
-    cells = load_cells(folder, progress=False)
+    cells = load(folder)
     assert cells.cache is None and len(cells.images) == 12
 
 
 def test_truncated_image_is_named_counted_and_left_out(folder):
     broken = folder / "B" / "cell_9.tiff"
     broken.write_bytes(broken.read_bytes()[:200])
-    cells = load_cells(folder, folder.parent / "meta.csv", progress=False)
+    cells = load(folder, folder.parent / "meta.csv")
     assert len(cells.images) == 11 and "cell_9.tiff" not in set(cells.table["Unique_ID"])
     assert any(
         "1 image files could not be read" in note and "cell_9" in note for note in cells.notes
@@ -119,7 +123,7 @@ def test_names_that_repeat_between_classes_become_paths(tmp_path):
         (tmp_path / "s" / group).mkdir(parents=True)
         for i in range(3):
             Image.fromarray(masked_crop(20, 20, seed=i)).save(tmp_path / "s" / group / f"{i}.png")
-    cells = load_cells(tmp_path / "s", progress=False)
+    cells = load(tmp_path / "s")
     assert "A/0.png" in set(cells.table["Unique_ID"]) and len(cells.images) == 6
 
 
@@ -150,7 +154,7 @@ def test_array_source_joins_by_row(tmp_path):
     images = RNG.integers(100, 4000, (20, 40, 40, 2), dtype=np.uint16)
     np.savez(tmp_path / "a.npz", images=images, channels=np.array(["DNA", "actin"]))
     pd.DataFrame({"phase": list("ab") * 10}).to_csv(tmp_path / "a.csv", index=False)
-    cells = load_cells(tmp_path / "a.npz", tmp_path / "a.csv", progress=False)
+    cells = load(tmp_path / "a.npz", tmp_path / "a.csv")
     assert cells.channels == ["DNA", "actin"] and not cells.masked
     assert list(cells.table["Unique_ID"][:2]) == ["cell_000000", "cell_000001"]
     np.testing.assert_array_equal(cells.images[3, :, 12:52, 12:52], images[3].transpose(2, 0, 1))
@@ -183,14 +187,17 @@ def test_scaling_is_robust_to_hot_pixels():
     [
         (lambda f: shutil.rmtree(f), "no such folder"),
         (lambda f: [p.unlink() for p in f.rglob("*.tiff")], "no TIFF, PNG or JPEG"),
-        (lambda f: tifffile.imwrite(f / "A" / "odd.tiff", masked_crop(30, 30, 4)), "of one kind"),
+        (
+            lambda f: tifffile.imwrite(f / "A" / "odd.tiff", masked_crop(30, 30, 4)),
+            "the same kind",
+        ),
         (lambda f: [p.write_bytes(b"II*\0") for p in f.rglob("*.tiff")], "could be read"),
     ],
 )
 def test_a_damaged_folder_is_one_clear_line(folder, damage, words):
     damage(folder)
     with pytest.raises(UserError, match=words) as caught:
-        load_cells(folder, progress=False)
+        load(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -207,14 +214,14 @@ def test_damaged_metadata_is_one_clear_line(folder, change, words):
     path = folder.parent / "meta.csv"
     change(pd.read_csv(path)).to_csv(path, index=False)
     with pytest.raises(UserError, match=words):
-        load_cells(folder, path, progress=False)
+        load(folder, path)
     assert not list(folder.parent.rglob("facts.json")), "the images were read first"
 
 
 def test_an_unreadable_image_takes_its_metadata_with_it(folder):
     next(folder.rglob("cell_3.tiff")).write_bytes(b"II*")
     rows = pd.read_csv(folder.parent / "meta.csv").set_index("Unique_ID")
-    cells = load_cells(folder, folder.parent / "meta.csv", progress=False)
+    cells = load(folder, folder.parent / "meta.csv")
     assert len(cells.table) == len(cells.images) == 11
     assert "cell_3.tiff" not in set(cells.table["Unique_ID"])
     found = cells.table.set_index("Unique_ID")["dose"]
@@ -226,7 +233,7 @@ def test_ids_without_partner_are_counted_and_named(folder):
     table = pd.read_csv(path)[2:]
     table.loc[len(table) + 5] = ["ghost.tiff", 1.0, "x"]
     table.to_csv(path, index=False, sep=";", encoding="cp1252")
-    cells = load_cells(folder, path, progress=False)
+    cells = load(folder, path)
     assert len(cells.table) == 12 and cells.table["dose"].isna().sum() == 2
     assert any("2 images have no row" in note and "cell_0.tiff" in note for note in cells.notes)
     assert any(
@@ -239,21 +246,21 @@ def test_array_errors(tmp_path):
     np.savez(tmp_path / "a.npz", images=images)
     pd.DataFrame({"x": range(5)}).to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(UserError, match="5 rows, but .* 6 images"):
-        load_cells(tmp_path / "a.npz", tmp_path / "a.csv")
-    with pytest.raises(UserError, match="--array-key cells"):
-        load_cells(tmp_path / "a.npz", array_key="cells")
+        load(tmp_path / "a.npz", tmp_path / "a.csv")
+    with pytest.raises(UserError, match="`array_key` cells"):
+        load(tmp_path / "a.npz", array_key="cells")
     np.savez(tmp_path / "two.npz", a=images, b=images)
-    with pytest.raises(UserError, match="--array-key"):
-        load_cells(tmp_path / "two.npz")
+    with pytest.raises(UserError, match="`array_key`"):
+        load(tmp_path / "two.npz")
     (tmp_path / "cut.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:500])
     with pytest.raises(UserError, match="is it complete"):
-        load_cells(tmp_path / "cut.npz")
+        load(tmp_path / "cut.npz")
     np.save(tmp_path / "nan.npy", np.full((4, 20, 20), np.nan))
     with pytest.raises(UserError, match="NaN"):
-        load_cells(tmp_path / "nan.npy")
+        load(tmp_path / "nan.npy")
     np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object))
     with pytest.raises(UserError):
-        load_cells(tmp_path / "pickled.npy")
+        load(tmp_path / "pickled.npy")
 
 
 def test_labels():
@@ -264,7 +271,7 @@ def test_labels():
     assert name == "GT_label" and list(labels) == ["1", "2", None, "2"]
     assert any("1 cells have no GT_label" in n and "c" in n for n in notes)
     assert any("single cell" in n and "1" in n for n in notes)
-    with pytest.raises(UserError, match="--label y: no such column"):
+    with pytest.raises(UserError, match="`label` y: no such column"):
         choose_labels(table, "y")
     assert choose_labels(table[["Unique_ID"]], None)[0] is None
 
@@ -310,7 +317,9 @@ def test_batches_scale_and_cover_every_cell():
 @pytest.mark.parametrize("downsample", [2, 4])
 def test_cells_are_downsampled_by_the_mean_of_squares(downsample):
     images = RNG.integers(0, 65535, (9, 2, 32, 32), dtype=np.uint16)
-    batches = CellBatches(cells_of(images, high=40000.0), torch.device("cpu"), 4, False, downsample)
+    batches = CellBatches(
+        cells_of(images, high=40000.0), torch.device("cpu"), 4, False, downsample=downsample
+    )
     scaled = np.clip(images / 40000, 0, 1)
     side = 32 // downsample
     expected = np.empty((9, 2, side, side))

@@ -11,7 +11,7 @@ import torch
 from cuda_like import CudaLike, Recorder
 from torch import nn
 
-from models import baselines, nn_modules
+from models import baselines, upsampling
 from models.guidance_losses import AnchorTerm, PairTerm
 from models.losses import HeteroscedasticLoss
 from models.networks import build_vae
@@ -190,7 +190,7 @@ def test_a_fast_block_stays_in_channels_last_memory_on_cuda(monkeypatch):
 
 
 def test_the_whole_map_of_a_small_image_is_one_product_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(nn_modules, "in_float32", lambda layer, *x: layer(*x))  # meta: no autocast
+    monkeypatch.setattr(upsampling, "in_float32", lambda layer, *x: layer(*x))  # meta: no autocast
     x = torch.rand(4, 512, 2, 2, device="meta")
     with Recorder() as recorder:
         UpsampleConv2d(512, 256).to("meta")(x)
@@ -302,3 +302,9 @@ def test_torchdr_is_told_its_device(project, name, monkeypatch):
     values = np.random.default_rng(0).normal(size=(20, 5))
     getattr(baselines, project)(values, engine="torchdr", device="cuda:1")
     assert told["device"] == "cuda:1"
+
+
+def test_an_unknown_device_is_refused():
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(UserError, match="`device` tpu9"):
+        pick_device("tpu9")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import VAE_framework
-from util.data_processing import load_cells
+from util.data_processing import CellSource, load_cells
 from util.errors import UserError
 
 
@@ -97,7 +97,7 @@ def test_the_encoder_alone_gives_the_same_codes(request, name, image_size):
     """It takes the pixels as they are, also where the network sees them smaller."""
     folder = request.getfixturevalue(name)
     latents = pd.read_csv(folder / "latents.csv")
-    cells = load_cells("simulated", image_size=image_size, simulated_cells=60)
+    cells = load_cells(CellSource(image_size=image_size, simulated_cells=60))
     encoder = torch.export.load(folder / "encoder.pt2").module()
     for part in (slice(0, 60), slice(3, 4)):
         with torch.no_grad():

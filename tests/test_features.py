@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.morphology import disk, erosion, opening, reconstruction
 
 from util.cell_features import measure_features
-from util.data_processing import load_cells
+from util.data_processing import CellSource, load_cells
 from util.features.block import Block
 from util.features.correlation import _mean_and_variance
 from util.features.granularity import granularity
@@ -83,7 +83,9 @@ def flat(outline, *levels):
 
 def both_tables(images, masked, full_scale):
     names = NAMES[: images.shape[1]]
-    table, _ = measure_features(images, masked, names, groups="full", n_jobs=1, progress=False)
+    table, _ = measure_features(
+        images, masked, channel_names=names, groups="full", n_jobs=1, progress=False
+    )
     plain = measure_plainly(images, masked, names, full_scale)
     assert list(table) == list(plain)
     return table, plain
@@ -120,7 +122,7 @@ def test_every_feature_of_masked_cells(images):
 
 
 def test_every_feature_of_simulated_cells():
-    images = load_cells("simulated", simulated_cells=4).images
+    images = load_cells(CellSource(simulated_cells=4)).images
     table = assert_as_plain(images, True, 255)
     assert table.shape == (4, 564)
     assert table.drop(columns=table.filter(like="Costes")).notna().all().all()
@@ -210,7 +212,7 @@ def test_grey_levels_beyond_the_largest_sum_of_32_bits():
     images[0, 0, :64] -= 1
     images[1, 0, 5, 5] -= 3
     images[:, 1] = images[:, 0]
-    table, _ = measure_features(images, True, ["a", "b"], None, "fast", 1, False)
+    table, _ = measure_features(images, True, channel_names=["a", "b"], n_jobs=1, progress=False)
     np.testing.assert_allclose(table["Correlation_Pearson_a_b"], 1, rtol=1e-12)
     expected = images[:, 0].reshape(2, -1).astype(np.longdouble).std(axis=1) / 65535
     np.testing.assert_allclose(table["Intensity_StdIntensity_a"], expected.astype(float), rtol=1e-9)

@@ -21,11 +21,11 @@ from human_guidance import VAE_feedback_framework, guidance_report
 from human_guidance.dsprites_study import dsprites_guidance
 from human_guidance.feedback_helpers import AxisHint, Feedback, check_feedback, check_pairs
 from human_guidance.guidance_report import Guidance, follow_up, kin_of, plot_guidance
+from human_guidance.guidance_terms import image_source
 from human_guidance.VAE_feedback_framework import (
     SETTINGS,
     fine_tune,
     hold_out,
-    image_source,
     main,
     open_parent,
     parse,
@@ -82,7 +82,7 @@ def parent(trained, tmp_path, monkeypatch):
 
 def without_figures(patch):
     """Most tests do without the report, which takes seconds and is tested elsewhere."""
-    patch.setattr(VAE_framework, "draw", lambda run, *more: run.folder / "report.html")
+    patch.setattr(VAE_framework, "draw", lambda run, *more, **named: run.folder / "report.html")
     patch.setattr(VAE_framework, "print_summary", lambda *more: None)
 
 
@@ -232,7 +232,7 @@ def test_cancelled_by_a_signal(run_script, parent, tmp_path):
         ({"feedback": None}, "no feedback: give --feedback, --pairs or --axis-hints"),
         ({"feedback": "absent.csv"}, "absent.csv: there is no such file"),
         ({"feedback": "unknown.csv"}, "unknown.csv: 1 ids are not in the run: nobody.tiff"),
-        ({"run": "7"}, "--run 7: no run of that number in results"),
+        ({"run": "7"}, "`run` 7: no run of that number in results"),
         ({"run": "elsewhere"}, "no settings.json there; give the folder of a finished run"),
         ({"epochs": 0}, "--epochs 0: must be at least 1"),
         ({"hold_out": 1.0}, "--hold-out 1.0: must be at least 0 and below 1"),
@@ -260,7 +260,7 @@ def test_data_that_changed_are_refused(parent):
     described["data"]["fingerprint"] = "another"
     (parent / "settings.json").write_text(json.dumps(described))
     feedback_of(parent).to_csv("feedback.csv", index=False)
-    with pytest.raises(UserError, match="no longer what .* learnt from"):
+    with pytest.raises(UserError, match="has changed since .* was trained"):
         fine_tune(parent, settings=dataclasses.replace(SETTINGS, feedback="feedback.csv"))
     assert len(list(parent.parent.iterdir())) == 1
 
@@ -436,7 +436,7 @@ def test_the_study_has_settings_of_its_own(monkeypatch):
 
 
 def test_guided_cells_are_shifted_while_training_only(parent):
-    loaded = VAE_framework.open_finished_run(parent).load()
+    loaded = VAE_framework.load_again(VAE_framework.open_finished_run(parent))
     batches = make_batches(loaded.cells, torch.device("cpu"), 8, augmentation=False)
     cells = torch.arange(6)
     look_up = image_source(batches, shift=3)

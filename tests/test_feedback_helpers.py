@@ -8,7 +8,6 @@ import pytest
 
 from human_guidance.feedback_helpers import (
     AxisHint,
-    anchor_columns,
     append_feedback,
     check_axis_hints,
     check_feedback,
@@ -21,6 +20,7 @@ from human_guidance.feedback_helpers import (
     write_pairs,
 )
 from util.errors import UserError
+from util.latents import anchor_columns
 
 IDS = [f"cell_{i}.tiff" for i in range(10)]
 GOOD = "Unique_ID,delta,x_anchor,y_anchor\ncell_3.tiff,1.28,-1,0\ncell_7.tiff,0.5,1,0\n"
@@ -77,7 +77,7 @@ def test_numeric_ids(written):
         (GOOD.replace("1.28", "inf"), 2, "delta of cell_3.tiff is inf, not a number"),
         (GOOD.replace("1.28", "-1.28"), 2, "delta of cell_3.tiff is -1.28; a weight is 0 or more"),
         (GOOD.replace("0.5,1", "0.5,left"), 2, "x_anchor of cell_7.tiff is 'left', not a number"),
-        (GOOD.replace("cell_7", "cell_3"), 2, "1 cells stand in two rows: cell_3.tiff"),
+        (GOOD.replace("cell_7", "cell_3"), 2, "1 cells have two rows: cell_3.tiff"),
         (GOOD.splitlines()[0] + "\n", 2, "has no rows"),
         ("", 2, "cannot be read as a table"),
         (GOOD.replace("1.28", "0").replace("0.5", "0"), 2, "anchors no cell"),
@@ -165,8 +165,8 @@ def test_pairs(written, tmp_path):
     [
         (PAIRS.replace("apart", "near"), "relation 'near' of cell_3 and cell_1 must be together"),
         (PAIRS.replace("apart,2", "apart,"), "weight of cell_3 and cell_1 is nan, not a number"),
-        (PAIRS.replace("cell_3", "cell_1"), "the pair cell_1 and cell_1 is a cell and itself"),
-        (PAIRS.replace("cell_3", "cell_2"), "the pair cell_2 and cell_1 stands in two rows"),
+        (PAIRS.replace("cell_3", "cell_1"), "the pair cell_1 and cell_1 names one cell twice"),
+        (PAIRS.replace("cell_3", "cell_2"), "the pair cell_2 and cell_1 has two rows"),
         (PAIRS.replace("cell_3", "cell_x"), "1 ids are not in the run: cell_x"),
         (PAIRS.replace("relation", "kind"), "has no column relation"),
     ],
@@ -201,7 +201,7 @@ def test_axis_hints(written, tmp_path):
         (HINTS.replace("y,dose", "y,name"), "column name has no order"),
         (HINTS.replace("y,dose", "y,same"), "column same has no order"),
         (HINTS.replace("falling", "down"), "direction 'down' must be rising, falling or empty"),
-        (HINTS.replace("y,dose", "x,dose"), "axis x and dose stand in two rows"),
+        (HINTS.replace("y,dose", "x,dose"), "axis x and dose have two rows"),
         (HINTS.replace("dose,2", "dose,nan"), "weight of y - dose is nan, not a number"),
     ],
 )

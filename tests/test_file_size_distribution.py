@@ -10,8 +10,8 @@ from util.errors import UserError
 from util.file_size_distribution import (
     Settings,
     class_counts,
-    larger_than_input,
     main,
+    rescaled_by_size,
     shapes_of,
     summarise_shapes,
 )
@@ -49,14 +49,14 @@ def test_shapes_of_channel_first_tiffs(tmp_path):
     assert image_shape(tmp_path / "first.tiff") == (50, 60)
 
 
-def test_summary_and_what_each_size_downsizes():
+def test_summary_and_what_each_size_rescales():
     shapes = pd.DataFrame({"height": [20, 40, 70, 64], "width": [30, 40, 50, 65]})
     summary = summarise_shapes(shapes)
     assert summary.loc["height", "median"] == 52
     assert summary.loc["aspect_ratio", "largest"] == 1.5
     assert summary.loc["longer_side", "smallest"] == 30
-    assert larger_than_input(shapes)["downsized"].to_dict() == {32: 3, 64: 2, 128: 0, 256: 0}
-    assert larger_than_input(shapes).loc[64, "percent"] == 50
+    assert rescaled_by_size(shapes)["rescaled"].to_dict() == {32: 3, 64: 2, 128: 0, 256: 0}
+    assert rescaled_by_size(shapes).loc[64, "percent"] == 50
 
 
 def test_class_counts_put_missing_labels_last():
@@ -73,7 +73,7 @@ def test_the_script_writes_all_it_names(folder, tmp_path, run_script):
     names = {path.name for path in result.iterdir()}
     assert names >= {"sizes.csv", "sizes.png", "classes.csv", "examples.png", "channels.png"}
     assert pd.read_csv(result / "classes.csv")["cells"].tolist() == [3, 2]
-    assert "downsize" in done.stdout
+    assert "rescale" in done.stdout
 
 
 def test_centroids_over_a_field(folder, tmp_path, monkeypatch):

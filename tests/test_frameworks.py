@@ -11,7 +11,7 @@ import torch
 
 import InfoMAX_VAE_framework
 import VAE_framework
-from util.data_processing import load_cells
+from util.data_processing import CellSource, load_cells
 from util.devices import describe_device
 from util.errors import UserError
 from util.runs import describe_run, load_checkpoint
@@ -47,7 +47,7 @@ def test_whole_run_twice(run_script, tmp_path):
         "settings.json log.jsonl checkpoint.pt best.pt latents.csv scores.csv local_quality.csv "
         "losses.png reconstructions.png samples.png scores.png accuracy.png latent_space.html "
         "report.html projections_GT_label.png backbones.png backbones.html co_ranking_pixels.png "
-        "local_quality_features.png local_quality.png ordered_distance.png"
+        "local_quality_features.png local_quality.png ordered_distance.png plotly.min.js"
     ).split():
         assert (folder / name).stat().st_size > 0, name
     assert str(folder.relative_to(tmp_path) / "report.html") in first.stdout
@@ -215,7 +215,7 @@ def test_a_label_with_gaps_rare_classes_and_one_class(folder_of_cells, tmp_path,
     assert accuracy["n_cells"].eq(38).all()
     folder = VAE_framework.main(small(dataset=str(folder_of_cells), metadata="m.csv", label="same"))
     assert "accuracy" not in set(pd.read_csv(folder / "scores.csv")["metric"])
-    with pytest.raises(UserError, match="--label dose: no such column"):
+    with pytest.raises(UserError, match="`label` dose: no such column"):
         VAE_framework.main(small(dataset=str(folder_of_cells), metadata="m.csv", label="dose"))
 
 
@@ -237,6 +237,6 @@ def test_other_latent_dimensions(tmp_path, monkeypatch):
 
 
 def test_reference_spaces_weigh_channels_alike(folder_of_cells):
-    cells = load_cells(folder_of_cells, image_size=32, progress=False)
+    cells = load_cells(CellSource(str(folder_of_cells), image_size=32), progress=False)
     pixels = cells.reference_space()
     assert pixels.shape == (40, 2, 32, 32) and 0 <= pixels.min() and pixels.max() == 1

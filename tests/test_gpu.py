@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import nn_modules, train_net
+from models import train_net, upsampling
 from quantitative_metrics import unsupervised_metric
 from util import data_processing, streaming
 
@@ -98,7 +98,7 @@ def changed(function, change):
     [
         ("batches", data_processing.CellBatches, "_load", lambda x: x.flip(0)),
         ("batches", streaming.StreamedBatches, "_load_to_host", lambda x: x.roll(1, 2)),
-        ("decoders", nn_modules, "_interleave_phases", lambda y: y * 1.01),
+        ("decoders", upsampling, "_interleave_phases", lambda y: y * 1.01),
         ("repeat", train_net, "seed_everything", lambda _: torch.seed()),
         ("ranks", unsupervised_metric, "_ranks", lambda ranks: (ranks + 1).clamp(max=9)),
     ],

@@ -1,4 +1,4 @@
-"""The grid itself, with cells that are trained in a moment."""
+"""The grid itself, with trials that are trained in a moment."""
 
 import errno
 import json
@@ -14,23 +14,23 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState as AttemptState
 
 from optimization import grid as grid_module
+from optimization import grid_storage
 from optimization.grid import (
-    CELL_FILE,
     Grid,
     GridOptions,
     attach,
-    cell_name,
     combinations,
     finish,
-    masked,
     open_grid,
-    open_storage,
+    read_facts,
     read_grid,
-    train_all,
+    trial_name,
 )
+from optimization.grid_storage import fail_and_retry, masked, open_storage
+from optimization.grid_workers import train_all
 from util.errors import DiskFullError, UserError
 
 pytestmark = pytest.mark.usefixtures("only_own_garbage")
@@ -49,23 +49,30 @@ def results(tmp_path):
 
 
 def opened(results, identity=None, axes=AXES, resume=None, **options) -> Grid:
-    return open_grid(results, "set-grid", axes, identity or {}, Options(**options), resume)
+    return open_grid(
+        results=results,
+        name="set-grid",
+        axes=axes,
+        identity=identity or {},
+        options=Options(**options),
+        resume=resume,
+    )
 
 
-def record(cell):
-    """Train a cell: leave a line in its folder, which shows how often that was done."""
-    with (cell.folder / "trained").open("a") as file:
+def record(trial):
+    """Train a trial: leave a line in its folder, which shows how often that was done."""
+    with (trial.folder / "trained").open("a") as file:
         file.write(f"{os.getpid()}\n")
-    return {"value": cell.parameters["alpha"] + cell.parameters["beta"]}
+    return {"value": trial.parameters["alpha"] + trial.parameters["beta"]}
 
 
 def make_record():
     return record
 
 
-def slow(cell):
+def slow(trial):
     time.sleep(0.3)
-    return record(cell)
+    return record(trial)
 
 
 def make_slow():
@@ -74,39 +81,39 @@ def make_slow():
 
 def times_trained(grid):
     return [
-        len((cell.folder / "trained").read_text().split())
-        if (cell.folder / "trained").is_file()
+        len((trial.folder / "trained").read_text().split())
+        if (trial.folder / "trained").is_file()
         else 0
-        for cell in grid.cells
+        for trial in grid.trials
     ]
 
 
-def test_cells_are_the_product_in_order():
+def test_trials_are_the_product_in_order():
     assert list(combinations({"a": (1, 2), "b": ("x", "y")})) == [
         {"a": 1, "b": "x"}, {"a": 1, "b": "y"}, {"a": 2, "b": "x"}, {"a": 2, "b": "y"}
     ]  # fmt: skip
-    assert cell_name({"alpha": 5.0, "set": "my cells"}) == "alpha-5-set-my-cells"
+    assert trial_name({"alpha": 5.0, "set": "my cells"}) == "alpha-5-set-my-cells"
 
 
-def test_one_worker_trains_every_cell_once(results):
+def test_one_worker_trains_every_trial_once(results):
     grid = opened(results)
     grid.work(record)
     assert times_trained(grid) == [1] * 6
     states = grid.states()
     assert [state.status for state in states] == ["trained"] * 6
     assert [state.value for state in states] == [1, 500, 6, 505, 21, 520]
-    folders = [cell.folder.name for cell in grid.cells]
+    folders = [trial.folder.name for trial in grid.trials]
     assert folders[0] == "0001-alpha-0-beta-1" and folders[-1] == "0006-alpha-20-beta-500"
 
 
-def test_two_processes_share_the_cells(results):
+def test_two_processes_share_the_trials(results):
     grid = opened(results, workers=2)
     train_all(grid, slow, make_slow)
     assert times_trained(grid) == [1] * 6
     # The helper needs a moment to start, and may come too late on a busy machine.
-    workers = {json.loads((c.folder / CELL_FILE).read_text())["worker"] for c in grid.cells}
+    workers = {read_facts(trial.folder)["worker"] for trial in grid.trials}
     assert 1 <= len(workers) <= 2
-    assert {cell["status"] for cell in read_grid(grid.folder)["cells"]} == {"trained"}
+    assert {trial["status"] for trial in read_grid(grid.folder)["trials"]} == {"trained"}
 
 
 KILLED = """
@@ -116,19 +123,19 @@ sys.path.insert(0, {tests!r})
 from optimization.grid import attach
 from test_grid import Options
 
-def hang(cell):
-    (cell.folder / "begun").touch()
+def hang(trial):
+    (trial.folder / "begun").touch()
     time.sleep(60)
 
 attach(Path(sys.argv[1]), Options()).work(hang)
 """
 
 
-def test_the_cell_of_a_killed_worker_is_trained_by_another(results, monkeypatch):
+def test_the_trial_of_a_killed_worker_is_trained_by_another(results, monkeypatch):
     grid = opened(results)
     code = KILLED.format(tests=str(Path(__file__).parent))
     worker = subprocess.Popen([sys.executable, "-c", code, str(grid.folder)])
-    begun = grid.cells[0].folder / "begun"
+    begun = grid.trials[0].folder / "begun"
     for _ in range(600):
         if begun.exists():
             break
@@ -136,23 +143,23 @@ def test_the_cell_of_a_killed_worker_is_trained_by_another(results, monkeypatch)
         time.sleep(0.1)
     monkeypatch.setattr(grid_module, "GRACE", timedelta(0))
     grid.revive()
-    assert grid.count()["running"] == 1  # it lives, and holds the lock on its cell
+    assert grid.count()["running"] == 1  # it lives, and holds the lock on its trial
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     grid.work(record)
     assert times_trained(grid) == [1] * 6
-    trials = grid.study.get_trials()
-    assert [t.state for t in trials].count(TrialState.FAIL) == 1
-    assert [t.state for t in trials].count(TrialState.COMPLETE) == 6
+    ends = [attempt.state for attempt in grid.study.get_trials()]
+    assert ends.count(AttemptState.FAIL) == 1
+    assert ends.count(AttemptState.COMPLETE) == 6
 
 
-def test_a_cell_that_kills_its_workers_ends_as_failed(results, monkeypatch):
+def test_a_trial_that_kills_its_workers_ends_as_failed(results, monkeypatch):
     grid = opened(results, axes={"alpha": (1.0,), "beta": (2.0,)})
     monkeypatch.setattr(grid_module, "GRACE", timedelta(0))
-    for _ in range(grid_module.RETRIES + 1):
-        trial = grid.study.ask()  # and its worker dies
+    for _ in range(grid_storage.RETRIES + 1):
+        attempt = grid.study.ask()  # and its worker dies
         for name, values in grid.axes.items():
-            trial.suggest_categorical(name, values)
+            attempt.suggest_categorical(name, values)
         assert grid.count()["running"] == 1
         grid.revive()
     state = grid.states()[0]
@@ -162,12 +169,11 @@ def test_a_cell_that_kills_its_workers_ends_as_failed(results, monkeypatch):
 def test_a_worker_taken_for_dead_changes_nothing(results):
     grid = opened(results)
 
-    def paused(cell):
-        running = grid.study.get_trials(states=(TrialState.RUNNING,))[0]
-        if cell.number == 1:  # another one takes its trial away meanwhile
-            grid.study.tell(running.number, state=TrialState.FAIL)
-            grid_module.retry_callback()(grid.study, running)
-        return record(cell)
+    def paused(trial):
+        running = grid.study.get_trials(states=(AttemptState.RUNNING,))[0]
+        if trial.number == 1:  # another worker fails its attempt meanwhile
+            fail_and_retry(grid.study, running.number)
+        return record(trial)
 
     grid.work(paused)
     assert times_trained(grid) == [1] * 6 and grid.count()["trained"] == 6
@@ -181,13 +187,13 @@ def test_a_worker_that_asks_when_nothing_waits_trains_nothing(results):
     assert grid.study.get_trials()[-1].user_attrs["copy_of"] < 6
 
 
-def test_a_failed_cell_is_recorded_and_can_be_tried_again(results):
-    def fail(cell):
-        if cell.parameters == {"alpha": 5.0, "beta": 500.0}:
+def test_a_failed_trial_is_recorded_and_can_be_tried_again(results):
+    def fail(trial):
+        if trial.parameters == {"alpha": 5.0, "beta": 500.0}:
             raise UserError("the loss is not finite")
-        if cell.parameters == {"alpha": 20.0, "beta": 1.0}:
+        if trial.parameters == {"alpha": 20.0, "beta": 1.0}:
             raise ZeroDivisionError("a mistake in the code")
-        return record(cell)
+        return record(trial)
 
     grid = opened(results)
     grid.work(fail)
@@ -202,16 +208,16 @@ def test_a_failed_cell_is_recorded_and_can_be_tried_again(results):
 
 
 @pytest.mark.parametrize(
-    "error", [DiskFullError("no space left on the disk of cells"), OSError(errno.ENOSPC, "full")]
+    "error", [DiskFullError("no space left on the disk of runs"), OSError(errno.ENOSPC, "full")]
 )
-def test_a_full_disk_ends_the_grid_and_fails_no_cell(results, error):
-    def fill(cell):
-        if cell.parameters == {"alpha": 5.0, "beta": 1.0}:
+def test_a_full_disk_ends_the_grid_and_fails_no_trial(results, error):
+    def fill(trial):
+        if trial.parameters == {"alpha": 5.0, "beta": 1.0}:
             raise error
-        return record(cell)
+        return record(trial)
 
     grid = opened(results)
-    with pytest.raises(DiskFullError, match="no space left on the disk of .*: free some|cells"):
+    with pytest.raises(DiskFullError, match="no space left on the disk of .*: free some|runs"):
         train_all(grid, fill, make_record)
     assert times_trained(grid) == [1, 1, 0, 0, 0, 0]
     assert grid.count()["failed"] == 0
@@ -220,10 +226,10 @@ def test_a_full_disk_ends_the_grid_and_fails_no_cell(results, error):
     assert times_trained(again) == [1] * 6
 
 
-def test_ctrl_c_leaves_the_cell_waiting(results):
+def test_ctrl_c_leaves_the_trial_waiting(results):
     grid = opened(results)
 
-    def interrupt(cell):
+    def interrupt(trial):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -247,7 +253,7 @@ def test_the_same_command_goes_on_until_the_grid_is_finished(results):
     assert opened(results, resume=str(grid.folder)).folder == grid.folder
 
 
-def test_tpe_trains_some_cells_each_once(results):
+def test_tpe_trains_some_trials_each_once(results):
     axes = {"alpha": tuple(map(float, range(6))), "beta": tuple(map(float, range(6)))}
     grid = opened(results, axes=axes, sampler="tpe", trials=9, goal="reconstruction")
     grid.work(record)
@@ -257,7 +263,7 @@ def test_tpe_trains_some_cells_each_once(results):
     assert times_trained(everything) == [1] * 6
 
 
-def test_the_same_seed_draws_the_same_cells(results):
+def test_the_same_seed_draws_the_same_trials(results):
     axes = {"alpha": tuple(map(float, range(6))), "beta": tuple(map(float, range(6)))}
     drawn = []
     for _ in range(2):
@@ -296,9 +302,9 @@ def test_a_grid_of_a_database_says_so(results):
 
 def test_workers_open_an_empty_database_at_once(results, tmp_path):
     for number in range(5):
-        options = Options(storage=f"sqlite:///{tmp_path / f'{number}.db'}")
+        url = f"sqlite:///{tmp_path / f'{number}.db'}"
         with ThreadPoolExecutor(4) as pool:
-            opened_at_once = [pool.submit(open_storage, options, results) for _ in range(4)]
+            opened_at_once = [pool.submit(open_storage, url, results, 15) for _ in range(4)]
         assert [one.result().get_all_studies() for one in opened_at_once] == [[]] * 4
 
 
@@ -321,12 +327,38 @@ def test_two_machines_that_begin_in_the_same_moment_share_a_grid(results, tmp_pa
     storage = f"sqlite:///{tmp_path / 'grids.db'}"
     first = opened(results, storage=storage)
     listed = iter([[]])  # what the second one saw, before the first one's study was there
-    studies = grid_module._studies
-    monkeypatch.setattr(grid_module, "_studies", lambda *a: next(listed, None) or studies(*a))
+    names = grid_module.study_names
+    monkeypatch.setattr(grid_module, "study_names", lambda *a: next(listed, names(*a)))
     (first.folder / "grid.json").rename(tmp_path / "not_written_yet")
     second = opened(results, storage=storage)
     assert second.study.study_name == first.study.study_name and second.folder == first.folder
     assert [path.name for path in results.iterdir()] == [first.folder.name]
+
+
+def as_older_version(folder):
+    """Give the files of a grid the names that they had when a trial was called a cell."""
+    for file in folder.glob("*/trial.json"):
+        file.rename(file.with_name("cell.json"))
+    known = json.loads((folder / "grid.json").read_text())
+    known["cells"] = known.pop("trials")
+    (folder / "grid.json").write_text(json.dumps(known))
+
+
+def test_a_grid_of_an_older_version_is_continued(results):
+    grid = opened(results)
+    grid._train_next(record)
+    as_older_version(grid.folder)
+    again = opened(results)
+    assert again.folder == grid.folder and again.count()["trained"] == 1
+    # The state alone does not decide: a trial that was trained is not trained again.
+    again.enqueue(again.trials[0])
+    again.work(record)
+    assert times_trained(again) == [1] * 6
+    finish(again)
+    known = json.loads((grid.folder / "grid.json").read_text())
+    assert [trial["status"] for trial in known["trials"]] == ["trained"] * 6
+    assert "cells" not in known
+    assert read_facts(grid.folder / "0001-alpha-0-beta-1")["value"] == 1
 
 
 def test_options_do_not_change_which_grid_is_meant():
@@ -339,10 +371,10 @@ def test_options_do_not_change_which_grid_is_meant():
 def test_a_worker_killed_with_the_lock_of_the_journal_holds_up_nobody(tmp_path, monkeypatch):
     """In a relative folder, as scripts name it: there Optuna would wait for ever."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(grid_module, "LOCK_GRACE", 3)
+    monkeypatch.setattr(grid_storage, "LOCK_GRACE", 3)
     folder = opened(Path("results")).folder
     assert not folder.is_absolute()
-    killed = open_storage(Options(), folder)
+    killed = open_storage(None, folder, 15)
     killed._backend._lock.acquire()
     assert (folder / "journal.log.lock").is_symlink()
     grid = opened(Path("results"))

@@ -21,7 +21,7 @@ from util.errors import UserError
 
 @pytest.fixture
 def runs():
-    """3 x 2 cells: one failed, one missing, one far off."""
+    """3 x 2 trials: one failed, one missing, one far off."""
     table = pd.DataFrame(
         {
             "run": [f"000{i}-x" for i in range(1, 6)],
@@ -39,7 +39,7 @@ def runs():
     return table
 
 
-def test_matrix_of_the_cells(runs):
+def test_matrix_of_the_trials(runs):
     matrix, words = heat_matrix(runs, ("alpha", "beta"), ([0, 5, 20], [1, 500]), "accuracy")
     np.testing.assert_array_equal(matrix, [[0.6, 0.62], [np.nan, 0.61], [0.59, np.nan]])
     assert words[1, 0] == "failed" and words[2, 1] == "missing"
@@ -76,20 +76,20 @@ def test_what_is_a_score(runs):
 
 
 def red(path):
-    """Pixels of the frame around the best cell."""
+    """Pixels of the frame around the best value."""
     image = imread(path)[..., :3]
     return (np.abs(image - np.array([214, 39, 40]) / 255) < 0.02).all(axis=-1)
 
 
-def test_heat_maps_frame_the_best_cell(runs, tmp_path):
-    path = plot_heat_maps(runs, "alpha", "beta", ["accuracy"], tmp_path / "one.png")
+def test_heat_maps_frame_the_best_value(runs, tmp_path):
+    path = plot_heat_maps(runs, "alpha", "beta", ["accuracy"], path=tmp_path / "one.png")
     rows, columns = np.nonzero(red(path))
     height, width = red(path).shape
     assert rows.mean() > height / 2 and columns.mean() > width / 3  # alpha 0 below, beta 500 right
     before = path.read_bytes()
-    plot_heat_maps(runs, "alpha", "beta", ["accuracy"], path)
+    plot_heat_maps(runs, "alpha", "beta", ["accuracy"], path=path)
     assert path.read_bytes() == before
-    assert not red(plot_heat_maps(runs, "alpha", "beta", ["valid_kl"], path)).any()
+    assert not red(plot_heat_maps(runs, "alpha", "beta", ["valid_kl"], path=path)).any()
 
 
 def test_curves_of_a_sweep_mark_the_best(runs, tmp_path):
@@ -104,7 +104,9 @@ def test_the_explorer_holds_every_run_and_no_foreign_markup(runs, tmp_path):
     path = tmp_path / "pages" / "explore.html"
     path.parent.mkdir()
     folders = {name: tmp_path / "grid" / name for name in runs["run"]}
-    write_explorer(runs, ["alpha", "beta"], ["accuracy"], path, "accuracy", folders)
+    write_explorer(
+        runs, ["alpha", "beta"], ["accuracy"], path, first="accuracy", run_folders=folders
+    )
     page = path.read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', page).group(1))
     assert [one["link"] for one in data["runs"]] == ["../grid/0001-x/report.html"] + [None] * 4
@@ -114,12 +116,12 @@ def test_the_explorer_holds_every_run_and_no_foreign_markup(runs, tmp_path):
 
 
 def test_everything_of_a_grid_is_drawn(runs, tmp_path):
-    report = draw_runs(tmp_path, runs, ["alpha", "beta"], "accuracy", {})
+    report = draw_runs(tmp_path, runs, ["alpha", "beta"], "accuracy", run_folders={})
     text = report.read_text()
     assert "Best by accuracy: alpha 0, beta 500 (0.62; 0002-x)." in text
     assert "alpha 5.0, beta 1.0 failed: &lt;/script&gt;" in text
     assert (tmp_path / "heatmap_valid_reconstruction.png").stat().st_size > 0
-    three = draw_runs(tmp_path, runs, ["alpha", "beta", "epochs"], "accuracy", {})
+    three = draw_runs(tmp_path, runs, ["alpha", "beta", "epochs"], "accuracy", run_folders={})
     assert three.is_file()  # no heat map over three settings, but the explorer
     with pytest.raises(UserError, match="no column 'gamma'"):
-        draw_runs(tmp_path, runs, ["alpha", "gamma"], "accuracy", {})
+        draw_runs(tmp_path, runs, ["alpha", "gamma"], "accuracy", run_folders={})

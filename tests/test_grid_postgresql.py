@@ -1,4 +1,4 @@
-"""Two workers on a real PostgreSQL, one of them killed in the middle of a cell."""
+"""Two workers on a real PostgreSQL, one of them killed in the middle of a trial."""
 
 import json
 import signal
@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState as AttemptState
 from postgresql import found_postgresql, running_database
 
-from optimization.grid import GridOptions, open_storage
+from optimization.grid import read_grid
+from optimization.grid_storage import open_storage
 
-EPOCHS = 24  # a second or two a cell, so that a worker can be killed within one
+EPOCHS = 24  # a second or two a trial, so that a worker can be killed within one
 
 
 pytestmark = pytest.mark.skipif(not found_postgresql(), reason="PostgreSQL is not installed")
@@ -38,7 +39,7 @@ def wait_for(what, processes, seconds=120):
     raise AssertionError("waited in vain")
 
 
-def test_every_cell_is_trained_once_though_a_worker_is_killed(database, run_script, tmp_path):
+def test_every_trial_is_trained_once_though_a_worker_is_killed(database, run_script, tmp_path):
     options = ["--simulated-cells", 60, "--image-size", 32, "--features", "none"]
     options += ["--epochs", EPOCHS, "--patience", EPOCHS, "--widths", 2, 4]
     options += ["--metrics", "axes", "--no-reports", "--device", "cpu", "--batch-size", 16]
@@ -49,16 +50,16 @@ def test_every_cell_is_trained_once_though_a_worker_is_killed(database, run_scri
     folder = tmp_path / "results" / study.user_attrs["folder"]
 
     def being_trained():
-        """A cell some epochs old, and its worker."""
-        for trial in study.get_trials(states=(TrialState.RUNNING,)):
-            log = folder / folder_of(trial) / "log.jsonl"
+        """An attempt some epochs old, and its worker."""
+        for attempt in study.get_trials(states=(AttemptState.RUNNING,)):
+            log = folder / folder_of(attempt) / "log.jsonl"
             epochs = len(log.read_text().splitlines()) if log.exists() else 0
             if 2 <= epochs <= EPOCHS // 2:
-                process = trial.user_attrs["worker"].split(":")[1]
-                return trial, [w for w in workers if w.pid == int(process)][0]
+                process = attempt.user_attrs["worker"].split(":")[1]
+                return attempt, [w for w in workers if w.pid == int(process)][0]
         return None
 
-    trial, killed = wait_for(being_trained, workers)
+    attempt, killed = wait_for(being_trained, workers)
     killed.send_signal(signal.SIGKILL)
     (survivor,) = set(workers) - {killed}
     out, err = survivor.communicate(timeout=240)
@@ -66,31 +67,28 @@ def test_every_cell_is_trained_once_though_a_worker_is_killed(database, run_scri
     assert f"{folder.name}/report.html" in out
 
     assert len(list((tmp_path / "results").glob("*/grid.json"))) == 1  # they shared one grid
-    trials = study.get_trials()
-    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    complete = [t for t in study.get_trials() if t.state == AttemptState.COMPLETE]
     trained = [t for t in complete if "copy_of" not in t.user_attrs]
     runs = sorted(folder.glob("0*-encoder-*"))
     assert sorted(map(folder_of, trained)) == [run.name for run in runs]
     assert len(trained) == 4
-    assert study.trials[trial.number].state == TrialState.FAIL
-    revived = [t for t in trained if t.system_attrs.get("failed_trial") == trial.number]
-    assert [folder_of(t) for t in revived] == [folder_of(trial)]
+    assert study.trials[attempt.number].state == AttemptState.FAIL
+    revived = [t for t in trained if t.system_attrs.get("failed_trial") == attempt.number]
+    assert [folder_of(t) for t in revived] == [folder_of(attempt)]
     assert revived[0].user_attrs["worker"].endswith(f":{survivor.pid}")
     for run in runs:  # one line per epoch: gone on with, not begun again
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
         assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
-    output = (folder / folder_of(trial) / "output.txt").read_text()
+    output = (folder / folder_of(attempt) / "output.txt").read_text()
     assert output.count("Total params") == 1  # of a new run; the second worker resumed it
     assert output.count("run folder:") == 2
     assert (folder / "heatmaps.png").stat().st_size > 0
-    states = [cell["status"] for cell in json.loads((folder / "grid.json").read_text())["cells"]]
-    assert states == ["trained"] * 4
+    assert [trial["status"] for trial in read_grid(folder)["trials"]] == ["trained"] * 4
 
 
 def test_workers_open_an_empty_database_at_once(database, tmp_path):
-    options = GridOptions(storage=database)
     with ThreadPoolExecutor(8) as pool:
-        opened_at_once = [pool.submit(open_storage, options, tmp_path) for _ in range(8)]
+        opened_at_once = [pool.submit(open_storage, database, tmp_path, 15) for _ in range(8)]
     assert [one.result().get_all_studies() for one in opened_at_once] == [[]] * 8
 
 
@@ -106,8 +104,8 @@ def load_study(database):
     return study if study and "ready" in study.user_attrs else None
 
 
-def folder_of(trial):
-    parameters = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+def folder_of(attempt):
+    parameters = {**attempt.system_attrs.get("fixed_params", {}), **attempt.params}
     encoder, decoder = parameters["encoder"], parameters["decoder"]
     number = 1 + 2 * (encoder == 4) + (decoder == 4)
     return f"{number:04d}-encoder-{encoder}-decoder-{decoder}"

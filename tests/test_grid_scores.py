@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optimization.grid_scores import better_when, goodness, headline, score_each, subset
+from optimization.grid_scores import score_each, subset
 from quantitative_metrics.classifier_metric import ClassifierTask
 from quantitative_metrics.scores import Plan, score_projections
 
@@ -35,8 +35,8 @@ def test_the_numbers_are_those_of_one_call(cells, workers):
     plan = PLAN if workers == 1 else replace(PLAN, metrics=("neighbours", "classifier"))
     if workers == 1:  # critics of one reference are enough
         references = {"features": references["features"]}
-    whole = score_projections(codes, references, table, plan, logvars)
-    found = dict(score_each(codes, references, table, plan, logvars, workers))
+    whole = score_projections(codes, references, table, plan, logvars=logvars)
+    found = dict(score_each(codes, references, table, plan, logvars=logvars, workers=workers))
     assert list(found) == ["A", "B"]
     together = subset(list(found.values()), {"A": "A", "B": "B"})
     keys = ["projection", "reference", "metric", "k"]
@@ -64,28 +64,3 @@ def test_subset_renames(cells):
     assert sorted(chosen.local_quality) == sorted(columns)
     own = scores.table[scores.table["projection"] == "B"]
     assert list(chosen.table["value"]) == list(own["value"])
-
-
-def test_headline_keeps_what_is_one_number():
-    rows = [
-        ("A", "pixels", "lcmc", 3, 0.5),
-        ("A", "pixels", "lcmc_area", None, 9.0),
-        ("A", "", "spearman[dose]", None, -0.9),
-        ("A", "", "accuracy", None, 0.7),
-        ("A", "", "accuracy[x]", None, 0.1),
-        ("A", "", "backbone_spearman", None, 0.6),
-        ("A", "", "backbone_spearman_low", None, 0.5),
-        ("B", None, "accuracy", None, 0.8),
-    ]
-    table = pd.DataFrame(rows, columns=["projection", "reference", "metric", "k", "value"])
-    wide = headline(table)
-    expected = ["lcmc_area pixels", "accuracy", "backbone_spearman", "spearman[dose]"]
-    assert list(wide.columns) == expected
-    assert wide.loc["B", "accuracy"] == 0.8 and np.isnan(wide.loc["B", "lcmc_area pixels"])
-
-
-def test_which_way_is_better():
-    assert better_when("accuracy") == 1 and better_when("valid_reconstruction") == -1
-    assert better_when("valid_kl") == 0 and better_when("training_seconds") == 0
-    assert list(goodness(pd.Series([-0.9, 0.5], name="spearman[dose]"))) == [0.9, 0.5]
-    assert list(goodness(pd.Series([3.0, 5.0], name="valid_loss"))) == [-3, -5]

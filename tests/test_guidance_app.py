@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -45,13 +44,10 @@ from human_guidance.page.training import FineTuning, guided_runs
 from models.networks import build_vae
 from util.data_processing import Cells
 from util.errors import UserError
-from util.runs import write_json
+from util.runs import find_finished_run, write_json
 from util.style import colour_column
-from VAE_framework import find_finished_run
 
 SCRIPT = "human_guidance/guidance_app.py"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def test_lasso_over_300000_cells_agrees_with_the_half_planes_of_a_triangle():
@@ -517,7 +513,7 @@ def test_only_finished_runs_of_this_run_are_compared(tmp_path):
     assert [path.name[:4] for path in guided_runs(parent)] == ["0002", "0005"]
     assert find_finished_run("last", tmp_path).name.startswith("0005")
     assert find_finished_run("2", tmp_path).name.startswith("0002")
-    with pytest.raises(UserError, match="--run 3"):
+    with pytest.raises(UserError, match="`run` 3"):
         find_finished_run("3", tmp_path)
 
 
@@ -573,20 +569,6 @@ def server(tmp_path, monkeypatch, blank_figures):
     yield server
     server.kill()
     FineTuning(tmp_path / "results" / "0001-simulated-BBBC031-VAE").cancel()
-
-
-@pytest.fixture
-def browser():
-    """Chromium, driven by Playwright; skipped where either is absent."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--enable-unsafe-swiftshader"]
-        )
-        yield browser
-        browser.close()
 
 
 class Expert:

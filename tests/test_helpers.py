@@ -1,4 +1,4 @@
-"""Figures and tables against hand-made data: colours, counts, limits, and the same bytes twice."""
+"""Figures against hand-made data: colours, counts, limits, and the same bytes twice."""
 
 import copy
 from pathlib import Path
@@ -15,18 +15,12 @@ import util.helpers
 import util.pages.report
 from util.errors import UserError
 from util.helpers import (
-    best_scores,
     compose_rgb,
-    coordinates_of,
-    format_table,
     mix_channels,
-    plot_accuracy,
     plot_losses,
     plot_projections,
     plot_reconstructions,
     plot_samples,
-    plot_scores,
-    scores_table,
 )
 from util.style import (
     CLASS_PALETTE,
@@ -64,28 +58,6 @@ def opened(path):
         pixels = np.asarray(image.convert("RGB"))
     assert pixels.std() > 1
     return pixels
-
-
-def long_scores():
-    """Two projections of 400 cells: curves at k 1..8 against pixels, and scores of one number."""
-    rows = []
-    for name, level in (("VAE", 0.9), ("UMAP", 0.8)):
-        for k in range(1, 9):
-            for metric, value in (
-                ("trustworthiness", level + k / 1000),
-                ("continuity", 0.7 + k / 1000),
-                ("lcmc", level / 2 - k / 1000),
-            ):
-                rows.append((name, "pixels", metric, k, value, 0.01, 400, 0))
-        rows.append((name, "pixels", "trustworthiness_area", None, 17.0, None, 400, 0))
-        rows.append((name, "", "accuracy", None, level - 0.1, 0.02, 400, 0))
-        rows.append((name, "", "balanced_accuracy", None, 0.5, 0.02, 400, 0))
-        rows.append((name, "", "accuracy[G1]", None, 0.95, None, 400, 0))
-        rows.append((name, "", "accuracy[a $x [b]]", None, 0.25, None, 400, 0))
-    rows.append(("VAE", "", "spearman[dna]", None, 0.5, None, 400, 0))
-    rows.append(("UMAP", "", "spearman[dna]", None, -0.75, None, 400, 0))
-    names = ["projection", "reference", "metric", "k", "value", "std", "n_cells", "seed"]
-    return pd.DataFrame(rows, columns=names)
 
 
 def history(epochs, valid=(9.0, 4.0, 6.0), extra=()):
@@ -240,13 +212,6 @@ def test_colours_of_eleven_and_of_thirty_classes():
     assert sum(thirty.counts) == len(rare_last)
 
 
-def test_coordinates_with_gaps_are_left_out_whole():
-    table = pd.DataFrame({"x": [0.0, 1.0, np.inf], "y": [1.0, np.nan, 2.0]})
-    np.testing.assert_array_equal(coordinates_of(table, ["x", "y"]), [[0, 1]] + [[np.nan] * 2] * 2)
-    with pytest.raises(UserError, match="no column z"):
-        coordinates_of(table, ["x", "z"])
-
-
 def test_thinning_and_spreading():
     assert [thinning_stride(n) for n in (1, 20_000, 20_001, 60_000, 60_001)] == [1, 1, 2, 3, 4]
     heights = np.sort(spread(1000))
@@ -305,77 +270,8 @@ def test_many_cells_are_thinned(tmp_path):
     ).all()
 
 
-def test_the_short_table_holds_the_right_scores():
-    table = scores_table(long_scores())
-    assert list(table.index) == ["VAE", "UMAP"]
-    assert list(table.columns) == [
-        "trustworthiness pixels k=4",  # 1 % of 400 cells
-        "continuity pixels k=4",
-        "lcmc pixels k=4",
-        "accuracy",
-        "balanced accuracy",
-        "spearman[dna]",
-    ]
-    expected = [[0.904, 0.704, 0.446, 0.8, 0.5, 0.5], [0.804, 0.704, 0.396, 0.7, 0.5, -0.75]]
-    np.testing.assert_allclose(table.to_numpy(), expected)
-
-
-def test_the_best_of_a_column_and_none_among_equals():
-    best = best_scores(scores_table(long_scores()))
-    np.testing.assert_array_equal(best.loc["VAE"], [True, False, True, True, False, False])
-    np.testing.assert_array_equal(best.loc["UMAP"], [False] * 5 + [True])  # 0.75 in size
-
-
-def test_several_seeds_become_their_mean_and_k_is_shared():
-    scores = long_scores()
-    again = scores.assign(seed=1, value=scores["value"] + 0.02)
-    table = scores_table(pd.concat([scores, again]))
-    assert table.loc["VAE", "accuracy"] == pytest.approx(0.81)
-    only_one = scores[~((scores["projection"] == "UMAP") & (scores["k"] == 4))]
-    assert "lcmc pixels k=3" in scores_table(only_one)
-    assert not scores_table(only_one).isna().any(axis=None)
-
-
-def test_the_table_as_text_is_aligned_and_marks_the_best():
-    scores = long_scores()
-    text = format_table(scores_table(scores[scores["reference"] == "pixels"]))
-    assert text.split("\n") == [
-        "                              VAE    UMAP",
-        "trustworthiness pixels k=4  0.904*  0.804",
-        "continuity pixels k=4       0.704   0.704",
-        "lcmc pixels k=4             0.446*  0.396",
-    ]
-    incomplete = scores[~((scores["projection"] == "UMAP") & (scores["metric"] == "accuracy"))]
-    assert "–" in format_table(scores_table(incomplete))
-
-
-def test_figures_of_the_scores(tmp_path):
-    scores = long_scores()
-    both = pd.concat([scores, scores.assign(reference="features")])
-    one = opened(plot_scores(scores, tmp_path / "one.png"))
-    two = opened(plot_scores(both, tmp_path / "two.png"))
-    assert two.shape[0] > one.shape[0] + 300 and two.shape[1] == one.shape[1]
-    without_band = plot_scores(scores.assign(std=np.nan), tmp_path / "no_band.png")
-    assert (opened(without_band) != one).any()
-    opened(plot_accuracy(scores, tmp_path / "accuracy.png"))
-    many = pd.concat(
-        scores[scores["metric"] == "accuracy"].assign(metric=f"accuracy[well {i}]")
-        for i in range(60)
-    )
-    assert opened(plot_accuracy(many, tmp_path / "many.png")).shape[1] < 2400
-
-
-def test_scores_without_curves_or_classes_make_no_figure(tmp_path):
-    scores = long_scores()
-    assert plot_scores(scores[scores["k"].isna()], tmp_path / "a.png") is None
-    assert plot_accuracy(scores[scores["k"].notna()], tmp_path / "b.png") is None
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(UserError, match="metric"):
-        scores_table(scores.drop(columns="metric"))
-
-
 def test_the_same_input_gives_the_same_bytes(tmp_path):
-    table, scores = latent_table(), long_scores()
+    table = latent_table()
     cells = np.random.default_rng(0).random((5, 3, 8, 8))
     files = []
     for folder in (tmp_path / "a", tmp_path / "b"):
@@ -385,10 +281,8 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
         plot_projections(table, {"VAE": XYZ, "UMAP": UMAP}, "dna", folder / "dna.png")
         plot_reconstructions(cells, cells, folder / "reconstructions.png")
         plot_samples(cells, folder / "samples.png")
-        plot_scores(scores, folder / "scores.png")
-        plot_accuracy(scores, folder / "accuracy.png")
         files.append({path.name: path.read_bytes() for path in folder.iterdir()})
-    assert len(files[0]) == 7 and files[0] == files[1]
+    assert len(files[0]) == 5 and files[0] == files[1]
 
 
 def test_no_window_can_open():

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from test_grid import as_older_version
 
 import VAE_framework
 from InfoMAX_VAE_framework import InfoMaxSettings, infomax_objective
@@ -42,7 +44,7 @@ def settings_of(script, **changes):
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
-    """A finished alpha-beta grid of 2 x 2, without reports of its cells."""
+    """A finished alpha-beta grid of 2 x 2, without reports of its runs."""
     patch = pytest.MonkeyPatch()
     patch.chdir(tmp_path_factory.mktemp("grid"))
     folder = hyper_optimization_bs_fixed.main(settings_of(hyper_optimization_bs_fixed, **GRID))
@@ -50,18 +52,18 @@ def grid(tmp_path_factory):
     patch.undo()
 
 
-def test_a_cell_is_an_ordinary_run(tmp_path, monkeypatch, blank_figures):
+def test_a_trial_is_an_ordinary_run(tmp_path, monkeypatch, blank_figures):
     monkeypatch.chdir(tmp_path)
     alone = VAE_framework.main(InfoMaxSettings(**TINY, alpha=20.0, beta=500.0), infomax_objective)
     one = {"alphas": (20.0,), "betas": (500.0,), "reports": True}
     grid = hyper_optimization_bs_fixed.main(settings_of(hyper_optimization_bs_fixed, **one))
-    cell = grid / "0001-alpha-20-beta-500"
+    trial = grid / "0001-alpha-20-beta-500"
     assert "0001-alpha-20-beta-500/report.html" in (grid / "explore.html").read_text()
-    assert (cell / "latents.csv").read_bytes() == (alone / "latents.csv").read_bytes()
-    mine, other = (pd.read_csv(folder / "scores.csv") for folder in (cell, alone))
+    assert (trial / "latents.csv").read_bytes() == (alone / "latents.csv").read_bytes()
+    mine, other = (pd.read_csv(folder / "scores.csv") for folder in (trial, alone))
     pd.testing.assert_frame_equal(mine, other, check_dtype=False)
-    assert {p.name for p in alone.iterdir()} <= {p.name for p in cell.iterdir()}
-    settings = json.loads((cell / "settings.json").read_text())
+    assert {p.name for p in alone.iterdir()} <= {p.name for p in trial.iterdir()}
+    settings = json.loads((trial / "settings.json").read_text())
     assert settings["script"] == "InfoMAX_VAE_framework" and settings["settings"]["alpha"] == 20
 
 
@@ -78,6 +80,7 @@ def test_the_grid_says_what_became_of_it(grid):
         assert (grid / name).stat().st_size > 0, name
     assert read_grid(grid)["finished"]
     assert "0003-alpha-20-beta-1/report.html" not in (grid / "explore.html").read_text()
+    assert [path.parent for path in grid.rglob("plotly.min.js")] == [grid]  # no reports of trials
 
 
 def test_a_finished_grid_is_not_gone_through_again(grid):
@@ -117,23 +120,51 @@ def test_scored_again_by_other_metrics(grid, tmp_path, monkeypatch, blank_figure
     assert "0001-alpha-0-beta-1/report.html" in (drawn / "explore.html").read_text()
 
 
+def test_a_grid_of_an_older_version_is_scored_and_drawn(grid, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    older = tmp_path / "results" / grid.name
+    shutil.copytree(grid, older)
+    as_older_version(older)
+    (older / "0001-alpha-0-beta-1" / "scored.json").unlink()
+    described = {path: path.read_bytes() for path in older.glob("*/settings.json")}
+    settings = settings_of(
+        hyper_optimization_bs_fixed, **GRID | {"reports": True}, resume=str(older)
+    )
+    assert hyper_optimization_bs_fixed.main(settings) == older
+    assert (older / "0001-alpha-0-beta-1" / "report.html").stat().st_size > 0
+    assert {path: path.read_bytes() for path in described} == described
+    for name in ("runs.csv", "scores.csv"):
+        assert (older / name).read_bytes() == (grid / name).read_bytes(), name
+    as_older_version(older)
+    scored = score_optimization.main(
+        dataclasses.replace(
+            score_optimization.SETTINGS, sources=(str(older),), metrics=("axes",), device="cpu"
+        )
+    )
+    assert len(pd.read_csv(scored / "runs.csv")) == 4
+    drawn = heatmap_optimization.main(
+        dataclasses.replace(heatmap_optimization.SETTINGS, source=str(older), scores=("valid_kl",))
+    )
+    assert (drawn / "heatmap_valid_kl.png").stat().st_size > 0
+
+
 def test_runs_on_other_cells_are_not_scored_together(grid, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     other = tmp_path / "other"
     other.mkdir()
-    cell = grid / "0001-alpha-0-beta-1"
+    trial = grid / "0001-alpha-0-beta-1"
     for name in ("latents.csv", "log.jsonl"):
-        (other / name).write_bytes((cell / name).read_bytes())
-    described = json.loads((cell / "settings.json").read_text())
+        (other / name).write_bytes((trial / name).read_bytes())
+    described = json.loads((trial / "settings.json").read_text())
     described["data"]["fingerprint"] = "of other cells"
     (other / "settings.json").write_text(json.dumps(described))
     settings = dataclasses.replace(score_optimization.SETTINGS, sources=(str(grid), str(other)))
-    with pytest.raises(UserError, match="learnt from other cells"):
+    with pytest.raises(UserError, match="learned from different cells"):
         score_optimization.main(settings)
     assert not (tmp_path / "results").exists()
 
 
-def test_memory_that_runs_out_halves_the_batch_or_fails_the_cell(
+def test_memory_that_runs_out_halves_the_batch_or_fails_the_trial(
     tmp_path, monkeypatch, blank_figures
 ):
     """Encoders of 4 channels fit only in batches of 16, those of 8 in none."""
@@ -167,10 +198,10 @@ def test_memory_that_runs_out_halves_the_batch_or_fails_the_cell(
     assert [state.status for state in grid.states()] == list(runs["status"])
 
 
-def test_a_grid_without_a_trained_cell_is_an_error(tmp_path, monkeypatch):
+def test_a_grid_without_a_trained_trial_is_an_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = settings_of(hyper_optimization_bs_fixed, **GRID, learning_rate=1e30)
-    with pytest.raises(UserError, match="no cell of .* was trained: the loss is not finite"):
+    with pytest.raises(UserError, match="no trial of .* was trained: the loss is not finite"):
         hyper_optimization_bs_fixed.main(settings)
 
 
@@ -215,7 +246,9 @@ def test_passwords_are_not_written(tmp_path, monkeypatch):
 
     settings = settings_of(hyper_optimization_bs_fixed, **GRID)
     loaded = VAE_framework.load(settings)
-    grid = open_grid(Path("results"), "x", {"alpha": (1.0,)}, {}, settings)
+    grid = open_grid(
+        results=Path("results"), name="x", axes={"alpha": (1.0,)}, identity={}, options=settings
+    )
     secret = "postgresql://me:secret@host/name"
     monkeypatch.setattr("sys.argv", ["x.py", "--storage", secret])
     changed = dataclasses.replace(settings, storage=secret)

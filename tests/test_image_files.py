@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from util.data_processing import load_cells
+from util.data_processing import CellSource, load_cells
 from util.errors import UserError
 from util.image_files import Meaning, image_shape, read_image
 from util.image_folders import list_images
@@ -248,7 +248,7 @@ def write_all(folder, arrays, **how):
 
 
 def pixels_of(folder, **how):
-    return load_cells(folder, image_size=32, progress=False, **how)
+    return load_cells(CellSource(str(folder), image_size=32, **how), progress=False)
 
 
 UNIT = RNG.random((6, 32, 32))
@@ -357,7 +357,7 @@ def test_a_folder_per_channel_is_refused(tmp_path):
         pixels_of(tmp_path)
     table = tmp_path / "cells.csv"  # says that they are classes
     table.write_text("Unique_ID\nDAPI/c0.tif\nGFP/c1.tif\n")
-    assert len(pixels_of(tmp_path, metadata=table).table) == 6
+    assert len(pixels_of(tmp_path, metadata=str(table)).table) == 6
 
 
 def test_nested_folders_are_told(tmp_path):

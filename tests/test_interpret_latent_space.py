@@ -16,14 +16,8 @@ from torch.distributions import Normal, kl_divergence
 
 import InfoMAX_VAE_framework
 import VAE_framework
-from human_guidance import interpret_latent_space, interpretation_figures
-from human_guidance.interpret_latent_space import (
-    SETTINGS,
-    LatentSpace,
-    OnAllPixels,
-    decoded_plane,
-    main,
-)
+from human_guidance import interpret_latent_space, interpretation_figures, latent_space
+from human_guidance.interpret_latent_space import SETTINGS, OnAllPixels, decoded_plane, main
 from human_guidance.interpretation_figures import plot_correlations
 from human_guidance.interpretation_measures import (
     concept_of,
@@ -39,9 +33,10 @@ from human_guidance.interpretation_measures import (
     without_overlap,
     without_repeats,
 )
+from human_guidance.latent_space import LatentSpace
 from util.errors import UserError
 from util.runs import read_json, write_json
-from VAE_framework import open_finished_run
+from VAE_framework import load_again, open_finished_run
 
 N = 96
 SCRIPT = "human_guidance/interpret_latent_space.py"
@@ -235,15 +230,15 @@ def test_the_axes_of_colour_and_of_shape_are_named():
     codes = np.column_stack([shape_axis, colour_axis, noise[:, 1]])
     overall, sentences, short = name_all(codes, known, features, np.array([2.0, 1.0, 0.001]))
     assert re.search(
-        r"[Tt]he shape (is followed best )?by axis x \(-0\.9\d with GT_Shape\)", overall[0]
+        r"[Tt]he shape (is best followed )?by axis x \(-0\.9\d with GT_Shape\)", overall[0]
     )
-    assert re.search(r"[Tt]he colour (is followed best )?by axis [xy] ", overall[0])
+    assert re.search(r"[Tt]he colour (is best followed )?by axis [xy] ", overall[0])
     assert sentences[0].startswith("Axis x follows the shape (Spearman -0.9")
     assert "with AreaShape_FormFactor" in sentences[0]
     assert (
         sentences[1].startswith("Axis y ") and "follows the colour (Spearman +0.7" in sentences[1]
     )
-    assert sentences[2] == "Axis z is not used by the model (it carries 0.00 nats)."
+    assert sentences[2] == "The model does not use axis z (it carries 0.00 nats)."
     assert short[0].startswith("shape") and short[1:] == ["colour", "unused"]
     assert "PositionOnRegressionPlane" not in "".join(overall + sentences)  # it repeats a colour
 
@@ -254,8 +249,8 @@ def test_what_goes_together_and_what_lies_between_the_axes_is_said():
     codes = np.column_stack([x, y])  # the shape runs along the diagonal
     overall, _, _ = name_all(codes, known, features)
     text = " ".join(overall)
-    assert re.search(r"the colour and the shape go together|the shape and the colour", text)
-    found = re.search(r"the shape is read along the direction ([-+.\d]+) x ([-+.\d]+) y", text)
+    assert re.search(r"the colour and the shape vary together|the shape and the colour vary", text)
+    found = re.search(r"The direction ([-+.\d]+) x ([-+.\d]+) y follows the shape better", text)
     assert [float(part) for part in found.groups()] == pytest.approx([-0.71, -0.71], abs=0.02)
 
 
@@ -263,11 +258,11 @@ def test_nothing_to_follow_is_said():
     rng = np.random.default_rng(0)
     codes, empty = rng.normal(size=(300, 2)), pd.DataFrame(index=range(300))
     overall, sentences, short = name_all(codes, empty, None)
-    assert overall == ["There is no known column and no feature to compare the axes with."]
-    assert "cannot be named" in sentences[0] and short[0] == "nothing known"
+    assert overall == ["There is no metadata column and no feature to compare the axes with."]
+    assert "has no name" in sentences[0] and short[0] == "nothing known"
     noise = pd.DataFrame({"dose": rng.normal(size=300)})
     overall, sentences, _ = name_all(codes, noise, None)
-    assert overall[0].startswith("No axis follows") and "nothing known closely" in sentences[1]
+    assert overall[0].startswith("No axis follows") and "follows nothing known" in sentences[1]
 
 
 def write_discs(folder):
@@ -295,9 +290,9 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     write_discs(folder)
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(VAE_framework, "draw", lambda run, *more: run.folder / "report.html")
+        patch.setattr(VAE_framework, "draw", lambda run, *more, **named: run.folder / "report.html")
         patch.setattr(VAE_framework, "print_summary", lambda *more: None)
-        patch.setattr(VAE_framework, "project_features", lambda *more: {})
+        patch.setattr(VAE_framework, "project_features", lambda *more, **named: {})
         own = {"dataset": "discs.npz", "metadata": "discs.csv", "label": "kind", "latent_dim": 2}
         VAE_framework.main(dataclasses.replace(VAE_framework.SETTINGS, **TINY, **own))
         other = {"dataset": "four.npz", "latent_dim": 5, "features": "none", "architecture": "sc",
@@ -341,7 +336,7 @@ def test_a_user_interprets_a_run(run_script, here):
 
     page = (folder / "report.html").read_text()
     for sentence in done.stdout.splitlines()[:-1]:
-        if sentence.startswith("Axis"):
+        if sentence.startswith(("Axis", "The model")):
             assert sentence in page
     assert len(re.findall("<figcaption>", page)) == 7
 
@@ -382,19 +377,19 @@ def quick(**values):
 
 
 def test_any_model_channels_and_dimensions(here, monkeypatch):
-    monkeypatch.setattr(interpret_latent_space, "MOST_AXES", 3)
+    monkeypatch.setattr(latent_space, "MOST_AXES", 3)
     report = main(quick(run="2"))
     folder = report.parent
     assert not (folder / "line.png").exists() and not (folder / "correlations.png").exists()
     assert len(pd.read_csv(folder / "saliency.csv")) == 3  # axes shown, of five
     page = report.read_text()
-    assert "There is no known column and no feature" in page
+    assert "There is no metadata column and no feature" in page
     assert "2 axes that carry less information are not shown" in page
 
 
 def space_of(folder):
     run, loaded = open_finished_run(folder), None
-    loaded = run.load()
+    loaded = load_again(run)
     return LatentSpace(
         run, loaded, run.model(loaded.cells, torch.device("cpu")), torch.device("cpu")
     )
@@ -415,7 +410,7 @@ def test_rows_of_the_plane_are_the_second_axis(here, monkeypatch):
     space, drawn = space_of(here / "0001-discs-VAE"), {}
     monkeypatch.setattr(
         interpret_latent_space, "plot_plane",
-        lambda pictures, steps, inhabited, *more: drawn.update(pictures=pictures, cells=inhabited),
+        lambda pictures, steps, inhabited, **more: drawn.update(pictures=pictures, cells=inhabited),
     )  # fmt: skip
     decoded_plane(space, (0, 1), here)
     steps = interpret_latent_space.PLANE
@@ -437,8 +432,8 @@ def test_pictures_come_in_the_order_asked(here):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"run": "9"}, "--run 9: no run of that number in results is finished"),
-        ({"run": "last"}, "--run last: no run in results is finished"),  # none has a report
+        ({"run": "9"}, "`run` 9: no run of that number in results is finished"),
+        ({"run": "last"}, "`run` last: no run in results is finished"),  # none has a report
         ({"run": "nowhere"}, "nowhere: no settings.json there; give the folder of a finished run"),
         ({"start": "small"}, "--from and --to: a line has two ends"),
         (

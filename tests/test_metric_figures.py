@@ -1,8 +1,6 @@
 """Figures of the metrics: what is drawn where, limits, bad input, and the same bytes twice."""
 
-import json
-import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -12,13 +10,13 @@ from PIL import Image
 from scipy.stats import gaussian_kde
 
 import quantitative_metrics.metric_figures
+from quantitative_metrics.backbone_metric import BackboneLine, BackboneScore, Estimate
 from quantitative_metrics.metric_figures import (
     plot_backbone,
     plot_co_ranking,
     plot_local_quality,
     plot_local_quality_densities,
     plot_ordered_distance,
-    write_backbone_page,
 )
 from util.errors import UserError
 from util.style import CLASS_PALETTE
@@ -26,26 +24,8 @@ from util.style import CLASS_PALETTE
 EVIL = "</script><script>alert(1)</script>"
 
 
-@dataclass(frozen=True)
-class Value:
-    value: float
-
-
-@dataclass(frozen=True)
-class Line:
-    branch: str
-    initial: str
-    knots: np.ndarray
-
-
-@dataclass(frozen=True)
-class Backbone:
-    lines: tuple
-    branch: np.ndarray
-    progress: np.ndarray
-    latent_distance: np.ndarray
-    spearman: Value = Value(0.9)
-    kendall: Value = Value(-0.75)
+def estimate(value):
+    return Estimate(value, low=np.nan, high=np.nan, std=np.nan)
 
 
 def example(dimensions, n=90, branches=("1", "2", "10"), states=("green", "red"), seed=0):
@@ -55,12 +35,17 @@ def example(dimensions, n=90, branches=("1", "2", "10"), states=("green", "red")
     which, progress = rng.integers(len(branches), size=n), rng.uniform(size=n)
     codes = ends[which] * progress[:, None] + rng.normal(0, 0.2, (n, dimensions))
     lines = tuple(
-        Line(branch, state, np.linspace(i, end, 5))
+        BackboneLine(branch, state, np.linspace(i, end, 5))
         for branch, end in zip(branches, ends, strict=True)
         for i, state in enumerate(states)
     )
     left_out = np.arange(n) % 7 == 0
-    return codes, Backbone(
+    return codes, BackboneScore(
+        spearman=estimate(0.9),
+        kendall=estimate(-0.75),
+        branches={},
+        n_cells=int((~left_out).sum()),
+        n_resamples=(0, 0),
         lines=lines,
         branch=np.where(left_out, "", np.array(branches, object)[which]),
         progress=np.where(left_out, np.nan, progress),
@@ -198,11 +183,10 @@ def test_many_cells_are_thinned_and_the_panel_says_so(tmp_path, drawn, monkeypat
 def test_nothing_scored_is_drawn_without_a_crash(tmp_path):
     codes, backbone = example(3)
     nothing = np.full(len(codes), np.nan)
-    empty = replace(backbone, latent_distance=nothing, progress=nothing, spearman=Value(np.nan))
+    empty = replace(backbone, latent_distance=nothing, progress=nothing, spearman=estimate(np.nan))
     for colour_by in ("branch", "progress"):
         plot_backbone({"a": codes}, {"a": empty}, tmp_path / "b.png", colour_by=colour_by)
     plot_ordered_distance({"a": empty}, tmp_path / "o.png")
-    write_backbone_page({"a": codes}, {"a": empty}, tmp_path / "b.html")
     constant = replace(
         backbone, lines=[replace(line, knots=np.zeros((5, 3))) for line in backbone.lines]
     )
@@ -298,46 +282,6 @@ def test_densities_are_those_of_scipy_and_hold_all_cells(tmp_path, drawn):
     ]  # fmt: skip
 
 
-def page_views(path):
-    html = path.read_text(encoding="utf-8")
-    found = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)
-    assert len(found) == 1
-    return html, json.loads(found[0])
-
-
-def test_page_holds_cells_and_lines_of_every_projection(tmp_path):
-    made = {"VAE": example(3), "UMAP": example(2), "wide": example(6), "line": example(1)}
-    codes = {name: codes for name, (codes, _) in made.items()}
-    backbones = {name: backbone for name, (_, backbone) in made.items()}
-    path = write_backbone_page(codes, backbones, tmp_path / "b.html")
-    html, views = page_views(path)
-    assert [view["name"] for view in views] == list(codes)
-    assert [len(view["axes"]) for view in views] == [3, 2, 3, 2]
-    for view, backbone in zip(views, backbones.values(), strict=True):
-        clouds, lines, centres = view["traces"][:3], view["traces"][3:9], view["traces"][9:]
-        scored = np.isfinite(backbone.latent_distance).sum()
-        assert sum(len(trace["x"]) for trace in clouds) == scored
-        assert [len(trace["x"]) for trace in lines] == [5] * 6
-        assert [trace["name"] for trace in centres] == ["start green", "start red"]
-        kind = "scatter3d" if len(view["axes"]) == 3 else "scattergl"
-        assert {trace["type"] for trace in view["traces"]} == {kind}
-    first = backbones["VAE"].lines[0].knots
-    trace = views[0]["traces"][3]
-    np.testing.assert_allclose(np.column_stack([trace[a] for a in "xyz"]), first, atol=1e-3)
-    assert "3 of 6 PCs" in views[2]["note"]
-    outside = html.replace(re.search(r"<script>.*?</script>", html, re.S).group(), "")
-    assert "http" not in outside.replace("http-equiv", "")  # nothing is loaded
-
-
-def test_page_escapes_names(tmp_path):
-    codes, backbone = example(3, branches=(EVIL, "<b>2", "3"), states=(EVIL,))
-    path = write_backbone_page({EVIL: codes}, {EVIL: backbone}, tmp_path / "b.html", title=EVIL)
-    html, views = page_views(path)
-    assert "<script>alert" not in html
-    assert views[0]["name"] == EVIL  # written by textContent
-    assert all("<" not in trace["name"] for trace in views[0]["traces"])  # read by plotly
-
-
 def draw_all(folder):
     folder.mkdir()
     codes, backbone = example(3)
@@ -347,7 +291,6 @@ def draw_all(folder):
     quality = {"a": np.abs(codes[:, 0])}
     plot_local_quality({"a": codes}, quality, folder / "quality.png")
     plot_local_quality_densities({"pixels": quality}, folder / "densities.png")
-    write_backbone_page({"a": codes}, {"a": backbone}, folder / "page.html")
 
 
 def test_same_input_gives_the_same_bytes(tmp_path):
@@ -355,7 +298,7 @@ def test_same_input_gives_the_same_bytes(tmp_path):
     with mpl.rc_context({"font.size": 30, "lines.linewidth": 9}):  # a user's own settings
         draw_all(tmp_path / "two")
     files = sorted((tmp_path / "one").iterdir())
-    assert len(files) == 6
+    assert len(files) == 5
     for file in files:
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
@@ -381,7 +324,6 @@ def test_bad_input_is_refused_in_one_line(tmp_path):
         (lambda: plot_local_quality({"a": codes}, {"a": nothing}, path), "a: no cell"),
         (lambda: plot_local_quality_densities({}, path), "no local quality"),
         (lambda: plot_local_quality_densities({"a": {"b": np.full(3, np.nan)}}, path), "no local"),
-        (lambda: write_backbone_page({"a": codes}, {}, path), "expected the same projections"),
     ]
     for call, message in calls:
         with pytest.raises(UserError, match=message) as caught:

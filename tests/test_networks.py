@@ -110,5 +110,5 @@ def test_logvar_is_clamped():
     ],
 )
 def test_impossible_settings_are_one_line(wrong):
-    with pytest.raises(UserError, match="--"):
+    with pytest.raises(UserError, match="`"):
         build_vae(**wrong)

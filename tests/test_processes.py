@@ -68,7 +68,9 @@ def train_tiny(folder, epochs, batch_size=15):
     objective = Squares()
     batches = CellBatches(cells, torch.device("cpu"), batch_size, augmentation=True)
     split, schedule = (np.arange(60), np.arange(60, 93)), Schedule(epochs, 1e-2)
-    history = train(model, objective, batches, split, schedule, folder, {}, progress=False)
+    history = train(
+        model, objective, batches, split, schedule=schedule, folder=folder, progress=False
+    )
     (folder / f"draws{processes.rank()}.json").write_text(json.dumps(objective.draws))
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     return {**state["model"], **state["objective"]}, history

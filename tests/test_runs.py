@@ -1,19 +1,14 @@
-"""Run folders, settings, atomic files, seeds and checkpoints."""
+"""Run folders, atomic files, seeds and checkpoints."""
 
-import dataclasses
 import errno
 import os
 import threading
-from typing import Annotated, ClassVar
 
 import numpy as np
 import pytest
 import torch
-import tyro
 
 import VAE_framework
-from quantitative_metrics import performance_metrics
-from util.devices import pick_device
 from util.errors import UserError
 from util.runs import (
     create_run_folder,
@@ -26,86 +21,10 @@ from util.runs import (
     write_atomically,
     write_json,
 )
-from util.settings import parse_settings, run_script, settings_from_json
-
-
-@dataclasses.dataclass(frozen=True)
-class Toy:
-    """Settings of a script that does nothing."""
-
-    epochs: int = 100
-    """At most so many passes."""
-    base: int = 32
-    """Channels of the first block."""
-    preset: str = "thesis"
-    """Named set of values."""
-    original: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """Start with the settings of a run."""
-    resume: str | None = None
-    """Go on with a run."""
-    results: str = "results"
-    """Folder of the runs."""
-
-
-PRESETS = {"thesis": {}, "laptop": {"epochs": 10, "base": 8}}
-
-
-def parse(argv, results, changeable=("epochs",)):
-    return parse_settings(Toy(results=str(results)), PRESETS, argv, changeable)
-
-
-def test_preset_gives_way_to_an_explicit_option(tmp_path):
-    assert parse([], tmp_path) == Toy(results=str(tmp_path))
-    assert parse(["--preset", "laptop"], tmp_path).base == 8
-    chosen = parse(["--preset", "laptop", "--base", "16"], tmp_path)
-    assert (chosen.base, chosen.epochs) == (16, 10)
-    with pytest.raises(UserError, match="--preset desktop"):
-        parse(["--preset", "desktop"], tmp_path)
-
-
-def test_misspelt_option_exits_with_2(tmp_path, capsys):
-    with pytest.raises(SystemExit) as caught:
-        parse(["--epoch", "3"], tmp_path)
-    assert caught.value.code == 2
-    assert "--epochs" in capsys.readouterr().err
-
-
-def test_resume_takes_the_settings_of_the_run(tmp_path):
-    folder = create_run_folder(tmp_path, "toy")
-    write_json(folder / "settings.json", describe_run(Toy(base=4, epochs=7)))
-    for asked in (["--resume"], ["--resume", "1"], ["--resume", str(folder)]):
-        resumed = parse([*asked, "--epochs", "9"], tmp_path)
-        assert (resumed.base, resumed.epochs, resumed.resume) == (4, 9, str(folder))
-    with pytest.raises(UserError, match="--base 5 differs from 4"):
-        parse(["--resume", "--base", "5"], tmp_path)
-    with pytest.raises(UserError, match="no settings.json"):
-        parse(["--resume", str(tmp_path / "nowhere")], tmp_path)
-    with pytest.raises(UserError, match="no run of this script"):
-        parse(["--resume"], tmp_path / "empty")
-
-
-def test_a_new_run_from_the_settings_of_another(tmp_path):
-    folder = create_run_folder(tmp_path, "toy")
-    made = Toy(base=4, epochs=7, preset="laptop", results="elsewhere")
-    write_json(folder / "settings.json", describe_run(made))
-    for asked in ("last", "1", str(folder)):
-        again = parse(["--from", asked, "--epochs", "9"], tmp_path)
-        assert again == Toy(base=4, epochs=9, original=str(folder), results=str(tmp_path))
-    for argv, words in (
-        (["--from", "1", "--resume"], "--from with --resume"),
-        (["--from", "1", "--preset", "laptop"], "--from with --preset"),
-        (["--from", "2"], "--from 2: no run of that number"),
-        (["--from", "nowhere"], "--from nowhere: no settings.json there"),
-    ):
-        with pytest.raises(UserError, match=words):
-            parse(argv, tmp_path)
-    write_json(folder / "settings.json", describe_run(made, guidance={"run": "0001"}))
-    with pytest.raises(UserError, match="learnt from feedback"):
-        parse(["--from", "1"], tmp_path)
 
 
 def test_what_differs_from_another_run_is_said():
-    now = describe_run(Toy(), data={"fingerprint": "a"})
+    now = describe_run(VAE_framework.SETTINGS, data={"fingerprint": "a"})
     assert differences(now, now) == []
     before = now | {"data": {"fingerprint": "b"}, "machine": {"system": "plan9"}}
     before |= {"versions": now["versions"] | {"torch": "1.0"}}
@@ -158,59 +77,12 @@ def test_checkpoint_is_plain_data_and_refuses_code(tmp_path):
         load_checkpoint(tmp_path / "none.pt")
 
 
-def test_settings_of_an_older_version_take_defaults_and_a_newer_one_is_refused():
-    @dataclasses.dataclass(frozen=True)
-    class Made:
-        epochs: int = 5
-        sizes: tuple[int, ...] = (1, 2)
-
-    assert settings_from_json(Made, {"sizes": [3]}) == Made(sizes=(3,))
-    with pytest.raises(UserError, match="no setting 'depth'"):
-        settings_from_json(Made, {"epochs": 1, "depth": 2})
-
-
 def test_seeds_differ_by_epoch_and_repeat():
     def draw(seed, epoch):
         seed_everything(seed, epoch)
         return float(torch.rand(())), float(np.random.rand())
 
     assert draw(0, 1) == draw(0, 1) != draw(0, 2) != draw(1, 1)
-
-
-def test_device():
-    assert pick_device("cpu").type == "cpu"
-    with pytest.raises(UserError, match="--device tpu9"):
-        pick_device("tpu9")
-
-
-def test_a_users_mistake_is_one_line_and_code_2(capsys):
-    def fails():
-        raise UserError("--dataset x: there is no such folder")
-
-    with pytest.raises(SystemExit) as caught:
-        run_script(fails)
-    assert caught.value.code == 2
-    assert capsys.readouterr().err == "error: --dataset x: there is no such folder\n"
-
-
-@dataclasses.dataclass(frozen=True)
-class Renamed(Toy):
-    """The same script, later."""
-
-    downsample: int = 1
-    """Was called shrink."""
-    RENAMED: ClassVar = {"shrink": "downsample"}
-
-
-@pytest.mark.parametrize("words", [["--shrink", "2"], ["--shrink=2"], ["--downsample", "2"]])
-def test_old_options_stay(tmp_path, words):
-    default = Renamed(results=str(tmp_path))
-    assert parse_settings(default, PRESETS, words).downsample == 2
-
-
-def test_settings_of_an_old_run_load_by_their_new_names():
-    assert settings_from_json(Renamed, {"shrink": 4, "base": 8}) == Renamed(base=8, downsample=4)
-    assert settings_from_json(Toy, {"base": 8, "downsample": 4}, more=True) == Toy(base=8)
 
 
 @pytest.mark.parametrize(
@@ -226,16 +98,3 @@ def test_script_of_an_older_run(tmp_path, kind, settings, command, script):
     described = {"kind": kind, "settings": settings, "command": command}
     write_json(tmp_path / "settings.json", described)
     assert read_description(tmp_path)["script"] == script
-
-
-@pytest.mark.parametrize("words", [["--resume"], ["--from", "last"]])
-def test_last_run_is_that_of_the_script(tmp_path, words):
-    """Thirteen scripts call their settings `Settings`; a run of another one lies behind."""
-    trained = dataclasses.replace(VAE_framework.SETTINGS, results=str(tmp_path), base=4)
-    scored = dataclasses.replace(performance_metrics.SETTINGS, results=str(tmp_path))
-    for settings in (trained, scored):
-        folder = create_run_folder(tmp_path, "x")
-        write_json(folder / "settings.json", describe_run(settings))
-    default = dataclasses.replace(VAE_framework.SETTINGS, results=str(tmp_path))
-    asked = parse_settings(default, VAE_framework.PRESETS, words)
-    assert asked.base == 4 and str(tmp_path / "0001-x") in (asked.resume, asked.original)

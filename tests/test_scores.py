@@ -10,13 +10,11 @@ from quantitative_metrics.classifier_metric import ClassifierTask
 from quantitative_metrics.performance_metrics import (
     SETTINGS,
     compute_perf_metrics,
-    coordinate_columns,
-    known_of,
     main,
 )
 from quantitative_metrics.scores import COLUMNS, Plan, score_projections
 from util.errors import UserError
-from util.settings import parse_options
+from util.settings import name_options, parse_options
 
 SCRIPT = "quantitative_metrics/performance_metrics.py"
 QUICK = ("neighbours", "classifier", "backbone", "axes")
@@ -107,7 +105,7 @@ def test_one_class_only_skips_the_classifier(line):
 
 
 def test_a_metric_that_does_not_exist():
-    with pytest.raises(UserError, match="--metrics trust: choose from neighbours"):
+    with pytest.raises(UserError, match="`metrics` trust: choose from neighbours"):
         Plan(("trust",))
 
 
@@ -118,31 +116,6 @@ def test_three_cells_and_fewer(line):
     assert value(scores.table, "trustworthiness", "kept", k=1) == 1
     with pytest.raises(UserError, match="2 cells have coordinates"):
         score_projections({"kept": codes["kept"][:2]}, {}, table[:2], Plan(("axes",)))
-
-
-def test_coordinates_are_found_by_their_names():
-    names = "UMAP_X UMAP_Y UMAP_Z RTSNE_30_x RTSNE_30_y VAE_x_coord VAE_y_coord VAE_x_logvar"
-    positions = "GT_x GT_y CP_x CP_y Location_Center_X Location_Center_Y dose lonely_x"
-    table = pd.DataFrame(np.ones((2, 16)), columns=f"{names} {positions}".split())
-    assert coordinate_columns(table) == {
-        "UMAP": ["UMAP_X", "UMAP_Y", "UMAP_Z"],
-        "RTSNE_30": ["RTSNE_30_x", "RTSNE_30_y"],
-        "VAE": ["VAE_x_coord", "VAE_y_coord"],
-    }
-    assert "VAE_x_logvar" not in known_of(table, {"UMAP": ["UMAP_X"]})
-    assert "dose" in known_of(table, {"UMAP": ["UMAP_X"]})
-
-
-def test_coordinates_asked_for():
-    table = pd.DataFrame(np.ones((2, 4)), columns=["a", "b", "UMAP_X", "UMAP_Y"])
-    assert coordinate_columns(table, ["UMAP_X", "UMAP_Y"]) == {"UMAP": ["UMAP_X", "UMAP_Y"]}
-    assert coordinate_columns(table, ["a", "b"]) == {"projection": ["a", "b"]}
-    asked = ["mine=a,b", "UMAP=UMAP_X,UMAP_Y"]
-    assert coordinate_columns(table, asked) == {"mine": ["a", "b"], "UMAP": ["UMAP_X", "UMAP_Y"]}
-    with pytest.raises(UserError, match="no column 'c'; it has a, b"):
-        coordinate_columns(table, ["a", "c"])
-    with pytest.raises(UserError, match="no columns named like coordinates"):
-        coordinate_columns(table[["a", "b"]])
 
 
 @pytest.fixture
@@ -170,7 +143,7 @@ def test_the_script_scores_a_csv_with_its_images(picture_set, run_script, tmp_pa
     names = {path.name for path in result.iterdir()}
     assert names >= {
         *("scores.csv", "axes.csv", "local_quality.csv", "confusion_MINE.csv", "settings.json"),
-        *("report.html", "latent_space.html", "backbones.html", "backbones.png"),
+        *("report.html", "latent_space.html", "backbones.html", "plotly.min.js", "backbones.png"),
         *("co_ranking_pixels.png", "local_quality_pixels.png", "local_quality.png", "scores.png"),
         *("ordered_distance.png", "accuracy.png", "projections_group.png"),
     }
@@ -245,7 +218,7 @@ def test_other_classes_and_strength(picture_set):
         ),
         (lambda t: t, ["--columns", "MINE_1", "MINE_3"], "no column 'MINE_3'"),
         (lambda t: t.assign(MINE_1=np.nan), ["--columns", "MINE_1", "MINE_2"], "0 cells have coo"),
-        (lambda t: t.assign(Unique_ID="one"), [], "ids stand in more than one row"),
+        (lambda t: t.assign(Unique_ID="one"), [], "ids occur in more than one row"),
         (lambda t: t, ["--label", "kind"], "--label kind: no such column"),
         (lambda t: t, ["--progress", "age"], "age"),
         (lambda t: t, ["--features", "measure"], "needs the images"),
@@ -261,5 +234,6 @@ def test_bad_input_is_one_line(picture_set, tmp_path, monkeypatch, spoil, option
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
         main(parse_options(SETTINGS, [str(source), *options]))
-    assert message in str(error.value) and "\n" not in str(error.value)
+    said = name_options(str(error.value))  # as run_script prints it
+    assert message in said and "\n" not in said
     assert not (tmp_path / "results").exists()

@@ -54,9 +54,11 @@ def numbers(batches):
 def test_same_values_as_on_the_device(tmp_path, dtype, downsample):
     top = np.iinfo(dtype).max
     images = np.random.default_rng(0).integers(0, top, (70, 2, 8, 8), dtype=dtype, endpoint=True)
-    resident = CellBatches(cells_of(images), CPU, 16, False, downsample)
+    resident = CellBatches(cells_of(images), CPU, 16, False, downsample=downsample)
     cells = cells_of(mapped(tmp_path, images))
-    streamed = StreamedBatches(cells, CPU, 16, False, 40 * images[0].nbytes, downsample)
+    streamed = StreamedBatches(
+        cells, CPU, 16, False, window_bytes=40 * images[0].nbytes, downsample=downsample
+    )
     indices = np.random.default_rng(1).permutation(70)[:60]
     ours, theirs = (list(batches.in_order(indices)) for batches in (streamed, resident))
     assert [len(x) for x in ours] == [16, 16, 16, 12]
@@ -81,7 +83,9 @@ def test_augmentation_only_turns_and_flips():
     ("n_cells", "batch_size", "window_cells"), [(1000, 16, 100), (1000, 16, 5000), (20, 32, 8)]
 )
 def test_every_cell_once_but_for_the_last_incomplete_batch(n_cells, batch_size, window_cells):
-    batches = StreamedBatches(numbered(2 * n_cells), CPU, batch_size, False, 2 * window_cells)
+    batches = StreamedBatches(
+        numbered(2 * n_cells), CPU, batch_size, False, window_bytes=2 * window_cells
+    )
     indices = np.arange(n_cells) * 2
     epoch = numbers(batches.shuffled(indices))
     seen = [cell for batch in epoch for cell in batch]
@@ -164,7 +168,9 @@ def trained(cells, folder, epochs):
     return (
         model,
         batches,
-        train(model, ELBOObjective(), batches, split, schedule, folder, {}, progress=False),
+        train(
+            model, ELBOObjective(), batches, split, schedule=schedule, folder=folder, progress=False
+        ),
     )
 
 

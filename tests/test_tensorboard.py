@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from util.errors import UserError
-from util.runs import TensorBoardLog
+from util.tensorboard_log import TensorBoardLog
 
 LOG = [
     {
@@ -20,7 +20,7 @@ LOG = [
 
 def test_a_missing_package_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match="^--tensorboard: .*pip install tensorboard"):
+    with pytest.raises(UserError, match="^`tensorboard`: .*pip install tensorboard"):
         TensorBoardLog(tmp_path)
 
 

@@ -71,7 +71,9 @@ def run(
     model = build_vae(image_size=32, channels=1, base=4)
     objective = ELBOObjective()
     if infomax:
-        objective = InfoMaxObjective(InformationEstimator((1, 32, 32), 3), 5.0, 1.0, 5e-4)
+        objective = InfoMaxObjective(
+            InformationEstimator((1, 32, 32), 3), alpha=5.0, beta=1.0, critic_learning_rate=5e-4
+        )
     batches = CellBatches(cells, torch.device("cpu"), batch_size, augmentation=True)
     split = split_cells(None, len(cells.table), 0.2, seed)
     schedule = Schedule(
@@ -88,9 +90,8 @@ def run(
         objective,
         batches,
         split,
-        schedule,
-        folder,
-        {},
+        schedule=schedule,
+        folder=folder,
         progress=False,
         probabilities=probabilities,
         keep_checkpoint=keep_checkpoint,
@@ -195,7 +196,15 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(cells, tmp_pat
     batches = CellBatches(cells, torch.device("cpu"), 16, augmentation=True)
     split = split_cells(None, 60, 0.2, 0)
     with pytest.raises(UserError, match="epoch 2, batch 1: loss inf, reconstruction"):
-        train(model, Explodes(), batches, split, Schedule(3, 1e-3), tmp_path / "r", {}, False)
+        train(
+            model,
+            Explodes(),
+            batches,
+            split,
+            schedule=Schedule(3, 1e-3),
+            folder=tmp_path / "r",
+            progress=False,
+        )
     kept = load_checkpoint(tmp_path / "r" / "checkpoint.pt")
     assert all(torch.equal(state["model"][k], kept["model"][k]) for k in state["model"])
 
@@ -236,7 +245,15 @@ def test_out_of_memory_halves_the_batch_and_says_so(
         model = build_vae(image_size=32, channels=1, base=4)
         batches = CellBatches(cells, torch.device("cpu"), batch_size, augmentation=True)
         split = split_cells(None, 60, 0.2, 0)
-        return train(model, objective, batches, split, Schedule(2, 1e-3), folder, {}, False)
+        return train(
+            model,
+            objective,
+            batches,
+            split,
+            schedule=Schedule(2, 1e-3),
+            folder=folder,
+            progress=False,
+        )
 
     history = attempt(tmp_path / "greedy", 40, Greedy())
     assert "epoch 1: out of memory" in capsys.readouterr().out
@@ -370,7 +387,9 @@ def test_what_was_learnt_since_the_last_checkpoint_is_kept_in_an_error(cells, tm
         batches = CellBatches(cells, torch.device("cpu"), 16, augmentation=True)
         split = split_cells(None, 60, 0.2, 0)
         schedule = Schedule(epochs, 1e-3)
-        history = train(model, objective, batches, split, schedule, folder, {}, False)
+        history = train(
+            model, objective, batches, split, schedule=schedule, folder=folder, progress=False
+        )
         return model.state_dict(), [entry["valid"] for entry in history]
 
     with pytest.raises(KeyboardInterrupt):
@@ -397,7 +416,7 @@ def test_a_finished_run_needs_no_large_checkpoint(cells, tmp_path, monkeypatch):
     assert known == history and not (folder / "checkpoint.pt").exists()
     for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    with pytest.raises(UserError, match="kept no checkpoint.pt.*--epochs 5.*--keep-checkpoint"):
+    with pytest.raises(UserError, match="kept no checkpoint.pt.*`epochs` 5.*`keep_checkpoint`"):
         refuse_unusable_checkpoint(folder, model, Schedule(5, 1e-3))
     with pytest.raises(UserError, match="finished after 3 epochs"):
         run(cells, folder, 5)
@@ -412,7 +431,15 @@ def test_checkpoint_of_another_model_is_refused(cells, tmp_path):
     batches = CellBatches(cells, torch.device("cpu"), 16, augmentation=False)
     split = split_cells(None, 60, 0.2, 0)
     with pytest.raises(UserError, match="another model"):
-        train(model, ELBOObjective(), batches, split, Schedule(3, 1e-3), tmp_path / "r", {}, False)
+        train(
+            model,
+            ELBOObjective(),
+            batches,
+            split,
+            schedule=Schedule(3, 1e-3),
+            folder=tmp_path / "r",
+            progress=False,
+        )
 
 
 def test_validation_counts_every_cell_once(cells):

@@ -1,12 +1,12 @@
-"""Chaffer and Lock's breast cancer cells: merge the four channel images of each cell.
+"""Chaffer and Lock's breast cancer cells: merges the four channel images of each cell into one.
 
 Edit SETTINGS below, or give them on the command line, and run
 
     python util/Process_Chaffer_Dataset.py --raw DataSets/raw/Chaffer
 
-The raw folder holds one folder of single-cell images per channel and the ground-truth CSV; it is
-never changed. The script writes DataSets/Chaffer_Data/Class_{1..12} and its metadata. A stopped
-conversion goes on with the same command. Cells that could not be merged are listed with the reason
+The raw folder holds a folder of single-cell images per channel and the ground-truth CSV; it is only
+read. The script writes DataSets/Chaffer_Data/Class_{1..12} and its metadata. The same command
+continues a conversion that was stopped. Cells that could not be merged are listed with the reason
 in MetaData3_Chaffer_GT_link_CP_unmatched.csv.
 """
 
@@ -40,7 +40,7 @@ class Settings:
     raw: Path = Path("DataSets/raw/Chaffer")
     """Folder of the raw data."""
     out: Path = Path("DataSets")
-    """Folder of data sets; Chaffer_Data and its tables must not be there yet."""
+    """Folder of data sets; it must not hold Chaffer_Data and its tables yet."""
     ground_truth: Path | None = None
     """The CSV with Unique_Cell_ID; None for the only CSV in the raw folder that has it."""
     workers: int | None = None
@@ -89,7 +89,7 @@ def main(settings: Settings = SETTINGS) -> Outcome:
     ]
     inputs = [file_stamp(path)]
     cut = partial(merge_channels, folders)
-    return write_data_set(target, settings, inputs, groups, cut, finish)
+    return write_data_set(target, settings, inputs=inputs, groups=groups, cut=cut, finish=finish)
 
 
 def find_channels(raw: Path) -> list[Path]:

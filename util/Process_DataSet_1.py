@@ -6,9 +6,9 @@ Edit SETTINGS below, or give them on the command line, and run
     python util/Process_DataSet_1.py --raw DataSets/raw/BBBC031 --cells-from masks
 
 The raw folder is the download (BBBC031_v1_dataset and BBBC031_v1_DatasetGroundTruth.csv) and, to
-take the cells from CellProfiler, its CellProfiler_Outputs. It is never changed. A stopped
-conversion goes on with the same command. Cells of the ground truth without an image are listed with
-the reason in MetaData1_GT_link_CP_unmatched.csv.
+take the cells from CellProfiler, its CellProfiler_Outputs. It is only read. The same command
+continues a conversion that was stopped. Cells of the ground truth that have no image are listed
+with the reason in MetaData1_GT_link_CP_unmatched.csv.
 """
 
 from collections.abc import Iterator
@@ -53,10 +53,10 @@ class Settings:
     raw: Path = Path("DataSets/raw/BBBC031")
     """Folder of the raw download."""
     out: Path = Path("DataSets")
-    """Folder of data sets; Synthetic_Data_1 and its tables must not be there yet."""
+    """Folder of data sets; it must not hold Synthetic_Data_1 and its tables yet."""
     cells_from: Literal["cellprofiler", "masks", "fields"] = "cellprofiler"
-    """Take the crops of a CellProfiler run, cut by the published masks, or segment the fields by
-    threshold and watershed."""
+    """Source of the cells: crops of a CellProfiler run, the published masks, or the fields alone,
+    by threshold and watershed."""
     cellprofiler: Path | None = None
     """CellProfiler's outputs; None for CellProfiler_Outputs in the raw folder."""
     images: Path | None = None
@@ -64,8 +64,8 @@ class Settings:
     ground_truth: Path | None = None
     """The CSV; None for BBBC031_v1_DatasetGroundTruth.csv in the raw folder."""
     max_distance: float = 35.0
-    """Largest distance in px from a cell of the ground truth to its object; a cell has a radius of
-    about 30."""
+    """Largest distance in px between a cell of the ground truth and its object; the radius of a
+    cell is about 30."""
     workers: int | None = None
     """Processes that cut cells; None for one per CPU."""
     progress: bool = True
@@ -139,7 +139,7 @@ def main(settings: Settings = SETTINGS) -> Outcome:
         return made, {}
 
     inputs = [file_stamp(path, *tables)]
-    return write_data_set(target, settings, inputs, groups, cut, finish)
+    return write_data_set(target, settings, inputs=inputs, groups=groups, cut=cut, finish=finish)
 
 
 def read_truth(path: Path) -> pd.DataFrame:
@@ -167,7 +167,7 @@ def read_truth(path: Path) -> pd.DataFrame:
     truth = table.rename(columns=RENAMED)
     truth.insert(0, "Well", image["Well"])
     truth.insert(1, "Site", image["Site"].astype(int))
-    # Over all cells, before any is lost: the measure must not depend on the segmentation.
+    # Over all cells, before any is lost: the distance must not depend on the segmentation.
     truth["GT_dist_toInit_state"], truth["GT_initial_state"] = distance_to_initial_state(
         truth["PositionOnRegressionPlaneX"].to_numpy(float),
         truth["PositionOnRegressionPlaneY"].to_numpy(float),
@@ -198,7 +198,9 @@ def _from_crops(settings: Settings, truth: pd.DataFrame, path: Path) -> Plan:
 
     match = match_centroids(truth, objects, KEYS, settings.max_distance)
     source = f"{path.name} (LocationX, LocationY)"
-    refuse_nonsense(match, truth, objects, KEYS, settings.max_distance, source)
+    refuse_nonsense(
+        match, truth, objects, keys=KEYS, max_distance=settings.max_distance, source=source
+    )
     linked = link_objects(truth, objects, match)
     groups = [
         (f"{well}_{site:02d}", rows) for (well, site), rows in linked.groupby(KEYS, sort=True)
@@ -228,7 +230,14 @@ def _from_fields(settings: Settings, truth: pd.DataFrame, path: Path) -> Plan:
         if not isinstance(found, str):  # the first field that can be read
             match = match_centroids(rows, found.objects, KEYS, settings.max_distance)
             source = f"{path.name} (LocationX, LocationY), field {rows['Well'].iloc[0]}"
-            refuse_nonsense(match, rows, found.objects, KEYS, settings.max_distance, source)
+            refuse_nonsense(
+                match,
+                rows,
+                found.objects,
+                keys=KEYS,
+                max_distance=settings.max_distance,
+                source=source,
+            )
             break
     return fields, partial(cut_field, images, masks, settings.max_distance), []
 

@@ -5,12 +5,12 @@ Edit SETTINGS below, or give them on the command line, and run for example
     python util/Process_Fields.py --fields plate1 --image-pattern '{well}_{site}_{channel}.tif' \
         --channels DAPI GFP RFP --nucleus-channel DAPI --name Plate1
 
-A pattern says what the parts of a file name mean: {channel} is the channel, {_} anything; any other
+A pattern says what the parts of a file name mean: {channel} is the channel, {_} anything, any other
 name (well, site, ...) becomes a column and identifies the field. Cells are located by the first of
 these that is given: CellProfiler's table of centres, masks of the nuclei, a threshold on the
-nucleus channel. Their outlines come from masks of the cells, or from a threshold on the cell
-channels and a watershed between neighbours. The raw data are never changed. A stopped conversion
-goes on with the same command.
+nucleus channel. Their outlines come from masks of the cells or a threshold on the cell channels,
+with a watershed between neighbours. The raw data are only read. The same command continues a
+conversion that was stopped.
 """
 
 import contextlib
@@ -61,15 +61,15 @@ class Settings:
     image_pattern: str = "{well}_{site}_{channel}.tif"
     """Names of the images below that folder. Without {channel} a file holds all channels."""
     channels: tuple[str, ...] = ()
-    """Channels in the order wanted; without {channel} the names of those in a file. () for all."""
+    """Channels to use, in this order; without {channel}, names of the channels of a file. () for
+    all."""
     name: str = "MyCells"
     """Name of the data set: its folder, and <name>_metadata.csv beside it."""
     out: Path = Path("DataSets")
     """Folder of data sets."""
 
     nucleus_channel: str | None = None
-    """Channel that shows the nuclei; needed where neither masks nor CellProfiler locate the
-    cells."""
+    """Channel that shows the nuclei; needed if neither masks nor CellProfiler locate the cells."""
     cell_channels: tuple[str, ...] = ()
     """Channels that show the whole cell; () for all but the nucleus channel."""
     nucleus_masks: str | None = None
@@ -79,32 +79,33 @@ class Settings:
     nucleus_diameter: float = 20.0
     """Typical diameter of a nucleus in px, by which touching nuclei are split."""
     min_area: int = 50
-    """Smallest nucleus (or cell, where there are no nuclei) in px."""
+    """Area in px of the smallest nucleus (or cell, if there are no nuclei)."""
 
     cellprofiler: Path | None = None
-    """Folder of a CellProfiler run's spreadsheets: its centres mark the cells, its features become
-    <name>_features.csv."""
+    """Folder of a CellProfiler run's spreadsheets: its centres locate the cells, its features
+    become <name>_features.csv."""
     centres: str = "Nuclei"
     """The object whose centres mark the cells."""
 
     crop: Literal["masked", "window"] = "masked"
-    """A cell's bounding box, 0 outside of the cell; or a square of the field around it."""
+    """The bounding box of a cell, 0 outside the cell (masked), or a square of the field around it
+    (window)."""
     window_size: int = 128
-    """Side of that square in px. Cells too near to the edge are left out and listed."""
+    """Side of that square in px. Cells too near the edge of the field are left out and listed."""
 
     metadata: Path | None = None
-    """CSV of yours to join: by the names in the pattern, and by position if it has positions."""
+    """CSV to join: by the names in the pattern, and by position if it has positions."""
     metadata_x: str | None = None
-    """Its column of x (column, zero-based px), to join a row per cell; None joins a row per field
-    or well."""
+    """Its column of x (zero-based px), to join one row per cell; None joins one row per field or
+    well."""
     metadata_y: str | None = None
-    """Its column of y (row)."""
+    """Its column of y (zero-based px)."""
     class_column: str | None = None
     """Column whose values become the class folders; None for none."""
     edge_cells: bool = False
-    """Keep masked cells that the edge of the field cuts; else they are left out and listed."""
+    """Keep masked cells that the edge of the field cuts off; else they are left out and listed."""
     max_distance: float = 35.0
-    """Largest distance in px from a row of the metadata to its cell."""
+    """Largest distance in px between a row of the metadata and its cell."""
     workers: int | None = None
     """Processes that cut cells; None for one per CPU."""
     progress: bool = True
@@ -113,7 +114,7 @@ class Settings:
 
 SETTINGS = Settings()
 
-UNLISTED = "unlisted"  # class folder of cells of which the metadata know nothing
+UNLISTED = "unlisted"  # class folder of cells without a row in the metadata
 SEED_RADIUS = 0.15  # of the nucleus diameter, around CellProfiler's centres
 
 
@@ -174,7 +175,9 @@ def main(settings: Settings = SETTINGS) -> Outcome:
         file_stamp(*tables),
         [len(files), sum(file.stat().st_size for file in files)],
     ]
-    return write_data_set(target, settings, inputs, groups, Cutter(settings), finish)
+    return write_data_set(
+        target, settings, inputs=inputs, groups=groups, cut=Cutter(settings), finish=finish
+    )
 
 
 def _tell_of_masks(settings: Settings, fields: Sequence[Field]) -> None:
@@ -246,12 +249,12 @@ def find_fields(settings: Settings) -> tuple[list[Field], list[str]]:
         nuclei, cells = (found.get(key, {}).get("") for found in masks.values())
         of_channels = [files.get(channel) for channel in channels]
         in_order = {name: dict(key)[name] for name in names}
-        fields.append(Field(in_order, of_channels, nuclei, cells, None, None))
+        fields.append(Field(in_order, of_channels, nuclei, cells, centres=None, metadata=None))
     return fields, channels
 
 
 def _with_channels(settings: Settings, fields: list[Field], channels: list[str]) -> Settings:
-    """The settings with the names of all channels, which those that are named must be among."""
+    """The settings with the names of all channels; the named ones must be among them."""
     if channels == [""]:
         image, reason = read_channels(fields[0].files)
         if image is None:
@@ -372,7 +375,14 @@ def _try_one_field(settings: Settings, fields: list[Field]) -> None:
             rows, objects = _positions(field.metadata, settings), found.objects.assign(field=0)
             match = match_centroids(rows, objects, ["field"], settings.max_distance)
             source = f"{settings.metadata} ({settings.metadata_x}, {settings.metadata_y})"
-            refuse_nonsense(match, rows, objects, ["field"], settings.max_distance, source)
+            refuse_nonsense(
+                match,
+                rows,
+                objects,
+                keys=["field"],
+                max_distance=settings.max_distance,
+                source=source,
+            )
             return
 
 
@@ -399,7 +409,7 @@ class Found(NamedTuple):
 
 
 def find_objects(image: np.ndarray, field: Field, settings: Settings) -> Found | str:
-    """The cells of a field by the best source there is, or why they cannot be found.
+    """The cells of a field from the best available source, or why they cannot be found.
 
     Args:
         image: (H, W, C).

@@ -5,10 +5,10 @@ Edit SETTINGS below, or give them on the command line, and run
     python util/Process_Horvath_Dataset.py --raw DataSets/raw/Horvath
 
 The raw folder holds synthPlate001, synthPlate002, ... (Piccinini et al. 2017, Cell Systems 4:651)
-and CellProfiler_Outputs; it is never changed. The script writes DataSets/Peter_Horvath_Data, a less
-imbalanced subsample in Peter_Horvath_Subsample, and their metadata. A stopped conversion goes on
-with the same command. Cells of the ground truth without an image are listed with the reason in
-MetaData2_PeterHorvath_GT_link_CP_unmatched.csv.
+and CellProfiler_Outputs; it is only read. The script writes DataSets/Peter_Horvath_Data, a less
+imbalanced subsample in Peter_Horvath_Subsample, and their metadata. The same command continues a
+conversion that was stopped. Cells of the ground truth that have no image are listed with the reason
+in MetaData2_PeterHorvath_GT_link_CP_unmatched.csv.
 """
 
 import re
@@ -44,17 +44,17 @@ class Settings:
     raw: Path = Path("DataSets/raw/Horvath")
     """Folder of the plates."""
     out: Path = Path("DataSets")
-    """Folder of data sets; Peter_Horvath_Data and its tables must not be there yet."""
+    """Folder of data sets; it must not hold Peter_Horvath_Data and its tables yet."""
     cellprofiler: Path | None = None
     """CellProfiler's outputs; None for CellProfiler_Outputs in the raw folder."""
     classes: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     """Classes to keep; 7 and 8 are rare, and their segmentation fails."""
     subsample: int = 2500
-    """Largest number of cells per class in the subsample, which balances the classes."""
+    """Largest number of cells of a class in the subsample."""
     seed: int = 0
     """Seed of the subsample."""
     max_distance: float = 35.0
-    """Largest distance in px from a cell of the ground truth to its object."""
+    """Largest distance in px between a cell of the ground truth and its object."""
     workers: int | None = None
     """Processes that cut cells; None for one per CPU."""
     progress: bool = True
@@ -123,13 +123,13 @@ def main(settings: Settings = SETTINGS) -> Outcome:
         [len(files), sum(file.stat().st_size for file in files)],
     ]
     cut = partial(cut_crops, crops)
-    return write_data_set(target, settings, inputs, groups, cut, finish)
+    return write_data_set(target, settings, inputs=inputs, groups=groups, cut=cut, finish=finish)
 
 
 def read_truth(raw: Path) -> tuple[pd.DataFrame, list[Path]]:
     """All cells of all plates.
 
-    A well without cells, or without a `.class` file, is skipped.
+    Wells without cells, or without a `.class` file, are skipped.
 
     Returns:
         a row per cell: Plate (number), Well, GT_label, Unique_ID, GT_x, GT_y in px, `x` and `y`
@@ -205,16 +205,16 @@ def read_objects(spreadsheet: Path) -> pd.DataFrame:
 def match_cells(truth: pd.DataFrame, objects: pd.DataFrame, max_distance: float) -> pd.DataFrame:
     """Link each cell to its object.
 
-    Cells of the classes that are left out take part, so that no other cell gets their objects.
+    Cells of excluded classes take part, so that no other cell gets their objects.
     """
     match = match_centroids(truth, objects, KEYS, max_distance)
     source = "the .class files (y first, then x)"
-    refuse_nonsense(match, truth, objects, KEYS, max_distance, source)
+    refuse_nonsense(match, truth, objects, keys=KEYS, max_distance=max_distance, source=source)
     return link_objects(truth, objects, match)
 
 
 def draw_subsample(cells: pd.DataFrame, at_most: int, seed: int) -> pd.DataFrame:
-    """At most so many cells of each class, drawn by the seed, in their old order."""
+    """At most `at_most` cells of each class, drawn at random; the order stays."""
     rng = np.random.default_rng(seed)
     order = pd.Series(rng.permutation(len(cells)), cells["Unique_ID"].sort_values())
     rank = cells["Unique_ID"].map(order).groupby(cells["GT_label"]).rank()

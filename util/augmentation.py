@@ -1,9 +1,9 @@
 """Random orientation of cells: augmentation, and other views of the same cell.
 
-What a microscope shows of a cell depends on how the cell happens to lie. `augment` is the thesis's
-augmentation; `View` is a family of changes of which one may say "still the same cell", from which
-`models.infoMAX_VAE` draws; `align` turns every cell into a position that it always has. All of them
-are one affine map per image and cost one bilinear `grid_sample` per batch.
+How a cell lies under the microscope is chance. `augment` is the thesis's augmentation; a `View` is
+a family of random changes that keep the cell the same, as `models.infoMAX_VAE` uses them; `align`
+brings every cell into a standard position. All of them are one affine map per image and cost one
+bilinear `grid_sample` per batch.
 """
 
 import math
@@ -21,14 +21,15 @@ TargetName = Literal[ViewName, "aligned"]
 
 @dataclass(frozen=True)
 class View:
-    """Changes after which a cell is still the same; each image draws its own.
+    """Random changes that keep a cell the same, drawn anew for each image.
 
-    free_rotation: any angle; else quarter turns only, which move pixels without blurring them.
-    smallest_part: side of the window that is seen, as a share of the image, drawn uniformly between
-        this and 1 and enlarged to the full size; the window lies anywhere inside the image.
-
-    Flips of columns and rows have probability 1/2. Intensity never changes: it may be the
+    Flips of columns and rows have probability 1/2. Intensity never changes, since it may be the
     phenotype.
+
+    Attributes:
+        free_rotation: any angle; else quarter turns only, which move pixels without blurring them.
+        smallest_part: the image is cropped to a window at a random place inside it, whose side is
+            drawn uniformly between this share of the image and 1, and enlarged to the full size.
     """
 
     free_rotation: bool = False
@@ -64,16 +65,16 @@ def align(images: Tensor, fill: Tensor | None) -> Tensor:
     """Each cell with its centre in the middle and its long axis along the rows.
 
     Centre and axes are those of the image moments (Hu 1962, "Visual pattern recognition by moment
-    invariants"), of how far each pixel is from `fill`, added up over the channels. Of the four ways
-    to flip a cell along its axes the one is taken that has no negative third moment. So a cell
-    gives one image however it lies, up to interpolation; of a round cell, noise decides which.
+    invariants"), of the distance of each pixel from `fill`, summed over the channels. Of the four
+    ways to flip a cell along its axes, the one without a negative third moment is taken. So a cell
+    gives the same image in any orientation, up to interpolation; for a round cell, noise decides.
 
     Args:
         images: (B, C, S, S) float in 0..1.
         fill: as in `augment`.
 
     Returns:
-        (B, C, S, S). An image without anything stays as it is.
+        (B, C, S, S). An empty image stays as it is.
     """
     mass = images if fill is None else (images - fill.to(images)[:, None, None]).abs()
     mass = mass.sum(1)  # (B, S, S)
@@ -94,7 +95,7 @@ def align(images: Tensor, fill: Tensor | None) -> Tensor:
     return _resample(images, fill, radians, flips, shift=(x_centre, y_centre))
 
 
-# What the decoder may be asked for: the image that the encoder saw, another view, or it aligned.
+# What the decoder reconstructs: the image that the encoder saw, another view, or the aligned cell.
 Target = Callable[[Tensor, Tensor | None], Tensor]
 TARGETS: dict[str, Target | None] = {**VIEWS, "aligned": align}
 
@@ -110,8 +111,8 @@ def augment(
 
     Args:
         images: (B, C, S, S) float in 0..1.
-        fill: (C,) value that turns in from outside, the channel's padding; None for 0, as around
-            masked crops.
+        fill: (C,) value of pixels from beyond the image, the channel's padding; None for 0, as
+            around masked crops.
         generator: of the device of the images.
     """
     chance = torch.rand(5, len(images), generator=generator, device=images.device)
@@ -124,7 +125,7 @@ def augment(
 def jitter(
     images: Tensor, fill: Tensor | None, pixels: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Shift each image by up to so many whole pixels along each axis, (B, C, S, S) -> the same."""
+    """Shift each image by up to `pixels` whole pixels along each axis, (B, C, S, S)."""
     count, device = len(images), images.device
     steps = torch.randint(-pixels, pixels + 1, (2, count), generator=generator, device=device)
     x_shift, y_shift = 2 * steps / images.shape[-1]
@@ -140,14 +141,14 @@ def _resample(
     part: Tensor | None = None,
     shift: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Rotate, flip, enlarge a part of and shift each image.
+    """Rotate, flip, crop and shift each image.
 
     Args:
         images: (B, C, S, S).
         fill: (C,) or None.
         radians: (B,) angle.
         flips: (2, B) 1 or -1, of x and y.
-        part: (B,) side of the window seen, as a share of the image; None for all of it.
+        part: (B,) side of the crop as a share of the image; None for the whole image.
         shift: x and y (B,) of its middle, in units of half an image.
     """
     cos, sin = radians.cos()[:, None, None], radians.sin()[:, None, None]
@@ -169,6 +170,6 @@ def _resample(
 
 
 def _pixel_centres(images: Tensor) -> Tensor:
-    """Where the pixels of a row lie, (S,), of an image that reaches from -1 to 1."""
+    """Positions of the pixel centres of a row, (S,), in an image that spans -1 to 1."""
     size = images.shape[-1]
     return (2 * torch.arange(size, device=images.device) + 1) / size - 1

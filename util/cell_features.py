@@ -6,8 +6,8 @@ Bioinformatics 22:433): those of outlines are taken with cp_measure (Muñoz et a
 arXiv:2507.01163), those of pixels by `util.features`. The clean-up follows image-based profiling
 practice (Caicedo et al. 2017, Nature Methods 14:849).
 
-Every function that builds a table returns `(table, report)`: `report` is a list of lines for the
-user, empty where there is nothing to say.
+Functions that build a table return `(table, report)`: `report` is a list of lines for the user,
+possibly empty.
 """
 
 import hashlib
@@ -29,6 +29,8 @@ from util.cell_cache import fingerprint
 from util.data_processing import Cells
 from util.errors import UserError, explain_os_error
 from util.features.cell_blocks import POSITION, Groups, measure_block
+from util.latents import OF_PROJECTIONS
+from util.metadata import read_table
 from util.runs import write_atomically
 
 CELLS_PER_BLOCK = 64  # larger blocks fall out of the CPU cache, smaller ones cost calls
@@ -36,20 +38,21 @@ CACHE_FORMAT = 2  # raise it when masks or measurements change, so that old cach
 
 # Book-keeping of CellProfiler, of the ground truth and of other projections.
 _METADATA = re.compile(
-    r"^(Unnamed|Metadata_|Image_|FileName_|PathName_|URL_|GT_|CP_|VAE_|UMAP_|R?TSNE_|PCA_|"
+    r"^(Unnamed|Metadata_|Image_|FileName_|PathName_|URL_|GT_|CP_|"
     r"PositionOnRegressionPlane|Group_|TrackObjects_)"
     r"|^(Image_?Number|Table_?Number|Plate|Well|Site|Class|Label|split)$"
     r"|(^|_)(Object_?Number|Number_Object_Number)$|(^|_)(Parent|Children)_"
-    r"|ClosestObjectNumber|_coord$|_logvar$",
+    r"|ClosestObjectNumber|" + OF_PROJECTIONS,
     re.IGNORECASE,
 )
-# Angles: -90 is next to 90 degrees, which no Euclidean distance knows.
+# Angles: -90 degrees is next to 90, but far from it in Euclidean distance.
 _CIRCULAR = re.compile(r"AreaShape_Orientation$|ZernikePhase_")
 
 
 def measure_features(
     images: np.ndarray,
     masked: bool,
+    *,
     channel_names: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
     groups: Groups = "fast",
@@ -62,13 +65,13 @@ def measure_features(
     Manders). `full` adds spatial moments, Zernike moments of shape and intensity, texture, radial
     distribution, granularity, rank-weighted and Costes colocalisation, at about 5 times the cost.
 
-    Only the pixels of the mask (`cell_masks.find_masks`) are seen: all others are set to 0 first,
-    so that a value depends on nothing but the cell. Intensities are fractions of full scale: 255
+    Only the pixels of the mask (`cell_masks.find_masks`) count: all others are set to 0 first, so
+    that a value depends on the cell alone. Intensities are fractions of full scale: 255
     for uint8, for uint16 the smallest 2^b - 1 (b >= 8) that no pixel of the set exceeds, since
     cameras of 10 or 12 bits write uint16 as well.
 
     Args:
-        images: (N, C, S, S) uint8 or uint16, a numpy memmap if wished.
+        images: (N, C, S, S) uint8 or uint16, an array or a memory map.
         masked: whether the background is exactly 0 (see `cell_masks.find_masks`).
         channel_names: C different names, the suffix of columns that belong to a channel
             (`Intensity_MeanIntensity_DNA`) or a pair of them; `ch0`, `ch1`, ... by default.
@@ -80,19 +83,20 @@ def measure_features(
     Returns:
         One row per cell in the order of `images`, float64 columns named as in CellProfiler; NaN
         where a feature is undefined for a cell. Positions are left out. And the report: cells
-        that were not found and for which a central disc was measured.
+        that were not found, so that a central disc was measured instead.
 
     Raises:
         UserError: wrong shape or type of the images, names that do not fit, unknown group.
     """
     names = _check_request(images, channel_names, ids, groups)
-    table, found = _measure(images, masked, names, groups, n_jobs, progress)
+    table, found = _measure(images, masked, names, groups, n_jobs=n_jobs, progress=progress)
     return _with_ids(table, found, ids)
 
 
 def features_of(
     images: np.ndarray,
     masked: bool,
+    *,
     channel_names: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
     groups: Groups = "fast",
@@ -108,11 +112,19 @@ def features_of(
     """
     names = _check_request(images, channel_names, ids, groups)
     if cache_dir is None:
-        return measure_features(images, masked, names, ids, groups, n_jobs, progress)
+        return measure_features(
+            images,
+            masked,
+            channel_names=names,
+            ids=ids,
+            groups=groups,
+            n_jobs=n_jobs,
+            progress=progress,
+        )
     path = Path(cache_dir) / f"features-{groups}-{_fingerprint(images, masked, names, groups)}.npz"
     cached, report = _read_cache(path, len(images))
     if cached is None:
-        cached = _measure(images, masked, names, groups, n_jobs, progress)
+        cached = _measure(images, masked, names, groups, n_jobs=n_jobs, progress=progress)
         _write_cache(path, *cached)
     table, mask_report = _with_ids(*cached, ids)
     return table, report + mask_report
@@ -139,7 +151,12 @@ def hand_crafted_features(
         return None, []
     if choice == "measure":
         raw, notes = features_of(
-            cells.images, cells.masked, cells.channels, list(ids), groups, cells.cache
+            cells.images,
+            cells.masked,
+            channel_names=cells.channels,
+            ids=list(ids),
+            groups=groups,
+            cache_dir=cells.cache,
         )
     else:
         raw, notes = read_cellprofiler_table(choice, list(ids))
@@ -151,7 +168,7 @@ def read_cellprofiler_table(path: Path | str, ids: Sequence[str]) -> tuple[pd.Da
     """Read a table of features that has a `Unique_ID` column, one row per cell.
 
     Positions, object numbers, metadata, ground truth (`GT_*`) and projections (`VAE_*`, `UMAP_*`,
-    `TSNE_*`, `PCA_*`) are no features and left out.
+    `TSNE_*`, `PCA_*`) are not features and are left out.
 
     Args:
         path: CSV file; undefined values are empty or `nan`.
@@ -162,11 +179,13 @@ def read_cellprofiler_table(path: Path | str, ids: Sequence[str]) -> tuple[pd.Da
         the file has no such cell. And the report: ids without a partner, text columns left out.
 
     Raises:
-        UserError: no such file or not a CSV, no `Unique_ID`, a `Unique_ID` twice, no numeric
-            feature, no id in common.
+        UserError: there is no such file, it is no table, `Unique_ID` is missing or not unique,
+            there is no numeric feature, or no id in common.
     """
     path = Path(path)
-    table = _read_csv(path)
+    if not path.is_file():
+        raise UserError(f"`features` {path}: there is no such file")
+    table = read_table(path)
     if "Unique_ID" not in table:
         raise UserError(
             f"{path}: no column Unique_ID; it has to hold the file name of each cell's image"
@@ -185,7 +204,7 @@ def read_cellprofiler_table(path: Path | str, ids: Sequence[str]) -> tuple[pd.Da
 
 
 def is_metadata(column: str) -> bool:
-    """Whether a name is that of no feature: book-keeping, a position, nothing but rounding."""
+    """Whether a column is not a feature: book-keeping, a position, or rounding errors only."""
     return bool(_METADATA.search(column) or POSITION.search(column))
 
 
@@ -197,10 +216,10 @@ def clean_features(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Select and normalise features, as profilers do (Caicedo et al. 2017; cf. pycytominer).
 
-    In this order: angles go (orientation, Zernike phase: circular, so distances mislead); columns
-    with more than `max_missing` of their values missing or infinite go, elsewhere the column's
-    median stands in; constant columns go; then, from left to right, each column with an absolute
-    Pearson correlation above `max_correlation` to a column already kept goes. What is left is
+    In this order, columns are dropped: angles (orientation, Zernike phase: circular, so distances
+    mislead); columns with more than `max_missing` of their values missing or infinite (in others
+    the column's median replaces them); constant columns; and, from left to right, each column with
+    an absolute Pearson correlation above `max_correlation` to a column already kept. The rest is
     z-scored robustly, (x - median) / (1.4826 MAD), with the standard deviation where the MAD is 0,
     and clipped to [-clip, clip]. Deterministic.
 
@@ -211,9 +230,8 @@ def clean_features(
         clip: largest absolute z-score, in robust standard deviations.
 
     Returns:
-        The matrix, N rows, float32. A cell without any value (no partner in the user's table)
-        has no place among the others: its row stays NaN and counts nowhere. And the report: the
-        columns that went, by reason.
+        The matrix, N rows, float32. The row of a cell without any value (no partner in the user's
+        table) stays NaN and is not used. And the report: the dropped columns, by reason.
 
     Raises:
         UserError: no cell or no column is left.
@@ -243,9 +261,6 @@ def clean_features(
     return matrix, report
 
 
-# --- measurement ------------------------------------------------------------------------------
-
-
 def _check_request(
     images: np.ndarray, names: Sequence[str] | None, ids: Sequence[str] | None, groups: str
 ) -> list[str]:
@@ -272,6 +287,7 @@ def _measure(
     masked: bool,
     names: Sequence[str],
     groups: Groups,
+    *,
     n_jobs: int | None,
     progress: bool,
 ) -> tuple[pd.DataFrame, np.ndarray]:
@@ -282,7 +298,11 @@ def _measure(
     starts = range(0, len(images), CELLS_PER_BLOCK)
     jobs = (
         delayed(measure_block)(
-            np.asarray(images[i : i + CELLS_PER_BLOCK]), masked, names, groups, full_scale
+            np.asarray(images[i : i + CELLS_PER_BLOCK]),
+            masked,
+            names,
+            groups,
+            full_scale=full_scale,
         )
         for i in starts
     )
@@ -309,7 +329,7 @@ def _full_scale(images: np.ndarray) -> int:
 def _with_ids(
     table: pd.DataFrame, found: np.ndarray, ids: Sequence[str] | None
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Put the ids on the rows and name the cells for which a disc stood in."""
+    """Put the ids on the rows, and name the cells that a disc replaced."""
     table = table.set_axis(range(len(table)) if ids is None else list(ids), axis=0)
     lost = table.index[~found]
     if lost.empty:
@@ -321,9 +341,6 @@ def _name_some(names: Sequence[Any], most: int = 5) -> str:
     """Count the names and list the first ones: "7 (a, b, c, d, e, ...)"."""
     listed = ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")
     return f"{len(names)} ({listed})"
-
-
-# --- cache ------------------------------------------------------------------------------------
 
 
 def _fingerprint(images: np.ndarray, masked: bool, names: Sequence[str], groups: Groups) -> str:
@@ -360,21 +377,6 @@ def _read_cache(
     return (table, found), []
 
 
-# --- a table from elsewhere -------------------------------------------------------------------
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, low_memory=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; a CSV with a Unique_ID column is needed") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())  # pandas breaks its lines
-        raise UserError(f"{path}: not a CSV table ({reason})") from error
-
-
 def _join(
     features: pd.DataFrame, ids: Sequence[str], path: Path, text_columns: pd.Index
 ) -> tuple[pd.DataFrame, list[str]]:
@@ -394,9 +396,6 @@ def _join(
     if len(text_columns):
         report.append(f"{path}: left out as not numeric: columns {_name_some(text_columns)}")
     return features.reindex(wanted), report
-
-
-# --- clean-up ---------------------------------------------------------------------------------
 
 
 def _is_constant(values: np.ndarray) -> np.ndarray:

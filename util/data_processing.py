@@ -4,9 +4,9 @@
            --split_cells--> train / valid
            --CellBatches--> float batches (B, C, S, S) in 0..1, scaled, augmented, on the device
 
-Images keep their integers (and their range) until they reach the device. The result of reading and
-resizing is cached beside the source, or in the user's cache folder where the source cannot be
-written, and made again when a file, its size, its time or the input size changes.
+Images stay integers, with their own range, until they reach the device. What reading and resizing
+give is cached beside the source, or in the user's cache folder if the source is read-only, and made
+again when a file, its size, its time or the input size changes.
 """
 
 import contextlib
@@ -30,13 +30,7 @@ from util.augmentation import augment
 from util.cell_cache import CellCache, cache_folder, fingerprint
 from util.devices import select_rows, tensor_type
 from util.errors import UserError
-from util.fitting import (
-    LOOK_AT,
-    Fitter,
-    choose_padding,
-    choose_scaling,
-    scaling_rule,
-)
+from util.fitting import LOOK_AT, Fitter, choose_padding, choose_scaling, scaling_rule
 from util.image_checks import ImageChecks, Seen, look_at
 from util.image_files import Meaning, Projection, read_array, try_read
 from util.image_folders import class_folders, in_nfc, list_images
@@ -44,7 +38,7 @@ from util.metadata import count_and_name, join_metadata, read_table, refuse_dupl
 from util.pixel_numbers import choose_numbers, kind_of
 
 CACHE_VERSION = 2  # raise it when the pixels that load_cells makes change
-SIMULATED = Path("DataSets") / "simulated"  # where features of simulated cells are kept
+SIMULATED = Path("DataSets") / "simulated"  # caches of simulated cells
 CHUNK = 512  # images read and resized at a time
 
 
@@ -57,12 +51,12 @@ class Cells:
         table: N rows; `Unique_ID` first, then `class` where the source has class folders, then the
             metadata.
         name: name of the data set, for the run folder.
-        masked: crops are zero outside the cell (else they are windows of the field).
+        masked: whether crops are zero outside the cell (else they are windows of the field).
         padding: (C,) value around an image smaller than the input: 0, or the channel's border
             median.
         low, high: (C,) raw values that become 0 and 1; values beyond are clipped.
         channels: C names.
-        notes: one line for everything counted on the way (unreadable files, ids without partner).
+        notes: what was left out or decided (unreadable files, ids without partner), a line each.
         fingerprint: changes when a pixel does.
         cache: folder for what is derived from the images; None where nothing can be written.
     """
@@ -91,7 +85,7 @@ class Cells:
         """(N, C, S, S) pixels as a space whose neighbourhoods a projection should keep.
 
         8-bit pixels as they are; 16-bit channels scaled to the range that the network sees, float32
-        in 0..1, so that none rules.
+        in 0..1, so that no channel dominates.
         """
         if self.images.dtype == np.uint8:
             return self.images
@@ -129,63 +123,74 @@ class Cells:
         }
 
 
-def load_cells(
-    source: str | Path,
-    metadata: str | Path | None = None,
-    image_size: int = 64,
-    array_key: str | None = None,
-    array_axes: str | None = None,
-    simulated_cells: int = 7387,
-    simulated_seed: int = 0,
-    image_axes: str | None = None,
-    project_z: Projection | None = None,
-    progress: bool = True,
-) -> Cells:
+@dataclass(frozen=True)
+class CellSource:
+    """Which cells, and at which size: the settings that scripts share.
+
+    A script's settings inherit these fields, or write them out (`settings.take_fields`).
+    """
+
+    dataset: str = "simulated"
+    """`simulated` (BBBC031 drawn from its published law), a folder of TIFF, PNG or JPEG images
+    (flat or one subfolder per class), or an .npz/.npy file."""
+    metadata: str | None = None
+    """CSV with a row per cell; joined on Unique_ID for a folder, by row for an array file."""
+    label: str | None = None
+    """Column of the classes to score by; None takes GT_label, else the class folders."""
+    array_key: str | None = None
+    """Name of the images in an .npz; None takes the only array that can be images."""
+    array_axes: str | None = None
+    """Axes of that array, e.g. NHWC or NCHW; None finds the channel axis."""
+    image_size: int = 64
+    """Side of the square cell images in pixels: 32, 64, 128 or 256. Larger images are rescaled,
+    smaller ones padded."""
+    image_axes: str | None = None
+    """Axes of every TIFF, e.g. CYX, YXC or ZYX, where the files do not name them; None believes the
+    files."""
+    project_z: Projection | None = None
+    """How focal planes become one image: `max` or `mean`; None refuses images of several planes."""
+    simulated_cells: int = 7387
+    """Cells to draw when the data set is `simulated`; 7,387 is the size of the real matched set."""
+    simulated_seed: int = 0
+    """Seed of the simulator, apart from the seed of the run."""
+
+
+def load_cells(source: CellSource, progress: bool = True) -> Cells:
     """Turn a source into cells at the input size.
 
     Args:
-        source: `simulated` (BBBC031 drawn from its published law); or a folder of TIFF, PNG or JPEG
-            images, flat or with one subfolder per class; or a `.npz`/`.npy` file with an array of
-            images.
-        metadata: CSV with one row per cell. A folder's is joined on `Unique_ID` (the file name), an
-            array's by row.
-        image_size: side S of the square input in pixels. Larger images are rescaled, smaller ones
-            padded.
-        array_key: name of the array in the `.npz`; None takes the only one that can be images.
-        array_axes: its axes, as `NHWC`, `NCHW` or `NHW`; None takes the axis of at most 16 entries
-            for C.
-        simulated_cells: how many cells to draw when the source is `simulated`.
-        simulated_seed: seed of the simulator.
+        source: which cells. Its `label` is not used here.
         progress: show progress bars.
 
     Raises:
-        UserError: one line that names the file or value which is wrong and what would be right.
+        UserError: a file or value is wrong.
     """
+    dataset, metadata = source.dataset, source.metadata
     if metadata is not None and not Path(metadata).is_file():
-        raise UserError(f"--metadata {metadata}: there is no such file")
-    if str(source) == "simulated":
+        raise UserError(f"`metadata` {metadata}: there is no such file")
+    if dataset == "simulated":
         if metadata is not None:
             raise UserError(
-                "--metadata: the simulated cells bring their own; give it with --dataset"
+                "`metadata`: the simulated cells bring their own table; give `dataset` as well"
             )
-        return _load_simulated(simulated_cells, simulated_seed, image_size)
-    path = Path(source)
+        return _load_simulated(source)
+    path = Path(dataset)
     if path.is_dir():
-        return _load_folder(path, metadata, image_size, Meaning(image_axes, project_z), progress)
+        return _load_folder(source, progress)
     if path.is_file() and path.suffix.lower() in (".npz", ".npy"):
-        return _load_array(path, metadata, image_size, array_key, array_axes)
+        return _load_array(source)
     if path.is_file():
-        raise UserError(f"--dataset {path}: give a folder of images or an .npz/.npy file")
-    raise UserError(f"--dataset {path}: there is no such folder or file")
+        raise UserError(f"`dataset` {path}: give a folder of images or an .npz/.npy file")
+    raise UserError(f"`dataset` {path}: there is no such folder or file")
 
 
-def _load_simulated(n_cells: int, seed: int, image_size: int) -> Cells:
+def _load_simulated(source: CellSource) -> Cells:
     from util.simulate_cells import simulate_bbbc031
 
-    crops, table = simulate_bbbc031(n_cells, seed)
+    crops, table = simulate_bbbc031(source.simulated_cells, source.simulated_seed)
     with contextlib.suppress(OSError):  # read-only here: the user's cache folder serves
         SIMULATED.mkdir(parents=True, exist_ok=True)
-    fit = Fitter(image_size, np.zeros(3))
+    fit = Fitter(source.image_size, np.zeros(3))
     images = np.stack([fit(np.moveaxis(crop, -1, 0)) for crop in crops])
     return Cells(
         images=images,
@@ -197,27 +202,23 @@ def _load_simulated(n_cells: int, seed: int, image_size: int) -> Cells:
         high=np.full(3, 255.0),
         channels=["Red", "Green", "Blue"],
         fingerprint=fingerprint(images),
-        cache=cache_folder(SIMULATED, f"cells_{image_size}"),
+        cache=cache_folder(SIMULATED, f"cells_{source.image_size}"),
     )
 
 
-def _load_folder(
-    folder: Path,
-    metadata: str | Path | None,
-    image_size: int,
-    meaning: Meaning,
-    progress: bool,
-) -> Cells:
+def _load_folder(source: CellSource, progress: bool) -> Cells:
+    folder, image_size = Path(source.dataset), source.image_size
+    meaning = Meaning(source.image_axes, source.project_z)
     files = list_images(folder)
     paths = [in_nfc(file.relative_to(folder).as_posix()) for file in files]
-    names = [path.rsplit("/")[-1] for path in paths]
+    names = [path.rpartition("/")[2] for path in paths]
     unique = len(set(names)) == len(names)
     table = pd.DataFrame({"Unique_ID": names if unique else paths})
-    classes, notes = class_folders(folder, files, joined=metadata is not None)
+    classes, notes = class_folders(folder, files, joined=source.metadata is not None)
     if any(classes):
         table["class"] = classes
-    if metadata is not None:  # before the images: a mistake in it should not show after an hour
-        table, join_notes = join_metadata(table, Path(metadata))
+    if source.metadata is not None:  # before the images, which may take an hour to read
+        table, join_notes = join_metadata(table, Path(source.metadata))
         notes += join_notes
 
     stamp = hashlib.sha256(f"{CACHE_VERSION} {image_size} {meaning}".encode())
@@ -226,7 +227,9 @@ def _load_folder(
         stamp.update(f"{file.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     cached = CellCache(cache_folder(folder, f"cells_{image_size}"), stamp.hexdigest())
     if not cached.fresh():
-        _build_folder_cache(cached, folder, files, image_size, meaning, progress)
+        _build_folder_cache(
+            cached, folder, files, image_size=image_size, meaning=meaning, progress=progress
+        )
     images, facts = cached.load()
 
     unreadable = dict(facts["unreadable"])
@@ -244,26 +247,33 @@ def _load_folder(
     if facts["alpha_dropped"]:
         notes.append("the alpha channel of images was dropped")
     table = table.iloc[kept]
-    return _assemble(images, table, folder.resolve().name, facts, notes, cached.folder)
+    return _assemble(
+        images,
+        table,
+        facts,
+        name=folder.resolve().name,
+        notes=notes,
+        cache=cached.folder,
+    )
 
 
-def _load_array(
-    path: Path, metadata: str | Path | None, image_size: int, key: str | None, axes: str | None
-) -> Cells:
+def _load_array(source: CellSource) -> Cells:
+    path, metadata, image_size = Path(source.dataset), source.metadata, source.image_size
     rows = None
-    if metadata is not None:  # before the images: a mistake in it should not show after an hour
+    if metadata is not None:  # before the images, which may take an hour to read
         rows = read_table(Path(metadata))
         if "Unique_ID" in rows:
             refuse_duplicates(rows, Path(metadata))
     stat = path.stat()
     stamp = hashlib.sha256(
-        f"{CACHE_VERSION} {image_size} {stat.st_size} {stat.st_mtime_ns} {key} {axes}".encode()
+        f"{CACHE_VERSION} {image_size} {stat.st_size} {stat.st_mtime_ns} "
+        f"{source.array_key} {source.array_axes}".encode()
     )
     cached = CellCache(
         cache_folder(path.parent, f"{path.stem}.cells_{image_size}"), stamp.hexdigest()
     )
     if not cached.fresh():
-        _build_array_cache(cached, path, image_size, key, axes)
+        _build_array_cache(cached, source)
     images, facts = cached.load()
     table = pd.DataFrame({"Unique_ID": [f"cell_{row:06d}" for row in range(len(images))]})
     if rows is not None:
@@ -273,14 +283,22 @@ def _load_array(
                 "an array is joined by row, so give a table with one row per image"
             )
         table = rows if "Unique_ID" in rows else pd.concat([table, rows], axis=1)
-    return _assemble(images, table, path.stem, facts, [], cached.folder)
+    return _assemble(
+        images,
+        table,
+        facts,
+        name=path.stem,
+        notes=[],
+        cache=cached.folder,
+    )
 
 
 def _assemble(
     images: np.ndarray,
     table: pd.DataFrame,
-    name: str,
     facts: dict,
+    *,
+    name: str,
     notes: list[str],
     cache: Path | None,
 ) -> Cells:
@@ -304,6 +322,7 @@ def _build_folder_cache(
     cached: CellCache,
     folder: Path,
     files: list[Path],
+    *,
     image_size: int,
     meaning: Meaning,
     progress: bool,
@@ -387,8 +406,8 @@ def _refuse_other_kind(
     if (len(image), kind) != (len(reference), expected):
         raise UserError(
             f"{file} has {len(image)} channels of {kind}, but {reference_file} has "
-            f"{len(reference)} of {expected}: a data set has images of one kind; convert it "
-            "or take it out"
+            f"{len(reference)} of {expected}: all images of a data set need the same kind; "
+            "convert the file or remove it"
         )
 
 
@@ -400,10 +419,9 @@ def _chunks(files: list[Path], what: str, progress: bool) -> Iterator[list[Path]
             bar.update(len(chunk))
 
 
-def _build_array_cache(
-    cached: CellCache, path: Path, image_size: int, key: str | None, axes: str | None
-) -> None:
-    array, channels = read_array(path, key, axes)
+def _build_array_cache(cached: CellCache, source: CellSource) -> None:
+    path, image_size = Path(source.dataset), source.image_size
+    array, channels = read_array(path, source.array_key, source.array_axes)
     channels = channels or channel_names(array.shape[1])
     some = array[:: max(1, len(array) // LOOK_AT)]
     masked, _ = choose_padding(some)
@@ -439,8 +457,7 @@ def split_cells(
     """Seeded, stratified split into (train, valid) indices, each ascending.
 
     Each class gives its share to the validation set, rounded so that the shares add up (largest
-    remainder). A class of one cell stays in the training set, as does every class too small for a
-    share.
+    remainder). A class too small for a share, or of one cell, stays in the training set.
 
     Args:
         labels: class of each cell (None where missing), or None for no classes at all.
@@ -452,11 +469,11 @@ def split_cells(
         UserError: a share outside 0..1, or one that leaves fewer than 2 cells to train on.
     """
     if not 0 < valid_fraction < 1:
-        raise UserError(f"--valid-fraction {valid_fraction}: must lie between 0 and 1, e.g. 0.15")
+        raise UserError(f"`valid_fraction` {valid_fraction}: must lie between 0 and 1, e.g. 0.15")
     n_valid = max(1, round(valid_fraction * n_cells))
     if n_cells - n_valid < 2:
         raise UserError(
-            f"{n_cells} cells with --valid-fraction {valid_fraction} leave {n_cells - n_valid} to "
+            f"{n_cells} cells with `valid_fraction` {valid_fraction} leave {n_cells - n_valid} to "
             "train on: at least 2 are needed"
         )
     classes = pd.Series([None] * n_cells if labels is None else labels, dtype=object)
@@ -468,7 +485,7 @@ def split_cells(
     by_remainder = np.argsort(counts - shares, kind="stable")
     with_room = [g for g in by_remainder if len(groups[g]) - counts[g] > 1]
     counts[with_room[: n_valid - counts.sum()]] += 1
-    if counts.sum() == 0:  # nothing but classes of one cell: any cell may validate
+    if counts.sum() == 0:  # only classes of one cell: any cell may validate
         groups, counts = [rng.permutation(n_cells)], np.array([n_valid])
     chosen = [group[:count] for group, count in zip(groups, counts, strict=True)]
     valid = np.sort(np.concatenate(chosen))
@@ -495,15 +512,15 @@ def scale_pixels(
 class Batches(ABC):
     """Batches of cells on a device: scaled to 0..1 and augmented there, from the raw integers.
 
-    A subclass says where the integers are: `_hold` puts them there, once, and `_load` brings those
-    of one batch to the device; `_read` and `_epoch_order` may be replaced where many batches are
-    best read in another way or order.
+    A subclass decides where the integers are: `_hold` puts them there once, and `_load` brings
+    those of one batch to the device. `_read` and `_epoch_order` may be overridden if batches are
+    better read in another way or order.
 
     Args:
         cells: images and scaling.
         device: where batches come out.
         batch_size: cells per batch; may be changed between epochs.
-        augmentation: turn and flip the training images.
+        augmentation: rotate and flip the training images.
         downsample: side of the squares of pixels that are averaged to one.
     """
 
@@ -513,6 +530,7 @@ class Batches(ABC):
         device: torch.device,
         batch_size: int,
         augmentation: bool,
+        *,
         downsample: int = 1,
     ):
         self.device = device
@@ -556,9 +574,9 @@ class Batches(ABC):
         yield from map(self._scale, self._read(torch.from_numpy(indices)))
 
     def shuffled(self, indices: np.ndarray) -> Iterator[torch.Tensor]:
-        """One epoch: full batches of a random order, augmented if asked.
+        """One epoch: full batches in random order, augmented if `augmentation` is set.
 
-        What does not fill a batch waits for the next epoch's order, unless it is all there is.
+        Cells that do not fill a batch are left out of this epoch, unless there are no others.
         Randomness follows torch's global generators, which the training loop seeds for each epoch.
         """
         order = self._epoch_order(torch.from_numpy(indices))
@@ -576,7 +594,7 @@ class CellBatches(Batches):
 
     def _hold(self, images: np.ndarray) -> torch.Tensor:
         held = torch.empty(images.shape, dtype=tensor_type(images.dtype), device=self.device)
-        for start in range(0, len(images), CHUNK):  # a map never lies in host memory as a whole
+        for start in range(0, len(images), CHUNK):  # a map is never in host memory as a whole
             rows = slice(start, start + CHUNK)
             held[rows] = torch.from_numpy(np.array(images[rows]))
         return held
@@ -585,4 +603,4 @@ class CellBatches(Batches):
         return select_rows(self.images, index.to(self.device))
 
     def _read(self, order: torch.Tensor) -> Iterator[torch.Tensor]:
-        return super()._read(order.to(self.device))  # once: a copy a batch would stop the queue
+        return super()._read(order.to(self.device))  # once: a copy per batch would stop the queue

@@ -1,9 +1,9 @@
-"""The device that computes: which one, in what arithmetic, and what it cannot do.
+"""The device that computes, its arithmetic, and what it cannot do.
 
 In bfloat16 (autocast) convolutions and wide linear layers are fast and numbers keep 8 binary
-digits. That is enough for activations, but not for a latent code, which may lie at 3 with a
-standard deviation of 0.05, nor for a log-variance, of which every digit counts as many times as an
-image has pixels. Layers that read or write such numbers run `in_float32`.
+digits. That is enough for activations, but not for a latent code, which may be 3 with a standard
+deviation of 0.05, nor for a log-variance, whose rounding error counts once per pixel of an image.
+Layers that read or write such numbers run `in_float32`.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from util.errors import UserError
 
 Precision = Literal["float32", "bfloat16"]
 
-# CUDA indexes no unsigned integers of more than 8 bits; the same bits as signed ones it does.
+# CUDA cannot index unsigned integers of more than 8 bits, but the same bits as signed integers.
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` takes cuda, then mps, then cpu; of many processes, each gets a GPU of its own.
+    """`auto` takes cuda, then mps, then cpu; each of many processes gets a GPU of its own.
 
-    From here on this process computes float32 in float32 (`switch_off_tf32`).
+    From then on this process computes float32 without TF32 (`switch_off_tf32`).
 
     Raises:
         UserError: the device is not there.
@@ -44,7 +44,7 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"--device {name}: not usable here ({reason}); try --device auto"
+            f"`device` {name}: not usable here ({reason}); try `device` auto"
         ) from error
     return device
 
@@ -55,18 +55,18 @@ def _device_of_this_process(name: str) -> str:
         return "cpu"
     if name not in ("auto", "cuda"):
         raise UserError(
-            f"--device {name} with {processes.world_size()} processes: give cuda, so that each "
+            f"`device` {name} with {processes.world_size()} processes: give cuda, so that each "
             "takes a GPU of its own, or cpu"
         )
     number, gpus = processes.local_rank(), torch.cuda.device_count()
     if number >= gpus:
-        raise UserError(f"--nproc_per_node: more processes than the {gpus} GPUs of this machine")
+        raise UserError(f"more processes than the {gpus} GPUs of this machine: start fewer")
     torch.cuda.set_device(number)
     return f"cuda:{number}"
 
 
 def scoring_device(device: torch.device) -> str:
-    """The device that scores what was computed on another: itself if it knows float64, else cpu."""
+    """The device for scores of what another computed: the same if it knows float64, else cpu."""
     return "cpu" if device.type == "mps" else str(device)
 
 
@@ -91,8 +91,8 @@ def resolve_precision(asked: str, device: torch.device) -> Precision:
 def autocast(device: torch.device, bfloat16: bool) -> AbstractContextManager:
     """Compute one forward pass in bfloat16 where that is safe, or as it is.
 
-    One block for one forward pass: autocast keeps the weights it has cast until the block ends, so
-    in a longer one every step would use the weights of the first.
+    Use one block per forward pass: autocast keeps the weights it has cast until the block ends, so
+    in a longer block every step would use the weights of the first.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
 
@@ -107,9 +107,9 @@ def in_float32(layer: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 def switch_off_tf32() -> None:
-    """Let float32 be float32 on NVIDIA GPUs, for this process.
+    """Compute float32 in full precision on NVIDIA GPUs, for this process.
 
-    PyTorch lets convolutions of float32 round their inputs to 10 binary digits (TF32).
+    By default PyTorch lets convolutions round float32 inputs to 10 binary digits (TF32).
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False

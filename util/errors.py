@@ -12,17 +12,22 @@ class UserError(ValueError):
     """A mistake of the user's: one line that names the file or value and says what would be right.
 
     The scripts print it without a traceback and exit with code 2.
+
+    A function that scripts and other Python code call names its argument, in backticks:
+    "`image_size` 50: must be one of 32, 64, 128, 256". On the command line, `run_script` prints
+    such a name as the option that sets it (`util.settings.name_options`): "--image-size 50: ...".
+    So the argument has the name of the setting. Only a script's own checks write options.
     """
 
 
 class DiskFullError(UserError):
-    """The disk is full, which is no fault of what was being done: with room the same works."""
+    """The disk is full; with more room the same command works."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the memory of a device or of the machine ran out.
 
-    PyTorch has an error of its own for CUDA alone; the CPU, MPS, cuBLAS and cuDNN tell it in words.
+    PyTorch has an error class for CUDA alone; the CPU, MPS, cuBLAS and cuDNN only say it in words.
     """
     words = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (

@@ -1,13 +1,13 @@
 """Density-balanced sampling: training cells drawn evenly over the space of their images.
 
-In most screens a few states hold nearly all cells. A mean over the cells hardly notices the others,
-and neither does a model that minimises it. Single-cell genomics thins out what is dense instead
+In most screens a few states hold nearly all cells. A mean over the cells hardly depends on the
+others, and a model that minimises it ignores them. Single-cell genomics downsamples dense regions
 (geometric sketching: Hie et al. 2019, Cell Systems 8, 483). Here a cell is drawn with a probability
-that is inverse to the density of cells around it. No label is needed, only the images.
+inversely proportional to the density of cells around it. No label is needed, only the images.
 
 The density is that of the k nearest neighbours (Loftsgaarden and Quesenberry 1965) in the first
-principal components of the images, reduced to a few pixels a side: in more dimensions all distances
-are alike, and the probabilities follow the noise.
+principal components of the downsampled images: in more dimensions all distances are similar, and
+the probabilities would follow the noise.
 """
 
 import numpy as np
@@ -18,8 +18,8 @@ from util.data_processing import Cells
 
 COMPONENTS = 3
 NEIGHBOURS = 15
-SIDE = 16  # pixels; finer detail is hardly in the first components
-EXTREMES = 0.01  # share of the most crowded, and of the loneliest, cells that count as the next one
+SIDE = 16  # pixels; finer detail hardly changes the first components
+EXTREMES = 0.01  # share of cells at either end whose density is clipped
 AT_A_TIME = 1024  # images
 
 
@@ -27,11 +27,11 @@ def sampling_probabilities(points: np.ndarray, balance: float = 1.0) -> np.ndarr
     """Probability of each cell to be drawn, proportional to density to the power of -balance.
 
     Args:
-        points: (N, d) where the cells lie.
-        balance: 0 to draw cells as they come, up to 1 to draw evenly over the space they fill.
+        points: (N, d) positions of the cells.
+        balance: 0 draws all cells alike, 1 draws evenly over the space that they fill.
 
     Returns:
-        (N,) probabilities above 0 that add up to 1; all the same where the cells lie in one place.
+        (N,) probabilities above 0 that add up to 1; all equal if the cells lie in one place.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -42,16 +42,16 @@ def sampling_probabilities(points: np.ndarray, balance: float = 1.0) -> np.ndarr
     tree = NearestNeighbors(n_neighbors=neighbours).fit(points)
     radius = tree.kneighbors()[0][:, -1]  # without the point itself
     shortest, longest = np.quantile(radius, [EXTREMES, 1 - EXTREMES])
-    if shortest <= 0:  # copies of one cell lie at no distance
+    if shortest <= 0:  # copies of one cell have distance 0
         shortest = radius[radius > 0].min(initial=1.0)
     probabilities = radius.clip(shortest, max(longest, shortest)) ** (dim * balance)
     return probabilities / probabilities.sum()
 
 
 def image_components(cells: Cells) -> np.ndarray:
-    """First principal components of the reduced images, each of standard deviation 1.
+    """First principal components of the downsampled images, each of standard deviation 1.
 
-    Takes N x C x 256 numbers of memory, float32.
+    Holds N x C x 256 float32 numbers in memory.
 
     Returns:
         (N, d) float32, d at most 3; a component without spread is left out.
@@ -68,10 +68,10 @@ def image_components(cells: Cells) -> np.ndarray:
 
 
 def draw_cells(cells: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """As many cells as there are, each as often as its probability says, to within one.
+    """N draws of N cells; each cell is drawn N times its probability, rounded up or down.
 
-    Systematic sampling: N marks at equal distances on the line of all probabilities, on which the
-    cells lie in a random order. Randomness follows torch's global generator, which the training
+    Systematic sampling: N equidistant marks on the cumulative probabilities of the cells in random
+    order. Randomness follows torch's global generator, which the training
     loop seeds for each epoch.
 
     Args:
@@ -79,7 +79,7 @@ def draw_cells(cells: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         probabilities: (N,) that add up to 1.
 
     Returns:
-        (N,) indices in random order, some of them several times and some not at all.
+        (N,) indices in random order; some occur several times, some not at all.
     """
     order = torch.randperm(len(cells)).numpy()
     marks = (np.arange(len(cells)) + float(torch.rand((), dtype=torch.float64))) / len(cells)

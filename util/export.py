@@ -6,10 +6,10 @@
     parquet     latents.parquet, scores.parquet, local_quality.parquet: the CSVs of the same names
     encoder     encoder.pt2 (torch.export): pixels as they are in the files -> the code
 
-Each needs packages of the extra `export`, but for the encoder.
+All but the encoder need packages of the extra `export`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +25,11 @@ from util.runs import write_atomically
 ExportFormat = Literal["h5ad", "parquet", "encoder"]
 
 TABLES = ("latents", "scores", "local_quality")
-MISSING = "--export {}: the package {} is missing; pip install -e '.[export]'"
+MISSING = "`export` {}: the package {} is missing; pip install -e '.[export]'"
 
 
 def refuse_missing_packages(formats: Sequence[ExportFormat]) -> None:
-    """Check before a run what it will need after it.
+    """Check before a run that the packages for its export are installed.
 
     Raises:
         UserError: a package is not installed.
@@ -43,10 +43,52 @@ def refuse_missing_packages(formats: Sequence[ExportFormat]) -> None:
                 raise UserError(MISSING.format(name, needed[name])) from error
 
 
+def export_run(
+    formats: Sequence[ExportFormat],
+    folder: Path,
+    latents: pd.DataFrame,
+    projections: Mapping[str, Sequence[str]],
+    *,
+    features: pd.DataFrame | None,
+    scores: pd.DataFrame,
+    local_quality: pd.DataFrame,
+    encoder: Callable[[], "RawPixelEncoder"],
+    shape: Sequence[int],
+) -> list[Path]:
+    """Write a finished run in these formats into its folder; returns the files.
+
+    Args:
+        formats: which ones.
+        folder: the run folder, with its tables.
+        latents, projections, features, local_quality: as for `write_anndata`.
+        scores: scores.csv.
+        encoder: builds the encoder.
+        shape: (C, S, S) of a cell.
+    """
+    written = []
+    if "h5ad" in formats:
+        settings = (folder / "settings.json").read_text(encoding="utf-8")
+        path = write_anndata(
+            folder / "run.h5ad",
+            latents,
+            projections,
+            features=features,
+            local_quality=local_quality,
+            about={"scores": scores, "settings": settings},
+        )
+        written.append(path)
+    if "parquet" in formats:
+        written += write_parquet(folder)
+    if "encoder" in formats:
+        written.append(write_encoder(folder / "encoder.pt2", encoder(), shape))
+    return written
+
+
 def write_anndata(
     path: Path,
     latents: pd.DataFrame,
     projections: Mapping[str, Sequence[str]],
+    *,
     features: pd.DataFrame | None,
     local_quality: pd.DataFrame,
     about: Mapping[str, Any],
@@ -57,7 +99,7 @@ def write_anndata(
         path: to write.
         latents: a row per cell: Unique_ID, columns of the user, coordinates.
         projections: name -> columns of its coordinates; `VAE` becomes obsm["X_vae"].
-        features: (N, F), X; None for none.
+        features: (N, F), X; None leaves X out.
         local_quality: a row per cell, in the same order.
         about: uns, tables and texts.
     """
@@ -121,23 +163,15 @@ class RawPixelEncoder(nn.Module):
         return self.model.encode(scale_pixels(pixels, self.low, self.span, self.downsample))
 
 
-def write_encoder(
-    path: Path,
-    model: nn.Module,
-    shape: Sequence[int],
-    low: np.ndarray,
-    high: np.ndarray,
-    downsample: int = 1,
-) -> Path:
+def write_encoder(path: Path, encoder: RawPixelEncoder, shape: Sequence[int]) -> Path:
     """Write encoder.pt2 for batches of any size, atomically; `torch.export.load` opens it.
 
     Args:
         path: to write.
-        model: a VAE.
+        encoder: is moved to the CPU and put into evaluation mode.
         shape: (C, S, S) of an image.
-        low, high, downsample: as for `RawPixelEncoder`.
     """
-    encoder = RawPixelEncoder(model, low, high, downsample).eval().cpu()
+    encoder = encoder.eval().cpu()
     example = torch.zeros(2, *shape)
     program = torch.export.export(
         encoder, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)

@@ -7,8 +7,8 @@
         --field-rows Well=A03 Site=8
 
 Writes results/NNNN-<data set>-look/: sizes.csv and sizes.png (heights, widths, aspect ratios, how
-many cells each input size would downsize), classes.csv, examples.png, channels.png, and for a field
-of view centroids.png (the centre of each cell by ground truth and by CellProfiler).
+many cells each input size would rescale), classes.csv, examples.png, channels.png, and for a field
+of view centroids.png (where ground truth and CellProfiler put each cell).
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +20,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from util.data_processing import Cells, load_cells
+from util.data_processing import Cells, CellSource, load_cells
 from util.errors import UserError
 from util.helpers import compose_rgb, draw_sheet, mix_channels
-from util.image_files import image_shape, read_array, read_image
+from util.image_files import Meaning, image_shape, read_array, read_image
 from util.image_folders import list_images
 from util.metadata import choose_labels, read_table
 from util.pages.report import write_report
@@ -43,29 +43,17 @@ CENTROIDS = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(CellSource):
     """Which data set to look at, and which field of view."""
 
-    dataset: str = "simulated"
-    """Folder of images, .npz, .npy, or `simulated`, as for VAE_framework.py."""
-    metadata: str | None = None
-    """CSV with a row per cell."""
-    label: str | None = None
-    """Column of the classes; None takes GT_label or the class folders."""
-    array_key: str | None = None
-    """Name of the images in an .npz."""
-    array_axes: str | None = None
-    """Axes of that array, e.g. NHWC."""
-    image_size: int = 64
-    """Input size in pixels whose effect is marked in the figures."""
     simulated_cells: int = 1000
-    """Cells, when the data set is `simulated`."""
+    """Cells to draw when the data set is `simulated`."""
     field: str | None = None
-    """Image of a field of view on which to draw the centroids and labels of its cells."""
+    """Image of a field of view, over which the centroids and classes of its cells are drawn."""
     field_rows: tuple[str, ...] = ()
     """Which rows of the metadata lie in that field, as COLUMN=VALUE."""
     seed: int = 0
-    """Seed of the example cells."""
+    """Seed of the choice of example cells."""
     results: str = "results"
     """Folder of the numbered result folders."""
 
@@ -74,7 +62,7 @@ SETTINGS = Settings()
 
 
 def shapes_of(settings: Settings, cells: Cells) -> pd.DataFrame:
-    """Height and width in pixels of every cell image, before any rescaling.
+    """Height and width in pixels of every cell image as it lies in the source.
 
     Args:
         settings: which source.
@@ -87,13 +75,14 @@ def shapes_of(settings: Settings, cells: Cells) -> pd.DataFrame:
     if source.is_dir():
         files = list_images(source)
         with ThreadPoolExecutor() as pool:
-            shapes = list(pool.map(image_shape, files))
+            meaning = Meaning(settings.image_axes, settings.project_z)
+            shapes = list(pool.map(lambda file: image_shape(file, meaning), files))
         found = [(f.name, *shape) for f, shape in zip(files, shapes, strict=True) if shape]
         return pd.DataFrame(found, columns=["Unique_ID", "height", "width"])
     if settings.dataset == "simulated":
         from util.simulate_cells import simulate_bbbc031
 
-        crops, _ = simulate_bbbc031(len(cells.table))
+        crops, _ = simulate_bbbc031(settings.simulated_cells, settings.simulated_seed)
         sizes = np.array([crop.shape[:2] for crop in crops])
     else:
         images, _ = read_array(source, settings.array_key, settings.array_axes)
@@ -113,12 +102,12 @@ def summarise_shapes(shapes: pd.DataFrame) -> pd.DataFrame:
     return table.rename_axis("quantity")
 
 
-def larger_than_input(shapes: pd.DataFrame) -> pd.DataFrame:
-    """How many images exceed each input size in height or width, and so would be downsized."""
+def rescaled_by_size(shapes: pd.DataFrame) -> pd.DataFrame:
+    """How many images are larger than each input size in either side, and so would be rescaled."""
     longer = shapes[["height", "width"]].max(axis=1).to_numpy()
     counts = [int((longer > size).sum()) for size in INPUT_SIZES]
     shares = [100 * count / len(longer) for count in counts]
-    return pd.DataFrame({"downsized": counts, "percent": shares}, index=INPUT_SIZES).rename_axis(
+    return pd.DataFrame({"rescaled": counts, "percent": shares}, index=INPUT_SIZES).rename_axis(
         "input_size"
     )
 
@@ -133,10 +122,10 @@ def class_counts(labels: pd.Series) -> pd.DataFrame:
 
 
 def plot_shapes(shapes: pd.DataFrame, input_size: int, path: Path) -> Path:
-    """Histograms of height, width and aspect ratio, and the share each input size downsizes."""
+    """Histograms of height, width and aspect ratio, and the share above each input size."""
     with house_style():
         figure = Figure(figsize=(11, 6.4), layout="constrained")
-        height, width, aspect, downsized = figure.subplots(2, 2).flat
+        height, width, aspect, rescaled = figure.subplots(2, 2).flat
         largest = shapes[["height", "width"]].to_numpy().max()
         bins = np.linspace(0, 1.05 * largest, 60)
         for panel, column in ((height, "height"), (width, "width")):
@@ -148,12 +137,12 @@ def plot_shapes(shapes: pd.DataFrame, input_size: int, path: Path) -> Path:
         ratio = shapes["width"] / shapes["height"]
         _histogram(aspect, ratio, 40, "aspect ratio, width / height")
         aspect.legend()
-        table = larger_than_input(shapes)
+        table = rescaled_by_size(shapes)
         colours = [OKABE_ITO[5] if size == input_size else OKABE_ITO[4] for size in table.index]
-        bars = downsized.bar([str(size) for size in table.index], table["percent"], color=colours)
-        words = [f"{count:,} cells" for count in table["downsized"]]
-        downsized.bar_label(bars, words, padding=2)
-        downsized.set(xlabel="input size (px)", ylabel="cells that it downsizes (%)", ylim=(0, 112))
+        bars = rescaled.bar([str(size) for size in table.index], table["percent"], color=colours)
+        words = [f"{count:,} cells" for count in table["rescaled"]]
+        rescaled.bar_label(bars, words, padding=2)
+        rescaled.set(xlabel="input size (px)", ylabel="larger cells, rescaled (%)", ylim=(0, 112))
         figure.suptitle(f"Sizes of {len(shapes):,} cell images")
         return save_figure(figure, path)
 
@@ -178,7 +167,9 @@ def plot_examples(cells: Cells, labels: pd.Series | None, path: Path, seed: int 
         blank = np.full((CELLS_PER_CLASS - len(chosen), *pictures.shape[1:]), 255, np.uint8)
         rows.append(np.concatenate([pictures, blank]))
     words = [f"{name}\n{(names == name).sum():,} cells" for name in classes]
-    return draw_sheet(np.concatenate(rows), CELLS_PER_CLASS, path, words, "Cells of each class")
+    return draw_sheet(
+        np.concatenate(rows), CELLS_PER_CLASS, path, rows=words, title="Cells of each class"
+    )
 
 
 def plot_channels(cells: Cells, path: Path) -> Path:
@@ -210,7 +201,7 @@ def plot_channels(cells: Cells, path: Path) -> Path:
 
 
 def plot_centroids(field: np.ndarray, rows: pd.DataFrame, label: str | None, path: Path) -> Path:
-    """The centres of each cell by ground truth and by CellProfiler, joined, with its class.
+    """Where ground truth and CellProfiler put each cell of a field, joined, with its class.
 
     Args:
         field: (C, H, W) integers.
@@ -258,14 +249,7 @@ def plot_centroids(field: np.ndarray, rows: pd.DataFrame, label: str | None, pat
 
 def main(settings: Settings) -> Path:
     """Look at a data set; returns the folder of the results."""
-    cells = load_cells(
-        settings.dataset,
-        settings.metadata,
-        settings.image_size,
-        settings.array_key,
-        settings.array_axes,
-        settings.simulated_cells,
-    )
+    cells = load_cells(settings)
     label, labels, notes = choose_labels(cells.table, settings.label)
     shapes = shapes_of(settings, cells)
     field = read_field(settings, label) if settings.field else None
@@ -274,7 +258,7 @@ def main(settings: Settings) -> Path:
     write_table(folder / "sizes.csv", shapes)
     tables = [
         ("Sizes in pixels", summarise_shapes(shapes)),
-        ("Images that an input size would downsize", larger_than_input(shapes)),
+        ("Images larger than an input size, which are rescaled", rescaled_by_size(shapes)),
     ]
     if labels is not None:
         counts = class_counts(labels)
@@ -296,12 +280,12 @@ def main(settings: Settings) -> Path:
         print(f"\n{caption}\n{table.round(2).to_string()}")
     report = write_report(
         folder / "report.html",
-        f"{folder.name}: a look at {cells.name}",
-        [f"{len(cells.table):,} cells, {len(cells.channels)} channels."],
-        described["settings"] | {"data": described["data"]},
-        [(caption, table.round(2)) for caption, table in tables],
-        figures,
-        cells.notes + notes,
+        title=f"{folder.name}: a look at {cells.name}",
+        summary_lines=[f"{len(cells.table):,} cells, {len(cells.channels)} channels."],
+        settings=described["settings"] | {"data": described["data"]},
+        tables=[(caption, table.round(2)) for caption, table in tables],
+        figures=figures,
+        notes=cells.notes + notes,
     )
     print(f"\nreport: {report}")
     return folder
@@ -312,7 +296,7 @@ def read_field(
 ) -> tuple[np.ndarray, pd.DataFrame, str | None]:
     """The field of view and the rows of the metadata that lie in it."""
     if settings.metadata is None:
-        raise UserError("--field: give the table with the centroids by --metadata")
+        raise UserError("--field: give the table with the centroids as --metadata")
     if not Path(settings.field).is_file():
         raise UserError(f"--field {settings.field}: there is no such file")
     rows = read_table(Path(settings.metadata))

@@ -1,4 +1,4 @@
-"""Figures and tables of a run: losses, projections, reconstructions, scores.
+"""Figures of a run: cells, reconstructions, losses, projections.
 
 Every function takes arrays or tables and a path; nothing here reads a run folder, trains or scores.
 The figures are PNG files of 150 dpi for print, drawn without a display, and the same input gives
@@ -6,7 +6,6 @@ the same bytes. Colours and fonts are those of `util.style`.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -17,13 +16,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
 from util.errors import UserError
+from util.latents import coordinates_of
 from util.style import (
-    CLASS_PALETTE,
-    LINE_STYLES,
     MISSING_COLOUR,
     OKABE_ITO,
     ClassColours,
@@ -36,7 +33,6 @@ from util.style import (
     thinning_stride,
 )
 
-MAX_CLASS_BARS = 40
 TILE_GAP = 2  # pixels
 
 
@@ -44,28 +40,6 @@ RED, GREEN, BLUE, GREY = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (0.6
 CYAN, MAGENTA, YELLOW = (0.0, 1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, 0.0)
 CHANNEL_COLOURS = [RED, GREEN, BLUE, GREY, CYAN, MAGENTA, YELLOW]
 
-LATER_METRICS = [  # in the table, not in the figure
-    "knn_accuracy",
-    "logistic_accuracy",
-    "backbone_spearman",
-    "backbone_kendall",
-    "mutual_information",
-    "analytic_information",
-]
-RANK_METRICS = ["trustworthiness", "continuity", "lcmc"]
-OVERALL_METRICS = ["accuracy", "balanced_accuracy", "m1", "m2", "m3"]
-METRIC_TITLES = {
-    "trustworthiness": "Trustworthiness",
-    "continuity": "Continuity",
-    "lcmc": "LCMC",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced\naccuracy",
-}
-METRIC_AXES = {
-    "trustworthiness": "trustworthiness (1 is perfect)",
-    "continuity": "continuity (1 is perfect)",
-    "lcmc": "LCMC (0 is chance)",
-}
 TERM_TITLES = {
     "loss": "Loss",
     "reconstruction": "Reconstruction",
@@ -242,6 +216,38 @@ def plot_reconstructions(
         return save_figure(figure, path)
 
 
+def draw_pictures(
+    folder: Path,
+    originals: np.ndarray,
+    reconstructions: np.ndarray,
+    samples: np.ndarray,
+    *,
+    labels: Sequence[object] | None,
+    channels: Sequence[str],
+    aligned: bool,
+) -> list[tuple[str, Path]]:
+    """The pictures of a report with their captions: reconstructions, and cells drawn at random.
+
+    Args:
+        folder: reconstructions.png and samples.png go there.
+        originals, reconstructions, labels: as for `plot_reconstructions`.
+        samples: as for `plot_samples`.
+        channels: C names; red, green and blue are not shown each by itself.
+        aligned: whether the originals were aligned.
+    """
+    cells = f"Validation cells{', aligned,' if aligned else ''} and their reconstructions"
+    decoded = plot_reconstructions(
+        originals,
+        reconstructions,
+        folder / "reconstructions.png",
+        labels=labels,
+        channels=None if list(channels) == ["Red", "Green", "Blue"] else channels,
+        title=cells,
+    )
+    drawn = "Cells decoded from draws of the prior"
+    return [(cells, decoded), (drawn, plot_samples(samples, folder / "samples.png", drawn))]
+
+
 def plot_samples(
     samples: np.ndarray, path: Path, title: str = "Cells decoded from draws of the prior"
 ) -> Path:
@@ -296,7 +302,7 @@ def plot_losses(history: Sequence[Mapping], path: Path) -> Path:
         figure = Figure(figsize=(max(3.4 * columns, 4.2), 3.0 * rows + 0.5), layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for panel, name in zip(panels, names, strict=False):
-            _draw_term(panel, name, epochs, curves, best)
+            _draw_term(panel, name, epochs, curves, best=best)
         for panel in panels[len(names) :]:
             panel.set_visible(False)
         handles, labels = panels[0].get_legend_handles_labels()
@@ -334,20 +340,6 @@ def _draw_term(panel: Axes, name: str, epochs: np.ndarray, curves: dict, best: i
     panel.yaxis.set_major_locator(MaxNLocator(5))
 
 
-def coordinates_of(latents: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
-    """(N, d) float coordinates of a projection, d at most 3; rows with any gap are all nan.
-
-    Raises:
-        UserError: if a column is missing.
-    """
-    absent = [column for column in columns if column not in latents]
-    if absent or not columns:
-        raise UserError(f"no column {', '.join(absent) or 'given'} in the latent table")
-    points = latents[list(columns)].to_numpy(float, na_value=np.nan)
-    points[~np.isfinite(points).all(axis=1)] = np.nan
-    return points[:, :3]
-
-
 def plot_projections(
     latents: pd.DataFrame, projections: Mapping[str, Sequence[str]], column: str, path: Path
 ) -> Path:
@@ -382,12 +374,12 @@ def plot_projections(
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.04)
         panels = []
         for i, (name, axis_names) in enumerate(projections.items()):
-            panel = _projection_panel(figure, (rows, columns, i + 1), len(axis_names))
+            panel = projection_panel(figure, (rows, columns, i + 1), len(axis_names))
             points = coordinates_of(latents, axis_names)
-            _draw_points(panel, points[::stride], _point_colours(colouring)[::stride])
+            draw_points(panel, points[::stride], point_colours(colouring)[::stride])
             _title_projection(panel, name, list(axis_names), points)
             panels.append(panel)
-        _add_key(figure, panels, colouring, column)
+        add_key(figure, panels, colouring, column)
         heading = f"Cells coloured by {one_line(column)}"
         if stride > 1:
             heading += f" (1 of every {stride} of {len(latents):,} cells drawn)"
@@ -395,7 +387,8 @@ def plot_projections(
         return save_figure(figure, path)
 
 
-def _projection_panel(figure: Figure, position: tuple[int, int, int], dimensions: int) -> Axes:
+def projection_panel(figure: Figure, position: tuple[int, int, int], dimensions: int) -> Axes:
+    """An empty panel for points of one, two or three dimensions, the third in perspective."""
     if dimensions < 3:
         panel = figure.add_subplot(*position)
         panel.grid(True, axis="both" if dimensions == 2 else "x")
@@ -411,7 +404,7 @@ def _projection_panel(figure: Figure, position: tuple[int, int, int], dimensions
     return panel
 
 
-def _draw_points(panel: Axes, points: np.ndarray, colours: np.ndarray) -> None:
+def draw_points(panel: Axes, points: np.ndarray, colours: np.ndarray) -> None:
     """Scatter (n, d) points in the colours (n, 4); gaps are left out, rare colours drawn last."""
     known = np.isfinite(points).all(axis=1)
     n, dimensions = int(known.sum()), points.shape[1]
@@ -440,7 +433,7 @@ def _rare_last(colours: np.ndarray) -> np.ndarray:
     return np.argsort(-count[group.ravel()], kind="stable")
 
 
-def _point_colours(colouring: ClassColours | NumberColours) -> np.ndarray:
+def point_colours(colouring: ClassColours | NumberColours) -> np.ndarray:
     """(N, 4) RGBA of each cell."""
     if isinstance(colouring, ClassColours):
         return mpl.colors.to_rgba_array(colouring.colours)[colouring.codes]
@@ -470,7 +463,7 @@ def _title_projection(panel: Axes, name: str, axis_names: list[str], points: np.
         panel.set_zlabel(one_line(axis_names[2]), **pad)
 
 
-def _add_key(
+def add_key(
     figure: Figure, panels: list[Axes], colouring: ClassColours | NumberColours, column: str
 ) -> None:
     """A legend with counts for classes, a colour bar for numbers, to the right of the panels."""
@@ -493,230 +486,3 @@ def _add_key(
     label = one_line(column)
     missing = int(np.isnan(colouring.values).sum())
     bar.set_label(f"{label}\n(grey: {missing:,} cells without a value)" if missing else label)
-
-
-def _numbers(scores: pd.DataFrame) -> pd.DataFrame:
-    """The scores with numeric k and "" for no reference; several seeds become their mean."""
-    wanted = ["projection", "reference", "metric", "k", "value", "std", "n_cells"]
-    absent = [name for name in wanted if name not in scores]
-    if absent:
-        raise UserError(f"scores without the column {', '.join(absent)}")
-    tidy = scores[wanted].copy()
-    for name in ("k", "value", "std", "n_cells"):
-        tidy[name] = pd.to_numeric(tidy[name], errors="coerce")
-    tidy["reference"] = tidy["reference"].fillna("").astype(str)
-    keys = ["projection", "reference", "metric", "k"]
-    return tidy.groupby(keys, sort=False, dropna=False, as_index=False).mean()
-
-
-def _table_k(curves: pd.DataFrame) -> int:
-    """The k, among those every projection was scored at, nearest to 1 % of the cells."""
-    scored = curves.groupby("k")["projection"].nunique()
-    shared = scored.index[scored == scored.max()].to_numpy()
-    return int(shared[np.argmin(np.abs(shared - 0.01 * curves["n_cells"].max()))])
-
-
-def plot_scores(scores: pd.DataFrame, path: Path) -> Path | None:
-    """Trustworthiness, continuity and LCMC over the neighbourhood size, a row per reference space.
-
-    Args:
-        scores: long table (projection, reference, metric, k, value, std, n_cells); a band of one
-            standard error is drawn where std is given.
-        path: PNG to write.
-
-    Returns:
-        The path, or None (and no file) when the table has no such curves.
-    """
-    tidy = _numbers(scores)
-    curves = tidy[tidy["metric"].isin(RANK_METRICS) & tidy["k"].notna()].sort_values(
-        "k", kind="stable"
-    )
-    if curves.empty:
-        return None
-    references = [name for name in tidy["reference"].unique() if name in set(curves["reference"])]
-    styles = _projection_styles(tidy)
-    with house_style():
-        figure = Figure(figsize=(11.5, 3.1 * len(references) + 0.5), layout="constrained")
-        panels = figure.subplots(len(references), 3, squeeze=False, sharex=True)
-        for row, reference in zip(panels, references, strict=True):
-            part = curves[curves["reference"] == reference]
-            k_mark = _table_k(part)
-            for panel, metric in zip(row, RANK_METRICS, strict=True):
-                _draw_rank_curves(panel, part[part["metric"] == metric], styles)
-                panel.axvline(k_mark, color="#777777", linewidth=1, linestyle=":")
-                panel.set_title(f"{METRIC_TITLES[metric]} against {reference or 'the reference'}")
-                panel.set_ylabel(METRIC_AXES[metric])
-        for panel in panels[-1]:
-            panel.set_xlabel("neighbourhood size k (cells)")
-        handles = [Line2D([], [], label=f" {name}", **style) for name, style in styles.items()]
-        mark = Line2D([], [], color="#777777", linewidth=1, linestyle=":", label="k of the table")
-        figure.legend(handles=[*handles, mark], loc="outside lower center", ncols=len(handles) + 1)
-        return save_figure(figure, path)
-
-
-def _projection_styles(tidy: pd.DataFrame) -> dict[str, dict]:
-    """Colour and dash of each projection, in the order of the table."""
-    names = tidy["projection"].unique()
-    return {
-        str(name): {
-            "color": CLASS_PALETTE[i % len(CLASS_PALETTE)],
-            "linestyle": LINE_STYLES[i % len(LINE_STYLES)],
-        }
-        for i, name in enumerate(names)
-    }
-
-
-def _draw_rank_curves(panel: Axes, part: pd.DataFrame, styles: dict[str, dict]) -> None:
-    for name, curve in part.groupby("projection", sort=False):
-        style = styles[str(name)]
-        marker = "o" if len(curve) == 1 else None
-        panel.plot(curve["k"], curve["value"], marker=marker, **style)
-        if curve["std"].gt(0).any():
-            low, high = curve["value"] - curve["std"], curve["value"] + curve["std"]
-            panel.fill_between(curve["k"], low, high, color=style["color"], alpha=0.2, linewidth=0)
-    panel.set_xscale("log")
-    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
-    panel.xaxis.set_minor_formatter(NullFormatter())
-    panel.yaxis.set_major_locator(MaxNLocator(5))
-
-
-def plot_accuracy(scores: pd.DataFrame, path: Path) -> Path | None:
-    """Accuracy of the classifier on each projection, overall and by class, as grouped bars.
-
-    Args:
-        scores: long table; the metrics accuracy, balanced_accuracy, m1, m2, m3 and
-            accuracy[<class>] are drawn in per cent, whiskers are one standard deviation.
-        path: PNG to write.
-
-    Returns:
-        The path, or None (and no file) when the table has no such scores.
-    """
-    tidy = _numbers(scores)
-    metrics = list(tidy["metric"].unique())
-    overall = {m: METRIC_TITLES.get(m, m) for m in OVERALL_METRICS if m in metrics}
-    by_class = {
-        m: m[len("accuracy[") : -1] for m in metrics if re.fullmatch(r"(?s)accuracy\[.*\]", m)
-    }
-    groups = [
-        (title, names)
-        for title, names in (("All cells", overall), ("Accuracy by class", by_class))
-        if names
-    ]
-    if not groups:
-        return None
-    styles = _projection_styles(tidy)
-    widths = [1.2 + 0.3 * len(styles) * min(len(names), MAX_CLASS_BARS) for _, names in groups]
-    scale = min(1.0, 15 / sum(widths)) * max(1.0, 6.5 / sum(widths))
-    with house_style():
-        size = (sum(widths) * scale, 4.2)
-        figure = Figure(figsize=size, layout="constrained")
-        panels = figure.subplots(1, len(groups), width_ratios=widths, squeeze=False, sharey=True)[0]
-        for panel, (title, names) in zip(panels, groups, strict=True):
-            shown = dict(list(names.items())[:MAX_CLASS_BARS])
-            if len(shown) < len(names):
-                title += f" (first {len(shown)} of {len(names)})"
-            _draw_bars(panel, tidy, shown, styles)
-            panel.set_title(title)
-        panels[0].set_ylabel("correctly classified (%)")
-        handles = [Patch(color=s["color"], label=f" {name}") for name, s in styles.items()]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
-        return save_figure(figure, path)
-
-
-def _draw_bars(
-    panel: Axes, tidy: pd.DataFrame, names: dict[str, str], styles: dict[str, dict]
-) -> None:
-    """One group of bars per metric, one bar per projection, in per cent."""
-    width = 0.8 / len(styles)
-    part = (
-        tidy[tidy["metric"].isin(names)].groupby(["projection", "metric"])[["value", "std"]].mean()
-    )
-    places = np.arange(len(names))
-    for i, (projection, style) in enumerate(styles.items()):
-        index = pd.MultiIndex.from_product([[projection], list(names)])
-        rows = part.reindex(index) * 100
-        x = places + (i - (len(styles) - 1) / 2) * width
-        panel.bar(x, rows["value"], width * 0.92, color=style["color"])
-        whiskers = rows["std"].fillna(0).to_numpy()
-        panel.errorbar(x, rows["value"], np.where(whiskers > 0, whiskers, np.nan), fmt="none",
-                       ecolor="#333333", elinewidth=1, capsize=2)  # fmt: skip
-        if len(names) * len(styles) <= 45:
-            _label_bars(panel, x, rows["value"].to_numpy() + whiskers, rows["value"].to_numpy())
-    labels = [one_line(name, 18) if "\n" not in name else name for name in names.values()]
-    crowded = len(names) > 5 and max(map(len, labels)) > 8
-    turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-    panel.set_xticks(places, labels, **turn)
-    panel.tick_params(axis="x", length=0)
-    panel.set_ylim(0, 112)
-    panel.set_yticks(range(0, 101, 20))
-    panel.set_xlim(-0.55, len(names) - 0.45)
-
-
-def _label_bars(panel: Axes, x: np.ndarray, tops: np.ndarray, values: np.ndarray) -> None:
-    for place, top, value in zip(x, tops, values, strict=True):
-        if np.isfinite(value):
-            panel.text(place, top + 1.2, f"{value:.0f}", ha="center", va="bottom", fontsize=7)
-
-
-def scores_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """The short table of scores: a row per projection.
-
-    Columns: trustworthiness, continuity and LCMC against each reference space at the neighbourhood
-    size nearest to 1 % of the cells (`k=` in the name), accuracy, balanced accuracy, m1, m2, m3,
-    accuracy of other classifiers, backbone, information in nats, and the rank correlations
-    `spearman[<column>]`. Areas and the scores of single classes are left to `scores.csv`. All but a
-    rank correlation are better when higher; of that the size counts. `attrs["scores"]` is True, for
-    `best_scores` and the report.
-    """
-    tidy = _numbers(scores)
-    projections = list(tidy["projection"].unique())
-    table = pd.DataFrame(index=pd.Index(projections, name="projection"))
-    curves = tidy[tidy["metric"].isin(RANK_METRICS) & tidy["k"].notna()]
-    for reference in curves["reference"].unique():
-        part = curves[curves["reference"] == reference]
-        k = _table_k(part)
-        at_k = part[part["k"] == k]
-        for metric in RANK_METRICS:
-            if (at_k["metric"] == metric).any():
-                values = at_k[at_k["metric"] == metric].set_index("projection")["value"]
-                table[" ".join(filter(None, [metric, reference, f"k={k}"]))] = values
-    single = tidy[tidy["k"].isna()]
-    correlations = [m for m in single["metric"].unique() if m.startswith("spearman[")]
-    for metric in [*OVERALL_METRICS, *LATER_METRICS, *correlations]:
-        title = metric if "[" in metric else metric.replace("_", " ")  # columns keep their names
-        for reference, part in single[single["metric"] == metric].groupby("reference", sort=False):
-            name = " ".join(filter(None, [title, reference]))
-            table[name] = part.set_index("projection")["value"]
-    table.attrs["scores"] = True
-    return table
-
-
-def best_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """Which entries of a `scores_table` are the best of their column, as a table of booleans.
-
-    A column with fewer than two different values has no best; of rank correlations the size counts.
-    """
-    best = pd.DataFrame(False, index=table.index, columns=table.columns)
-    for column in table:
-        values = table[column].abs() if column.startswith("spearman[") else table[column]
-        shown = values.round(3)  # what looks equal is equally good
-        if shown.nunique() > 1:
-            best[column] = shown == shown.max()
-    return best
-
-
-def format_table(table: pd.DataFrame) -> str:
-    """A score table as aligned text for the terminal: a line per score, the best marked by "*"."""
-    best = best_scores(table)
-    lines = [["", *(f"{one_line(name)} " for name in table.index)]]  # " " above the marks
-    for name in table:
-        values = [
-            f"{'–' if pd.isna(value) else format(value, '.3f')}{'*' if mark else ' '}"
-            for value, mark in zip(table[name], best[name], strict=True)
-        ]
-        lines.append([one_line(name, 60), *values])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
-        for line in lines
-    )

@@ -347,16 +347,16 @@ def read_array(
             f"{path} cannot be read as an array file ({reason}): is it complete?"
         ) from error
     if key is not None and key not in arrays:
-        raise UserError(f"--array-key {key}: {path} holds {', '.join(arrays) or 'no images'}")
+        raise UserError(f"`array_key` {key}: {path} holds {', '.join(arrays) or 'no images'}")
     candidates = {k: v for k, v in arrays.items() if v.ndim in (3, 4)}
     if key is None and len(candidates) != 1:
         found = ", ".join(f"{k} {v.shape}" for k, v in arrays.items())
-        raise UserError(f"{path} holds {found or 'no array'}: name the images with --array-key")
+        raise UserError(f"{path} holds {found or 'no array'}: name the images with `array_key`")
     array = arrays[key] if key is not None else next(iter(candidates.values()))
     axes = axes or _guess_axes(path, array.shape)
     if sorted(axes) not in (sorted("NHW"), sorted("NHWC")) or len(axes) != array.ndim:
         raise UserError(
-            f"--array-axes {axes} does not fit shape {array.shape} of {path}: say NHWC, NCHW or NHW"
+            f"`array_axes` {axes} does not fit shape {array.shape} of {path}: say NHWC, NCHW or NHW"
         )
     array = np.transpose(array, [axes.index(a) for a in "NCHW" if a in axes])
     if array.ndim == 3:
@@ -391,6 +391,6 @@ def _guess_axes(path: Path, shape: tuple[int, ...]) -> str:
     last, second = shape[3] <= 16 < shape[2], shape[1] <= 16 < shape[2]
     if last == second:
         raise UserError(
-            f"{path} has shape {shape}: which axis is the channel? Say --array-axes NHWC or NCHW"
+            f"{path} has shape {shape}: which axis is the channel? Say `array_axes` NHWC or NCHW"
         )
     return "NHWC" if last else "NCHW"

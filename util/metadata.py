@@ -1,4 +1,8 @@
-"""Tables beside the images: reading them, joining them on Unique_ID, choosing the class column."""
+"""Tables of what is known of the cells: reading, joining on Unique_ID, choosing the class column.
+
+A table has a row per cell. A column is one of three: a class (text, or few numbers), a gradation
+(numbers along which cells can be ordered), or a name that only says which cell it is.
+"""
 
 import re
 from collections import Counter
@@ -11,26 +15,64 @@ import pandas as pd
 
 from util.errors import UserError
 
-# Names that say which cell it is or where it lay: no property of the cell.
+# Names that say which cell it is, or where it lay: no property of the cell.
 NUMBERING = re.compile(
     r"(^|_)(id|idx|index|row|number|imagen?r?number|objectnumber|plate|well|site|field|x|y|z)$",
     re.IGNORECASE,
 )
-NAMED = 3  # how many of the ids concerned a note names
+IDS_NAMED = 3  # in a note
+COLUMNS_NAMED = 12  # in an error
 
 
 def count_and_name(what: str, items: list) -> str:
     """One line: how many, what, and the first few by name, pairs as `name (reason)`."""
     shown = ", ".join(
-        f"{i[0]} ({i[1]})" if isinstance(i, (tuple, list)) else str(i) for i in items[:NAMED]
+        f"{i[0]} ({i[1]})" if isinstance(i, (tuple, list)) else str(i) for i in items[:IDS_NAMED]
     )
-    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
+    more = f" and {len(items) - IDS_NAMED} more" if len(items) > IDS_NAMED else ""
     return f"{len(items)} {what}: {shown}{more}"
 
 
+def name_columns(table: pd.DataFrame) -> str:
+    """The first columns of a table, for an error that asks for one of them."""
+    more = ", ..." if table.shape[1] > COLUMNS_NAMED else ""
+    return ", ".join(map(str, table.columns[:COLUMNS_NAMED])) + more
+
+
+def refuse_missing_column(table: pd.DataFrame, argument: str, column: str) -> None:
+    """Raise a UserError that names the argument unless the table has the column."""
+    if column not in table:
+        raise UserError(f"`{argument}` {column}: no such column; there are {name_columns(table)}")
+
+
+def column_in(table: pd.DataFrame, column: str, source: str) -> pd.Series:
+    """A column of the table that an error calls `source`; a UserError where it is missing."""
+    if column not in table:
+        raise UserError(f"{source}: there is no column {column!r}; there are {name_columns(table)}")
+    return table[column]
+
+
+def numbers_in(table: pd.DataFrame, column: str, source: str) -> pd.Series:
+    """A column as float64, NaN where it is empty.
+
+    Raises:
+        UserError: there is no such column, or it holds text.
+    """
+    values = column_in(table, column, source)
+    numbers = pd.to_numeric(values, errors="coerce").astype(float)
+    text = np.flatnonzero(numbers.isna() & values.notna())
+    if len(text):
+        raise UserError(
+            f"{source}: column {column!r} is not numeric ({values.iloc[text[0]]!r} in row "
+            f"{text[0] + 1}): empty such entries or correct them"
+        )
+    return numbers
+
+
 def read_table(path: Path) -> pd.DataFrame:
-    """A CSV with a comma, semicolon or tab between its columns, in UTF-8, UTF-16 or
-    Windows' encoding.
+    """Read a CSV whose columns are parted by commas, semicolons or tabs.
+
+    Its text may be UTF-8, UTF-16 or Windows-1252. Columns without a name are dropped.
 
     Raises:
         UserError: it is empty or cannot be read as a table.
@@ -41,18 +83,19 @@ def read_table(path: Path) -> pd.DataFrame:
         separator = max(",;\t", key=header.count)
         table = pd.read_csv(StringIO(text), sep=separator, low_memory=False)
     except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise UserError(f"{path} cannot be read as a table ({error})") from error
+        reason = " ".join(str(error).split())  # pandas breaks its lines
+        raise UserError(f"{path} cannot be read as a table ({reason})") from error
     if table.empty:
         raise UserError(f"{path} has no rows")
     return table.drop(columns=[c for c in table.columns if str(c).startswith("Unnamed:")])
 
 
 def _decoded(raw: bytes) -> str:
-    """Text of a file in UTF-8, UTF-16 or Windows' encoding."""
+    """Text of a file in UTF-8, UTF-16 or Windows-1252."""
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return raw.decode("utf-16")
     if b"\0" in raw or raw.startswith(b"PK\x03\x04"):  # the second begins an .xlsx
-        raise ValueError("it is no text: save it as CSV, e.g. from the spreadsheet program")
+        raise ValueError("it is not text: save it as CSV, for example from the spreadsheet")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -60,11 +103,11 @@ def _decoded(raw: bytes) -> str:
 
 
 def refuse_duplicates(table: pd.DataFrame, path: Path) -> None:
-    """Raise a UserError that names what stands more than once in `Unique_ID`."""
+    """Raise a UserError that names the ids that occur more than once in `Unique_ID`."""
     twice = table["Unique_ID"][table["Unique_ID"].duplicated()]
     if len(twice):
         raise UserError(
-            f"{path}: {count_and_name('ids stand in more than one row', list(twice.unique()))}; "
+            f"{path}: {count_and_name('ids occur in more than one row', list(twice.unique()))}; "
             "keep one row per cell"
         )
 
@@ -84,7 +127,7 @@ def join_metadata(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[s
     if "Unique_ID" not in rows:
         raise UserError(
             f"{path} has no column Unique_ID (the file name of each image); its columns are "
-            f"{', '.join(map(str, rows.columns[:8]))}"
+            f"{name_columns(rows)}"
         )
     rows["Unique_ID"] = rows["Unique_ID"].astype(str)
     refuse_duplicates(rows, path)
@@ -111,7 +154,7 @@ def join_metadata(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[s
 
 
 def match_ids(ids: pd.Series, others: pd.Series, source: str) -> tuple[np.ndarray, list[str]]:
-    """Where each id stands among others, with or without the file ending.
+    """Position of each id among others, with or without the file ending.
 
     Args:
         ids: of the table called `source`, each once.
@@ -158,15 +201,12 @@ def choose_labels(
             return (
                 None,
                 None,
-                ["no class column: nothing is scored by class; name one with --label"],
+                ["no class column, so nothing is scored by class; name one as `label`"],
             )
-    if label not in table:
-        raise UserError(
-            f"--label {label}: no such column; there are {', '.join(map(str, table.columns))}"
-        )
+    refuse_missing_column(table, "label", label)
     missing = table[label].isna()
     if missing.all():
-        raise UserError(f"--label {label}: the column is empty")
+        raise UserError(f"`label` {label}: the column is empty")
     values = table[label].map(class_name, na_action="ignore").astype(object).where(~missing, None)
     notes = []
     if missing.any():
@@ -176,7 +216,7 @@ def choose_labels(
     if single:
         notes.append(
             count_and_name(
-                "classes have a single cell, which cannot be both learnt and tested", single
+                "classes have a single cell, which cannot be both trained on and tested", single
             )
         )
     return label, values, notes
@@ -185,7 +225,7 @@ def choose_labels(
 def gradations(table: pd.DataFrame, leave_out: Sequence[str] = ()) -> list[str]:
     """Columns along which cells may be graded: numeric, of three different values or more.
 
-    A column that merely numbers the cells (by its name, or because it counts the rows) is none.
+    A column that only numbers the cells, by its name or because it counts the rows, is left out.
     """
     columns = []
     for column in table.select_dtypes("number").columns.difference(leave_out, sort=False):
@@ -197,7 +237,7 @@ def gradations(table: pd.DataFrame, leave_out: Sequence[str] = ()) -> list[str]:
 
 
 def class_name(value: object) -> str:
-    """A class as text: 3, 3.0 and "3" are one, since integers with a gap are read as floats.
+    """A class as text: 3, 3.0 and "3" are one class, since integers with a gap become floats.
 
     Examples:
         >>> class_name(3.0), class_name("G1"), class_name(2.5)

@@ -190,7 +190,13 @@ class InformationEstimator(nn.Module):
     def from_scores(self, scores: Tensor, z: Tensor, reduction: Reduction = "mean") -> Tensor:
         """Scores (B, B) of codes (B, d) -> the bound in nats, (), or its terms, (B,)."""
         log_baseline = None if self.baseline is None else in_float32(self.baseline, z)[:, 0]
-        return _bound(self.bound, self.alpha, scores, log_baseline, reduction)
+        return _bound(
+            name=self.bound,
+            alpha=self.alpha,
+            scores=scores,
+            log_baseline=log_baseline,
+            reduction=reduction,
+        )
 
 
 class EstimatorStack(nn.Module):
@@ -216,7 +222,7 @@ class EstimatorStack(nn.Module):
 
     @torch.no_grad()
     def write(self, number: int, estimator: InformationEstimator) -> None:
-        """Give the weights of one of the estimators to a module that stands alone."""
+        """Copy the weights of one estimator into a module of its own."""
         pairs = [(self.g, estimator.critic.g), (self.h, estimator.critic.h)]
         pairs += [(self.baseline, estimator.baseline)] if self.baseline is not None else []
         for layers, single_one in pairs:

@@ -1,9 +1,9 @@
-"""Many processes that train one model: which one is this, and what only one of them does.
+"""Many processes that train one model: which one this is, and what only the main process does.
 
 `torchrun --nproc_per_node=2 VAE_framework.py ...` starts the script twice; gloo carries tensors of
-the CPU, nccl those of GPUs. The main process (rank 0) alone prints, writes files and does what
-follows the training. All of them read the same files, so several machines need a shared folder. In
-a plain run every function here is the identity or does nothing.
+the CPU, nccl those of GPUs. Only the main process (rank 0) prints, writes files and continues after
+the training. All of them read the same files, so several machines need a shared folder. In a run of
+one process every function here is the identity or does nothing.
 """
 
 import contextlib
@@ -89,7 +89,7 @@ def _join() -> None:
 
 
 def leave() -> None:
-    """All processes but the main one end here, with exit code 0; it goes on alone."""
+    """End all processes but the main one, with exit code 0."""
     if world_size() > 1:
         wait_for_all()
         dist.destroy_process_group()
@@ -98,13 +98,13 @@ def leave() -> None:
 
 
 def exit_saying(text: str, code: int) -> NoReturn:
-    """End with a last word on stderr, printed once: by the first of the processes that ends.
+    """End with a message on stderr, printed once, by the first process that ends.
 
-    The others may fail of the same mistake, or because the first is gone. torchrun ends every
-    process as soon as one of them has ended badly, so they wait until the word is out.
+    The others may fail from the same mistake, or because the first has ended. torchrun ends every
+    process as soon as one has failed, so they wait until the message is printed.
     """
     first = _team is None
-    with contextlib.suppress(RuntimeError):  # the launcher, who keeps the store, may be gone
+    with contextlib.suppress(RuntimeError):  # the launcher, which keeps the store, may have ended
         first = first or _team.store.add("ended", 1) == 1
     if first:
         print(text, file=sys.stderr, flush=True)
@@ -113,7 +113,7 @@ def exit_saying(text: str, code: int) -> NoReturn:
 
 
 def _tell_or_hear(speaker: bool) -> None:
-    """The speaker lets the others go on; they wait for it."""
+    """Release the other processes as the speaker, or wait for it."""
     if _team is None:
         return
     with contextlib.suppress(RuntimeError):
@@ -125,7 +125,7 @@ def _tell_or_hear(speaker: bool) -> None:
 
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
-    """The main process goes through the block before the others, who find its caches.
+    """Run the block in the main process first; the others then find its caches.
 
     Raises:
         RuntimeError: in the others, when the main process fails meanwhile.
@@ -138,7 +138,7 @@ def main_first() -> Iterator[None]:
 
 
 def wait_for_all() -> None:
-    """Go on when every process is here."""
+    """Wait until every process has come here."""
     if world_size() > 1:
         dist.barrier(group=_team.patient)
 
@@ -179,9 +179,9 @@ def weighted_mean(terms: dict[str, T], weight: T) -> dict[str, T]:
 
 @contextlib.contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Let torch use so many threads of the CPU, and then as many as before.
+    """Let torch use this number of CPU threads inside the block.
 
-    With small matrices one is best: more of them mostly wait for each other.
+    One is best for small matrices: more threads mostly wait for each other.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(number)
@@ -195,8 +195,8 @@ def threads(number: int) -> Iterator[None]:
 def own_randomness(device: torch.device, *key: int) -> Iterator[None]:
     """Random numbers of this process alone, which follow `key` and the rank.
 
-    After the block, torch's generators stand where they stood before: the processes draw the same
-    order and augmentation again. Nothing happens in a plain run.
+    After the block, torch's generators have their state from before, so that all processes draw the
+    same order and augmentation again. Nothing happens in a run of one process.
     """
     if world_size() == 1:
         yield

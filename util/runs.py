@@ -37,6 +37,8 @@ SCRIPT_OF_CLASS = {
     "CompareSettings": "compare_methods",
 }
 
+FINISHED = ("settings.json", "best.pt", "latents.csv")  # what a finished run holds at least
+
 # What is written into settings.json, so that a number can be traced to the code that made it.
 RECORDED_PACKAGES = (
     "torch torchvision numpy scipy scikit-learn scikit-image pandas matplotlib umap-learn "
@@ -44,14 +46,14 @@ RECORDED_PACKAGES = (
 ).split()
 
 
-def find_run(asked: str, results: Path, script: str, option: str = "--resume") -> Path:
+def find_run(asked: str, results: Path, script: str, argument: str = "resume") -> Path:
     """The folder of a run of this script: a path, a number, or `last` for the newest one.
 
     Args:
         asked: `last`, a path, or the number of a run in `results`.
         results: the folder of numbered runs.
         script: that made the run (`script_of`).
-        option: that asks for it.
+        argument: that asks for the run, for the error.
 
     Raises:
         UserError: there is no such run.
@@ -61,23 +63,42 @@ def find_run(asked: str, results: Path, script: str, option: str = "--resume") -
         runs = [path for path in runs if read_description(path)["script"] == script]
         if not runs:
             raise UserError(
-                f"{option}: no run of this script in {results}; start one without {option}"
+                f"`{argument}`: no run of this script in {results}; start one without `{argument}`"
             )
         return runs[-1]
     folder = Path(asked)
     if asked.isdigit() and not folder.is_dir():
         runs = [path for path in runs if int(path.name.split("-")[0]) == int(asked)]
         if not runs:
-            raise UserError(f"{option} {asked}: no run of that number in {results}")
+            raise UserError(f"`{argument}` {asked}: no run of that number in {results}")
         folder = runs[-1]
     if not (folder / "settings.json").is_file():
-        raise UserError(f"{option} {asked}: no settings.json there; give the folder of a run")
+        raise UserError(f"`{argument}` {asked}: no settings.json there; give the folder of a run")
     found = read_description(folder)["script"]
     if found != script:
         raise UserError(
-            f"{option} {asked}: that run was made by another script ({found}.py, here {script}.py)"
+            f"`{argument}` {asked}: that run was made by another script ({found}.py, here "
+            f"{script}.py)"
         )
     return folder
+
+
+def find_finished_run(asked: str, results: Path) -> Path:
+    """The folder of a run: a path, a number in `results`, or `last` for the newest with a report.
+
+    Raises:
+        UserError: there is none.
+    """
+    if asked != "last" and (not asked.isdigit() or Path(asked).is_dir()):
+        return Path(asked)
+    needed = FINISHED if asked.isdigit() else (*FINISHED, "report.html")
+    runs = [p for p in numbered_runs(results) if all((p / name).is_file() for name in needed)]
+    if asked.isdigit():
+        runs = [path for path in runs if int(path.name.split("-")[0]) == int(asked)]
+    if not runs:
+        which = "run" if asked == "last" else "run of that number"
+        raise UserError(f"`run` {asked}: no {which} in {results} is finished; give a folder")
+    return runs[-1]
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -96,7 +117,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 def _script_of_older(described: dict[str, Any]) -> str:
     """The script of a run whose settings.json holds the class of its settings instead.
 
-    Many of those classes are called Settings, so that the settings and the command have to tell.
+    Many of those classes are called Settings, so the settings and the command decide.
     """
     if described.get("kind") in SCRIPT_OF_CLASS:
         return SCRIPT_OF_CLASS[described["kind"]]
@@ -207,7 +228,7 @@ def describe_run(
 
     Args:
         settings: of the script, a dataclass.
-        machine: what is known of it besides its system, e.g. `devices.describe_device`.
+        machine: more about the machine, e.g. `devices.describe_device`.
         more: further entries.
     """
     versions = {"python": platform.python_version()}
@@ -228,6 +249,37 @@ def describe_run(
     }
 
 
+def go_on(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
+    """settings.json of a resumed run: as it is described now, with the time at which it started.
+
+    Raises:
+        UserError: its cells have changed, or it learnt from feedback.
+    """
+    before = read_json(folder / "settings.json")
+    if before["data"]["fingerprint"] != described["data"]["fingerprint"]:
+        dataset = described["settings"]["dataset"]
+        raise UserError(f"{dataset} is no longer what {folder} learnt from: start a new run")
+    if "guidance" in before:
+        raise UserError(
+            f"`resume` {folder}: that run learnt from feedback; fine-tune again with "
+            "human_guidance/VAE_feedback_framework.py"
+        )
+    return described | {"started": before["started"]}
+
+
+def unlike_original(original: str | None, described: dict[str, Any]) -> list[str]:
+    """Why a run may not come out as the one whose settings it has, a line each.
+
+    Args:
+        original: folder of that run; None if there is none.
+        described: settings.json of the run.
+    """
+    path = Path(original or "") / "settings.json"
+    if not original or not path.is_file():  # deleted since this run began
+        return []
+    return [f"not as in {original}: {line}" for line in differences(read_json(path), described)]
+
+
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Why a run may not come out as an earlier one of the same settings, a line each.
 
@@ -236,7 +288,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """
     lines = []
     if before["data"]["fingerprint"] != now["data"]["fingerprint"]:
-        lines.append("the images are not the same")
+        lines.append("the images have changed")
     others = [
         f"{name} {before['versions'].get(name, 'none')} then, {version} now"
         for name, version in now["versions"].items()
@@ -244,7 +296,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
     if others:
         lines.append(f"other versions: {'; '.join(others)}")
-    # An older run may not have written all that is known of the machine today.
+    # An older run may have recorded less about the machine.
     known = before["machine"].keys() & now["machine"].keys()
     machines = [{name: side["machine"][name] for name in sorted(known)} for side in (before, now)]
     if machines[0] != machines[1]:
@@ -252,51 +304,11 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return lines
 
 
-def summary_writer() -> type:
-    """PyTorch's writer for TensorBoard.
-
-    Raises:
-        UserError: TensorBoard is not installed.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError(
-            "--tensorboard: the package is missing; pip install tensorboard, or leave it out"
-        ) from error
-    return SummaryWriter
-
-
-class TensorBoardLog:
-    """Writes each line of the log as scalars: `kl/valid` and the like, the step is the epoch.
-
-    Args:
-        folder: the run folder; event files of a run that was resumed continue each other there.
-
-    Raises:
-        UserError: TensorBoard is not installed.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder, self.new_writer, self.writer = folder, summary_writer(), None
-
-    def __call__(self, entry: dict[str, Any]) -> None:
-        """Write the line of one epoch; it is on the disk on return."""
-        epoch = entry["epoch"]
-        if self.writer is None:  # an epoch begun again replaces what was shown of it
-            self.writer = self.new_writer(self.folder, purge_step=epoch)
-        for side in ("train", "valid"):
-            for name, value in entry[side].items():
-                self.writer.add_scalar(f"{name}/{side}", value, epoch)
-        self.writer.add_scalar("learning_rate", entry["learning_rate"], epoch)
-        self.writer.flush()
-
-
 def seed_everything(seed: int, epoch: int = 0) -> None:
     """Seed Python, NumPy and torch from the seed of the run and the epoch.
 
-    Every epoch starts from its own seed, so the random state after a resume is that of an
-    undisturbed run whatever was drawn before.
+    Every epoch starts from its own seed, so a resumed run has the random state of an undisturbed
+    run, whatever was drawn before.
     """
     mixed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
     random.seed(mixed)
@@ -315,14 +327,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint to the CPU, without executing anything in it (`weights_only=True`).
 
-    `load_state_dict` copies it to where the weights are, which may be a device without room for
-    both.
+    `load_state_dict` copies it to the device of the weights, which may not have room for both.
 
     Raises:
         UserError: the file is missing, damaged, or holds more than plain data.
     """
     if not path.is_file():
-        raise UserError(f"{path} is missing: there is nothing to go on from")
+        raise UserError(f"{path} is missing: there is nothing to continue from")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

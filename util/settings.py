@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from util.runs import find_run, read_description, script_of
 SettingsT = TypeVar("SettingsT")
 
 
-# Settings that say where a run stands and what it began from, not what it computes.
+# Settings that say where a run is and what it started from, not what it computes.
 PROVENANCE = ("preset", "original", "resume", "results")
 
 
@@ -68,7 +69,7 @@ def _as_of_another_run(
     for name in ("resume", "preset"):
         if getattr(asked, name) != getattr(default, name):
             raise UserError(f"--from with --{name}: a run has one beginning, give one of them")
-    folder = find_run(asked.original, Path(asked.results), script_of(type(default)), "--from")
+    folder = find_run(asked.original, Path(asked.results), script_of(type(default)), "from")
     described = read_description(folder)
     if "guidance" in described:
         raise UserError(
@@ -98,7 +99,7 @@ def parse_options(default: SettingsT, argv: Sequence[str] | None = None) -> Sett
 
 
 def _by_new_names(argv: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
-    """The command line with the options of today for those that an older version had."""
+    """The command line with today's names for options that an older version named otherwise."""
     options = {_option(old): _option(new) for old, new in renamed.items()}
     parts = (word.partition("=") for word in argv)
     return [options.get(name, name) + equals + value for name, equals, value in parts]
@@ -134,14 +135,13 @@ def settings_from_json(
 ) -> SettingsT:
     """Rebuild a settings dataclass; tuples come back from JSON as lists.
 
-    A field that an older version did not write takes its default: what was added since then does by
-    default what was done before. One that has been renamed since (`RENAMED` of the class) keeps its
-    value.
+    A field that an older version did not have takes its default, which does what was done before. A
+    field that has been renamed since (`RENAMED` of the class) keeps its value.
 
     Args:
         kind: the dataclass.
         values: field -> value, as in settings.json.
-        more: leave out what is no field of it, as of a script that builds on the class.
+        more: ignore values that are no fields, as of a script that builds on the class.
 
     Raises:
         UserError: a field is unknown, as in a run of a newer version.
@@ -157,6 +157,29 @@ def settings_from_json(
             f"settings.json was written by another version: there is no setting {odd[0]!r} here"
         )
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def take_fields(kind: type[SettingsT], settings: Any, **more: Any) -> SettingsT:
+    """A dataclass filled from settings that have fields of the same names.
+
+    Args:
+        kind: the dataclass.
+        settings: an instance of another one.
+        more: values that win over those of the settings.
+    """
+    names = [field.name for field in dataclasses.fields(kind) if hasattr(settings, field.name)]
+    return kind(**{name: getattr(settings, name) for name in names} | more)
+
+
+def changed_settings(settings: Any) -> list[str]:
+    """Settings that differ from their defaults, as `name value`, but for `PROVENANCE`."""
+    default = type(settings)()
+    names = [f.name for f in dataclasses.fields(settings) if f.name not in PROVENANCE]
+    return [
+        f"{name} {getattr(settings, name)}"
+        for name in names
+        if getattr(settings, name) != getattr(default, name)
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +220,16 @@ def refuse_out_of_range(settings: Any, ranges: Mapping[str, Range]) -> None:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be {numbers}")
 
 
+def name_options(message: str) -> str:
+    """A message of a `UserError` with the options of the command line for arguments in backticks.
+
+    Examples:
+        >>> name_options("`image_size` 50: must be 32 or 64")
+        '--image-size 50: must be 32 or 64'
+    """
+    return re.sub(r"`(\w+)`", lambda found: _option(found[1]), message)
+
+
 RESUMES = "stopped; nothing is lost: --resume goes on from the last finished epoch"
 
 
@@ -205,8 +238,8 @@ def run_script(
 ) -> None:
     """Run `main` as a command, in one process or in all that torchrun started.
 
-    A user's mistake is one line on stderr and exit code 2; Ctrl-C is the line `stopped`, which says
-    how to go on, and exit code 130. A full disk is both.
+    A user's mistake prints one line on stderr and exits with code 2; Ctrl-C prints `stopped`, which
+    says how to continue, and exits with code 130. A full disk prints both and exits with 2.
     """
     try:
         try:
@@ -214,7 +247,8 @@ def run_script(
                 main()
         except UserError as error:
             hint = f" ({stopped})" if isinstance(error, DiskFullError) else ""
-            processes.exit_saying(f"error: {' '.join(str(error).split())}{hint}", 2)
+            said = name_options(" ".join(str(error).split()))
+            processes.exit_saying(f"error: {said}{hint}", 2)
         except Exception:
             if processes.world_size() == 1:
                 raise

@@ -7,21 +7,21 @@ Edit SETTINGS below, or give them on the command line, and run
     python util/simulate_cells.py --dataset chaffer
     python util/simulate_cells.py --dataset dsprites
 
-The folder appears whole or not at all. Its truth.csv, which no real set has, links each cell of the
-ground truth with CellProfiler's object. `util/simulators` describes the cells of Horvath, Chaffer
-and dSprites; the BBBC031 population is drawn here from its published law.
+The folder appears whole or not at all; its truth.csv, which no real set has, links each cell of the
+ground truth with CellProfiler's object. util/simulators describes how the cells of the other sets
+look; the BBBC031 population is here, drawn from its published law.
 
 BBBC031v1 (Broad Bioimage Benchmark Collection, CC BY 3.0) holds 8,640 synthetic cells that change
 continuously along six processes. Every cell is a point (x, y) of the unit square, the "regression
-plane". The point alone decides the colour of the cytoplasm and how jagged the outline is
-(`bbbc031_appearance`); everything else is random. Processes 1 to 6 run from the green, jagged
-extreme (0, 0) to the red, round one (1, 1) along a broken line with its corner at (e, 1 - e);
-process 7 fills the square. The constants of the pictures were fitted to the 40 cells of one real
-field (well A03, site 8), whose measurements `tests/test_simulate_cells.py` keeps.
+plane"; the point alone decides the colour of the cytoplasm and how jagged the outline is
+(`bbbc031_appearance`); all else is random. From the green, jagged extreme (0, 0) to the red, round
+one (1, 1), process 1..6 runs along a broken line with its corner at (e, 1 - e); process 7 fills the
+square. The constants of the pictures were fitted to the 40 cells of one real field (well A03, site
+8); `tests/test_simulate_cells.py` keeps their statistics.
 
-The population (`draw_bbbc031_population`) and the renderer (`render_cells`) are independent.
-`simulate_bbbc031` joins them into single-cell crops and their table; `write_bbbc031_raw` into the
-fields, masks and tables of the download with CellProfiler's outputs.
+The population (`draw_bbbc031_population`) and the renderer (`render_cells`) are independent;
+`simulate_bbbc031` joins them into single-cell crops and their table, `write_bbbc031_raw`
+into the fields, masks and tables of the download with CellProfiler's outputs.
 """
 
 import math
@@ -67,14 +67,15 @@ class Settings:
     """What to simulate and how much of it."""
 
     dataset: Literal["bbbc031", "horvath", "chaffer", "dsprites"] = "bbbc031"
-    """Which of the real sets to imitate."""
+    """Real set to imitate."""
     out: Path | None = None
-    """Folder to write, empty or new; None for DataSets/raw/ with the name of the set."""
+    """Folder to write, which must be new or empty; None for DataSets/raw/ with the name of the
+    set."""
     cells: int | None = None
     """How many cells; None for 8,640 of BBBC031, 12,250 of Horvath, 5,400 of Chaffer, and all
     737,280 of dSprites. BBBC031 is rounded up to whole fields of 40."""
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of all that is random."""
     missed: float = MISSED
     """Share of cells that CellProfiler does not find, 0 to 1, in BBBC031 and Horvath."""
     progress: bool = True
@@ -153,8 +154,8 @@ def simulate_bbbc031(
 def class_sizes(n_cells: int, processes: Sequence[int] | None = None) -> dict[int, int]:
     """Cells of each process in the proportions of the real set, by largest remainder.
 
-    A process that would get none takes one cell from the largest, as long as there are cells for
-    all of them. Exact for the real 7,387.
+    A process that would get no cell takes one from the largest, if there are cells for all
+    processes. Exact for the real 7,387.
 
     Args:
         n_cells: 1 or more.
@@ -297,13 +298,15 @@ def render_cells(
     nucleus = fill_outlines(NUCLEUS_RADIUS * random_outlines(nucleus_irregularities, rng), TILE)
     cell = fill_outlines(CELL_RADIUS * random_outlines(irregularities, rng), TILE) | nucleus
 
-    texture = clouds(n_cells, CELL_OCTAVES, CELL_PERSISTENCE, TILE, rng)
+    texture = clouds(n_cells, CELL_OCTAVES, CELL_PERSISTENCE, size=TILE, rng=rng)
     cytoplasm = np.where(cell & ~nucleus, texture, 0)
     image = cytoplasm[..., None] * colours[:, None, None, :].astype(np.float32)  # (N, T, T, 3)
 
     margin = (TILE - NUCLEUS_WINDOW) // 2
     middle = np.s_[:, margin : margin + NUCLEUS_WINDOW, margin : margin + NUCLEUS_WINDOW]
-    nucleus_texture = clouds(n_cells, NUCLEUS_OCTAVES, NUCLEUS_PERSISTENCE, NUCLEUS_WINDOW, rng)
+    nucleus_texture = clouds(
+        n_cells, NUCLEUS_OCTAVES, NUCLEUS_PERSISTENCE, size=NUCLEUS_WINDOW, rng=rng
+    )
     blue = image[..., 2]  # a view: the nucleus is written into the image
     blue[middle] = np.where(nucleus[middle], nucleus_texture, blue[middle])
     return CellTiles(np.rint(255 * image).astype(np.uint8), cell, nucleus)
@@ -356,7 +359,9 @@ def write_bbbc031_raw(
             _save_field(folder / "BBBC031_v1_dataset", truth["ImageName"].iloc[0], field)
             found = rng.random(len(truth)) >= missed
             metadata = {"Well": well, "Site": site}
-            link = cellprofiler.add(field, found, number, f"{well}_{site:02d}", metadata)
+            link = cellprofiler.add(
+                field, found, number, name=f"{well}_{site:02d}", metadata=metadata
+            )
             rows.append(pd.concat([truth, link], axis=1))
         _save_ground_truth(folder, pd.concat(rows).sort_values(["ImageName", "CellIdx"]))
 

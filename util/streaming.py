@@ -3,11 +3,11 @@
     Cells.images (memory map) --file order, a window at a time, in a thread--> host memory
                               --non-blocking copy--> device --scaling, augmentation--> batches
 
-Random reads of single cells would be limited by the seeks of the disk, so an epoch is shuffled by
-blocks: blocks of consecutive cells come in random order, and a window of 32 of them is mixed before
-batches are cut from it. While the batches of one window are consumed, the next is read. The process
-itself holds at most three windows (3 x 128 MiB); pages of the map belong to the system, which takes
-them back when it needs the memory.
+Random reads of single cells would be limited by disk seeks, so an epoch is shuffled by blocks:
+blocks of consecutive cells come in random order, and a window of 32 blocks is mixed before batches
+are cut from it. While the batches of one window are used, the next window is read. The process
+itself holds at most three windows (3 x 128 MiB); pages of the map belong to the system, which
+reclaims them when it needs memory.
 """
 
 import os
@@ -20,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from util import processes
 from util.data_processing import Batches, CellBatches, Cells
 from util.devices import tensor_type
 
@@ -27,7 +28,7 @@ WINDOW_BYTES = 128 * 2**20  # integers mixed with each other, and read at a time
 BLOCKS = 32  # to a window; a batch of 64 then meets about 28 of them
 SHARE_OF_CUDA = 1 / 2  # of the free memory; the rest is for the network
 SHARE_OF_RAM = 1 / 4  # of the available memory, which the network and the metrics need too
-ASSUMED_RAM = 8 * 2**30  # where the system does not tell
+ASSUMED_RAM = 8 * 2**30  # if the system does not say
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,15 +37,15 @@ Result = TypeVar("Result")
 class StreamedBatches(Batches):
     """Batches of cells that stay on the disk.
 
-    The order of an epoch is random by blocks (see above), so two neighbours in the file share a
-    window, and a batch more often than two random cells: with cells sorted by class, the share of a
-    class of frequency p scatters between windows by about sqrt(p (1 - p) / 32).
+    The order of an epoch is random by blocks (see above), so neighbours in the file share a window,
+    and share a batch more often than two random cells do: with cells sorted by class, the share of
+    a class of frequency p varies between windows by about sqrt(p (1 - p) / 32).
 
     Args:
-        cells: images, best a read-only memory map, and scaling.
+        cells: images, preferably a read-only memory map, and scaling.
         device: where batches come out.
         batch_size: cells per batch; may be changed between epochs.
-        augmentation: turn and flip the training images.
+        augmentation: rotate and flip the training images.
         window_bytes: integers that are mixed with each other; at least one batch.
         downsample: side of the squares of pixels that are averaged to one.
     """
@@ -55,10 +56,11 @@ class StreamedBatches(Batches):
         device: torch.device,
         batch_size: int,
         augmentation: bool,
+        *,
         window_bytes: int = WINDOW_BYTES,
         downsample: int = 1,
     ):
-        super().__init__(cells, device, batch_size, augmentation, downsample)
+        super().__init__(cells, device, batch_size, augmentation, downsample=downsample)
         self.window_bytes = window_bytes
 
     def _hold(self, images: np.ndarray) -> np.ndarray:
@@ -106,9 +108,9 @@ class StreamedBatches(Batches):
 def read_ahead(
     read: Callable[[Item], Result], items: Iterable[Item], ahead: int = 1
 ) -> Iterator[Result]:
-    """`map(read, items)` with the next `ahead` results made in a thread meanwhile.
+    """`map(read, items)`, with the next `ahead` results computed in a thread meanwhile.
 
-    An error of `read` is raised here in its turn. Closing the iterator ends the thread.
+    An error of `read` is raised when its result is due. Closing the iterator ends the thread.
     """
     pending: deque[Future] = deque()
     pool = ThreadPoolExecutor(1, thread_name_prefix="read_ahead")
@@ -128,26 +130,30 @@ def make_batches(
     device: torch.device,
     batch_size: int,
     augmentation: bool,
+    *,
     budget_bytes: int | None = None,
     downsample: int = 1,
 ) -> Batches:
-    """All cells on the device where their integers fit, else streamed; says so if streamed.
+    """All cells on the device if their integers fit, else streamed, which is printed.
 
     Args:
         cells: images and scaling.
         device: where batches come out.
         batch_size: cells per batch.
-        augmentation: turn and flip the training images.
-        budget_bytes: what the integers may take; None means half of the free memory of a CUDA
-            device, else a quarter of the available memory of the machine.
+        augmentation: rotate and flip the training images.
+        budget_bytes: memory that the integers may take; None means half of the free memory of a
+            CUDA device, else a quarter of the available memory of the machine.
         downsample: side of the squares of pixels that are averaged to one.
     """
-    budget = memory_budget(device) if budget_bytes is None else budget_bytes
-    if cells.images.nbytes <= budget:
-        return CellBatches(cells, device, batch_size, augmentation, downsample)
+    if budget_bytes is None:
+        # Decided once: streamed, an epoch has another order. On the CPU, processes share memory.
+        sharing = processes.world_size() if device.type == "cpu" else 1
+        budget_bytes = processes.from_main(memory_budget(device)) // sharing
+    if cells.images.nbytes <= budget_bytes:
+        return CellBatches(cells, device, batch_size, augmentation, downsample=downsample)
     print(
         f"{len(cells.images):,} cells take {cells.images.nbytes / 2**30:.1f} GiB, more than the "
-        f"{budget / 2**30:.1f} GiB set aside for them on {device}: they stream from the disk"
+        f"{budget_bytes / 2**30:.1f} GiB reserved for them on {device}: they stream from the disk"
     )
     return StreamedBatches(cells, device, batch_size, augmentation, downsample=downsample)
 

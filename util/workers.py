@@ -1,4 +1,4 @@
-"""Work beside the main thread, in other processes that end when this one does.
+"""Work beside the main thread, in other processes that end with this one.
 
 Neither PyTorch nor pandas is imported here, so that a worker starts fast.
 """
@@ -14,17 +14,17 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-LOOK_EVERY = 1.0  # s between two looks at whether the parent lives
-GIVE_UP_AFTER = 30.0  # s, where work that is to be stopped does not end
+LOOK_EVERY = 1.0  # s between two checks that the parent is alive
+GIVE_UP_AFTER = 30.0  # s to wait for work that has to stop
 
 
 class Beside(Generic[T]):
-    """Work that goes on in a thread beside what follows, its long parts in processes (`apart`).
+    """Work in a thread beside the code that follows, with its long parts in processes (`apart`).
 
-    As a context manager: where the block fails, also by Ctrl-C, the workers are killed.
+    As a context manager: if the block fails, also by Ctrl-C, the workers are killed.
 
     Args:
-        work: gives the result; it draws nothing from the generators of this process.
+        work: returns the result; it must not use the random generators of this process.
     """
 
     def __init__(self, work: Callable[[], T]):
@@ -64,7 +64,7 @@ class Beside(Generic[T]):
 def apart(function: Callable[..., T], *args: Any, **options: Any) -> T:
     """`function(*args, **options)` in a process of its own; waits for the result.
 
-    For what holds Python's lock for long, as numba's functions do: it would stop other threads.
+    For work that holds Python's lock for long, as numba's functions do, and so stops other threads.
     """
     from joblib import Parallel, delayed
 
@@ -81,7 +81,7 @@ def _watching_its_parent(function: Callable[..., T], *args: Any, **options: Any)
 def end_with_parent() -> None:
     """End this worker soon after the process that started it has ended, even by SIGKILL.
 
-    Nothing happens in a main process: whoever started that may leave it alone.
+    Nothing happens in a main process, which may outlive whatever started it.
     """
     if multiprocessing.current_process().name == "MainProcess":
         return

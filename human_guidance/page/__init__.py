@@ -1,1 +1,1 @@
-"""The parts of the guidance page, which `guidance_app.py` puts together."""
+"""The parts of the guidance page; `guidance_app.py` combines them."""

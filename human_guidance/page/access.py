@@ -1,9 +1,9 @@
 """Who may use the guidance page.
 
-On a loopback address the page is for the person at this computer. A web page elsewhere could still
-make that person's browser send requests here, so the `Host` header must be this computer's (against
-DNS rebinding) and a request that changes something must come from the page itself (against
-cross-site requests). On any other address a token is asked for as well.
+On a loopback address the page serves the person at this computer. Another web page could make that
+person's browser send requests here. Therefore the `Host` header must name this computer (against
+DNS rebinding), and a request that changes something must come from the page itself (against
+cross-site requests). On any other address the page also requires a token.
 """
 
 import hmac
@@ -13,20 +13,15 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Response, redirect, request
 
-COOKIE = "guidance_token"
-LARGEST_REQUEST = 4_000_000  # bytes; a selection of many lassos takes some hundred thousand
-LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+from util.pages.plot_page import beside
 
-LOGIN_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Guidance page</title>
-<style>body {{ font: 16px/1.5 system-ui, Arial, sans-serif; margin: 18vh auto; max-width: 26em; }}
-input, button {{ font: inherit; padding: 6px 10px; }} input {{ width: 17em; }}</style>
-<h1>Guidance page</h1><p>{message}</p><form method="post" action="/token">
-<input name="token" type="password" autocomplete="off" autofocus aria-label="token">
-<button>Open</button></form></html>"""
+COOKIE = "guidance_token"
+LARGEST_REQUEST = 4_000_000  # bytes; a selection of many lassos has some hundred thousand
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this computer only."""
+    """Whether only this computer can reach an address."""
     if host == "localhost":
         return True
     try:
@@ -36,22 +31,22 @@ def is_loopback(host: str) -> bool:
 
 
 def protect(server: Flask, host: str, token: str | None) -> None:
-    """Refuse requests that do not come from whom the page is for.
+    """Refuse requests from anyone but the user of the page.
 
     Args:
         server: of the page.
         host: address that it listens on.
-        token: asked for before anything is shown; None asks for none, on loopback only.
+        token: required before anything is shown; None only on a loopback address.
     """
     if token is None and not is_loopback(host):
-        raise ValueError(f"{host} can be reached from other computers: a token is needed")
+        raise ValueError(f"other computers can reach {host}: a token is required")
     server.config["MAX_CONTENT_LENGTH"] = LARGEST_REQUEST
     known_hosts = {*LOCAL_NAMES, host} if is_loopback(host) else None
 
     @server.before_request
     def check() -> Response | None:
         if known_hosts is not None and _name(request.host) not in known_hosts:
-            return Response("This page is for this computer only.", 403)
+            return Response("This page serves its own computer only.", 403)
         if not _own_origin():
             return Response("This request comes from another page.", 403)
         if token is None or request.path == "/token":
@@ -60,17 +55,17 @@ def protect(server: Flask, host: str, token: str | None) -> None:
             return _let_in(token)
         if _equal(request.cookies.get(COOKIE), token):
             return None
-        return _ask("Enter the token that the terminal shows, where the page was started.")
+        return _ask("Enter the token that is shown in the terminal of the page.")
 
     @server.post("/token")
     def enter() -> Response:
         if token is None or _equal(request.form.get("token"), token):
             return _let_in(token)
-        return _ask("This is not the token; the terminal shows it, where the page was started.")
+        return _ask("Wrong token. The terminal of the page shows it.")
 
 
 def _name(host: str) -> str:
-    """`127.0.0.1` of `127.0.0.1:8050`, `::1` of `[::1]:8050`; "" of what is no host."""
+    """Host of an address: 127.0.0.1 of `127.0.0.1:8050`, ::1 of `[::1]:8050`; "" if invalid."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -78,7 +73,7 @@ def _name(host: str) -> str:
 
 
 def _own_origin() -> bool:
-    """Whether a request that may change something comes from a page of this server."""
+    """Whether a request only reads, or comes from a page of this server."""
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return True
     if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
@@ -88,23 +83,24 @@ def _own_origin() -> bool:
 
 
 def _equal(given: str | None, token: str) -> bool:
-    """Compared in constant time, so that the answer's delay tells nothing."""
+    """Whether a token is right, in constant time so that the delay reveals nothing."""
     return given is not None and hmac.compare_digest(given.encode(), token.encode())
 
 
 def _let_in(token: str | None) -> Response:
-    answer = redirect("/", 303)  # so that the token leaves the address bar
+    answer = redirect("/", 303)  # takes the token out of the address bar
     if token is not None:
         answer.set_cookie(COOKIE, token, httponly=True, samesite="Strict")
     return answer
 
 
 def _ask(message: str) -> Response:
-    return Response(LOGIN_PAGE.format(message=escape(message)), 401, mimetype="text/html")
+    page = beside(__file__, "login.html").replace("{message}", escape(message))
+    return Response(page, 401, mimetype="text/html")
 
 
 def add_headers(server: Flask, script_hashes: list[str]) -> None:
-    """Let the page load nothing from elsewhere, and no other page frame it.
+    """Forbid the page to load from other servers, and other pages to frame it.
 
     Args:
         server: of the page.

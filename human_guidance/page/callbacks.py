@@ -1,4 +1,4 @@
-"""What happens on the guidance page when something is drawn, clicked or typed."""
+"""Callbacks of the guidance page: what happens after a lasso, a click or typing."""
 
 import base64
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from dash import ALL, Dash, Input, Output, State, ctx, dcc, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, no_update
 from dash.exceptions import PreventUpdate
 from flask import Response, abort, jsonify, request
 
@@ -27,12 +27,13 @@ from human_guidance.page.run import colouring
 from human_guidance.page.selection import HOW, MOST_STROKES, class_shares, spread_out
 from human_guidance.page.space import Space, flags_of
 from human_guidance.page.state import PageState
+from quantitative_metrics.catalogue import better_when, counts_by_size
+from quantitative_metrics.score_table import scores_table
 from util.errors import UserError
-from util.helpers import scores_table
 from util.metadata import read_table
 
-NOTED = "message shown"
-FARTHEST = 1e6  # latent units; beyond them a click means nothing
+MESSAGE = "message shown"  # class of the element
+FARTHEST = 1e6  # latent units; points beyond are ignored
 
 
 def connect(app: Dash, state: PageState) -> None:
@@ -43,12 +44,13 @@ def connect(app: Dash, state: PageState) -> None:
     connect_cross(app, state)
     connect_space(app, state)
     connect_feedback(app, state)
+    connect_list(app, state)
     connect_training(app, state)
     connect_comparison(app, state)
 
 
 def serve_cells(app: Dash, state: PageState) -> None:
-    """Pictures and cards of single cells; a cell is a row number, never a file name."""
+    """Serve pictures and descriptions of cells by row number; requests never name files."""
 
     @app.server.get("/cells/<int:row>.png")
     def picture(row: int) -> Response:
@@ -66,33 +68,23 @@ def serve_cells(app: Dash, state: PageState) -> None:
 
 
 def connect_steps(app: Dash) -> None:
-    """Show the step and the view that is chosen, and tell the card of a cell the column of the
-    colours; done in the browser.
-    """
-    app.clientside_callback(
-        "colour => colour", Output("page", "data-colour"), Input("colour", "value")
-    )
-    app.clientside_callback(
-        "step => `panel show-${step}`", Output("panel", "className"), Input("step", "value")
-    )
-    app.clientside_callback(
-        # plotly has to measure a figure that was hidden
-        "view => { setTimeout(() => window.dispatchEvent(new Event('resize')), 60);"
-        " return `page view-${view}`; }",
-        Output("page", "className"),
-        Input("view", "value"),
-    )
-    app.clientside_callback(
-        "tool => { const plot = document.querySelector('#explore .js-plotly-plot');"
-        " if (plot) window.Plotly.relayout(plot, {dragmode: tool}); return tool; }",
-        Output("page", "data-tool"),
-        Input("tool", "value"),
-        prevent_initial_call=True,
-    )
+    """Show the chosen step and view and note colour and tool, in the browser (guidance.js)."""
+    for name, part, attribute in (
+        ("colour", "page", "data-colour"),
+        ("step", "panel", "className"),
+        ("view", "page", "className"),
+        ("tool", "page", "data-tool"),
+    ):
+        app.clientside_callback(
+            ClientsideFunction("guidance", name),
+            Output(part, attribute),
+            Input(name, "value"),
+            prevent_initial_call=name == "tool",
+        )
 
 
 def connect_selection(app: Dash, state: PageState) -> None:
-    """Outlines, classes, groups and single cells make the selection; it is shown and described."""
+    """Build the selection from outlines, classes, groups and single cells, and describe it."""
 
     @app.callback(
         Output("strokes", "data"),
@@ -105,7 +97,7 @@ def connect_selection(app: Dash, state: PageState) -> None:
         prevent_initial_call=True,
     )
     def extend(stroke: Any, _clear: Any, _labels: Any, _shown: Any, strokes: Any, how: Any) -> Any:
-        if not ctx.triggered[0]["value"]:  # a button that has only just appeared
+        if not ctx.triggered[0]["value"]:  # a new button fires once without a click
             raise PreventUpdate
         cause = ctx.triggered_id
         if cause == "clear":
@@ -136,12 +128,12 @@ def connect_selection(app: Dash, state: PageState) -> None:
         shares = class_shares(run.labels, selected) if run.labels is not None else None
         apart = state.differences.of(selected) if len(rows) else pd.DataFrame()
         shown = pieces.gallery(run, spread_out(rows, pieces.GALLERY))
-        place = size if len(rows) else "No cell is selected: go back to step 1"
+        place = size if len(rows) else "No cell is selected. Go back to step 1."
         return size, place, shown, pieces.differences(apart, shares, run.label)
 
 
 def connect_cross(app: Dash, state: PageState) -> None:
-    """The cross: placed by a click, dragged or typed; the model draws the cell it sees there."""
+    """Place the cross by click, drag or typing, and show the image decoded there."""
     coordinates = {"type": "coordinate", "axis": ALL}
 
     @app.callback(
@@ -184,14 +176,14 @@ def connect_cross(app: Dash, state: PageState) -> None:
 
 
 def _is_point(value: Any, dim: int) -> bool:
-    """Whether this is a latent point of d numbers of a sensible size."""
+    """Whether a value from the browser is a latent point: d numbers within bounds."""
     if not isinstance(value, list) or len(value) != dim:
         return False
     return all(isinstance(v, (int, float)) and abs(v) <= FARTHEST for v in value)
 
 
 def _moved(event: Any, before: np.ndarray | None, codes: np.ndarray) -> np.ndarray | None:
-    """The cross after a click or drag in a plane; its other coordinates stay."""
+    """The cross after a click or drag in a plane; the other coordinates stay."""
     try:
         axes = [int(axis) for axis in event["axes"]]
         after = codes.mean(axis=0).astype(float) if before is None else before.copy()
@@ -202,7 +194,7 @@ def _moved(event: Any, before: np.ndarray | None, codes: np.ndarray) -> np.ndarr
 
 
 def _centre(state: PageState, strokes: Any, before: np.ndarray | None) -> np.ndarray | None:
-    """Where the cross goes with a new selection: a group's anchor, else the middle of the cells."""
+    """Cross of a new selection: the anchor of a group, else the mean of the selected cells."""
     selected = state.selection(strokes)
     named = strokes[-1].get("group")
     for group in state.groups():
@@ -212,7 +204,7 @@ def _centre(state: PageState, strokes: Any, before: np.ndarray | None) -> np.nda
 
 
 def connect_space(app: Dash, state: PageState) -> None:
-    """The figure of the latent space and the key of its colours."""
+    """Draw the latent space and the key of its colours."""
 
     @app.callback(
         Output("explore", "figure"),
@@ -230,9 +222,9 @@ def connect_space(app: Dash, state: PageState) -> None:
     ) -> tuple[Any, Any]:
         axes = _axes(axes, state.run.latent_dim)
         if axes is None:
-            raise UserError("show two or three axes")
+            raise UserError("choose two or three axes")
         point = np.array(point, float) if _is_point(point, state.run.latent_dim) else None
-        space = Space(state, axes, colour, strokes, point)
+        space = Space(state, axes, colour=colour, strokes=strokes, point=point)
         tool = tool if tool in pieces.TOOLS else pieces.LASSO
         return space.changes(shown, tool), space.signature()
 
@@ -246,7 +238,7 @@ def connect_space(app: Dash, state: PageState) -> None:
 
 
 def _axes(value: Any, dim: int) -> list[int] | None:
-    """The axes to show, two or three of them; None for anything else."""
+    """The two or three axes to show; None for any other value."""
     if not isinstance(value, list) or not all(isinstance(axis, int) for axis in value):
         return None
     good = len(set(value)) == len(value) in (2, 3) and all(0 <= axis < dim for axis in value)
@@ -254,17 +246,7 @@ def _axes(value: Any, dim: int) -> list[int] | None:
 
 
 def connect_feedback(app: Dash, state: PageState) -> None:
-    """Groups are saved, removed, undone; every page shows the list that is on disk."""
-
-    @app.callback(
-        Output("version", "data"),
-        Input("poll", "n_intervals"),
-        State("version", "data"),
-    )
-    def look(_poll: Any, version: Any) -> Any:
-        # Apart from the changes: of two calls of one callback Dash drops the earlier one's answer.
-        now = state.feedback.version()
-        return no_update if now == version else now
+    """Save, remove and undo groups."""
 
     @app.callback(
         Output("version", "data", allow_duplicate=True),
@@ -293,11 +275,26 @@ def connect_feedback(app: Dash, state: PageState) -> None:
         if isinstance(cause, dict) and cause["type"] == "show":
             return (*[no_update] * 3, *_name_and_delta(state, cause["name"]))
         try:
-            said = _change(state, cause, str(version or ""), name, delta, point, strokes)
+            asked = {"name": name, "delta": delta, "point": point, "strokes": strokes}
+            said = _change(state, cause, str(version or ""), **asked)
         except ListChanged as error:
-            return state.feedback.version(), str(error), f"{NOTED} error", no_update, no_update
+            return state.feedback.version(), str(error), f"{MESSAGE} error", no_update, no_update
         emptied = "" if cause == "save" else no_update
-        return state.feedback.version(), said, NOTED, emptied, no_update
+        return state.feedback.version(), said, MESSAGE, emptied, no_update
+
+
+def connect_list(app: Dash, state: PageState) -> None:
+    """Show the list on disk, also when another page has changed it."""
+
+    @app.callback(
+        Output("version", "data"),
+        Input("poll", "n_intervals"),
+        State("version", "data"),
+    )
+    def look(_poll: Any, version: Any) -> Any:
+        # Not in `change`: Dash drops the earlier answer of two calls of one callback.
+        now = state.feedback.version()
+        return no_update if now == version else now
 
     @app.callback(
         Output("groups", "children"),
@@ -312,16 +309,16 @@ def connect_feedback(app: Dash, state: PageState) -> None:
         except UserError as error:
             return [str(error)], not state.feedback.can_undo(), "", ""
         cells = sum(len(group.cells) for group in groups)
-        size = "Nothing guides the model yet: save a group in step 2."
+        size = "There is no feedback yet. Save a group in step 2."
         if groups:
             number = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
-            size = f"{number} with {cells:,} cells will guide the model."
+            size = f"Feedback: {number} with {cells:,} cells."
         listed = pieces.group_list(groups, str(state.feedback.path))
         return listed, not state.feedback.can_undo(), name_for(groups), size
 
 
 def _name_and_delta(state: PageState, name: Any) -> tuple[Any, Any]:
-    """The fields of a group that is taken up again."""
+    """Name and weight of a group, for the form."""
     for group in state.groups():
         if group.name == name:
             return group.name, group.delta
@@ -331,23 +328,25 @@ def _name_and_delta(state: PageState, name: Any) -> tuple[Any, Any]:
 def _change(
     state: PageState, cause: Any, version: str, name: Any, delta: Any, point: Any, strokes: Any
 ) -> str:
-    """Save, remove or undo; returns what was done."""
+    """Save, remove or undo; returns the message."""
     feedback = state.feedback
     if cause == "undo":
         return feedback.undo(version)
     if isinstance(cause, dict):
         return feedback.remove_group(str(cause["name"]), version)
     if not _is_point(point, state.run.latent_dim):
-        raise UserError("where do the cells belong? Click there in a plane, or drag the cross")
+        raise UserError("the cells have no anchor: click its place in a plane, or drag the cross")
     if not isinstance(delta, (int, float)):
-        raise UserError("the weight must be a number above 0, e.g. 1.28")
+        raise UserError("the weight must be a number above 0, for example 1.28")
     cells = np.flatnonzero(state.selection(strokes))
     name = name or name_for(feedback.read()[0])
-    return feedback.save_group(name, cells, np.array(point, float), float(delta), version)
+    return feedback.save_group(
+        name, cells, anchor=np.array(point, float), delta=float(delta), version=version
+    )
 
 
 def connect_training(app: Dash, state: PageState) -> None:
-    """Fine-tuning is started, followed and cancelled; finished runs can be compared with."""
+    """Start, follow and cancel fine-tuning; list the finished runs to compare with."""
 
     @app.callback(
         Output("progress", "children"),
@@ -369,7 +368,7 @@ def connect_training(app: Dash, state: PageState) -> None:
     ) -> tuple[Any, ...]:
         if ctx.triggered_id == "start":
             if not state.groups():
-                raise UserError("save a group in step 2 first: nothing guides the model yet")
+                raise UserError("there is no feedback yet: save a group in step 2 first")
             state.tuning.start(state.feedback.path, epochs)
         elif ctx.triggered_id == "cancel":
             state.tuning.cancel()
@@ -387,7 +386,7 @@ def connect_training(app: Dash, state: PageState) -> None:
 
 
 def connect_comparison(app: Dash, state: PageState) -> None:
-    """Before and after fine-tuning side by side, with the scores."""
+    """Show the latent space before and after fine-tuning, with the scores."""
 
     @app.callback(
         Output("compare", "children"),
@@ -398,7 +397,7 @@ def connect_comparison(app: Dash, state: PageState) -> None:
         Input("axes", "value"),
     )
     def compare(other: Any, view: Any, colour: Any, axes: Any) -> tuple[Any, Any]:
-        folder = state.others().get(other)  # of the known ones: a name is never made a path
+        folder = state.others().get(other)  # a name from the browser never becomes a path
         if folder is None:
             return pieces.nothing_to_compare(), []
         tables = _score_tables(folder) if "other" in _causes() or not _causes() else no_update
@@ -416,7 +415,7 @@ def _causes() -> set[str]:
 def _comparison(
     state: PageState, folder: Path, axes: Sequence[int], colour: str | None
 ) -> dict[str, Any]:
-    """The latent space of the run and of a fine-tuned one, in the same colours and ranges."""
+    """The latent space of the run and of a fine-tuned run, with shared colours and ranges."""
     run, after = state.run, state.codes_after(folder)
     panels = compare_panels(axes)
     points = state.points(run.drawn, colour)
@@ -433,16 +432,16 @@ def _comparison(
 
 
 def _score_tables(folder: Path) -> list[Any]:
-    """Was the feedback followed, and what did it cost?"""
+    """Tables of how well the codes follow the feedback, and of the scores."""
     guidance = read_table(folder / "guidance.csv")
     scores = scores_table(read_table(folder / "scores.csv"))
-    return pieces.change_table(_followed(guidance), "Was the feedback followed?") + (
+    return pieces.change_table(_followed(guidance), "How well the cells follow the feedback") + (
         pieces.change_table(_before_and_after(scores), "Scores of the latent space")
     )
 
 
 def _followed(guidance: pd.DataFrame) -> pd.DataFrame:
-    """guidance.csv as a table of changes."""
+    """guidance.csv as rows of `layout.change_table`."""
     words = guidance[["group", "cells", "measure"]].astype(object).fillna("").astype(str)
     who = (words["group"] + " " + words["cells"]).str.strip()
     is_cost = guidance["term"].isin(["reconstruction", "kl"])
@@ -454,13 +453,14 @@ def _followed(guidance: pd.DataFrame) -> pd.DataFrame:
 
 
 def _before_and_after(scores: pd.DataFrame) -> pd.DataFrame:
-    """Scores of the projections VAE_before and VAE as a table of changes."""
+    """Scores of VAE_before and VAE as rows of `layout.change_table`."""
     if not {"VAE", "VAE_before"} <= set(scores.index):
         return pd.DataFrame(columns=["name", "before", "after", "better"])
     pair = scores.loc[["VAE_before", "VAE"]].T.dropna()
-    signed = pair.index.str.startswith("spearman[")  # of a rank correlation the size counts
-    pair[signed] = pair[signed].abs()
-    names = [f"|{name}|" if odd else name for name, odd in zip(pair.index, signed, strict=True)]
+    by_size = pair.index.map(counts_by_size).to_numpy(bool)
+    pair[by_size] = pair[by_size].abs()
+    names = [f"|{name}|" if size else name for name, size in zip(pair.index, by_size, strict=True)]
+    better = [better_when(name) for name in pair.index]
     return pd.DataFrame(
-        {"name": names, "before": pair["VAE_before"], "after": pair["VAE"], "better": 1}
+        {"name": names, "before": pair["VAE_before"], "after": pair["VAE"], "better": better}
     )

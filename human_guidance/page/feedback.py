@@ -1,9 +1,9 @@
-"""The feedback of the page: groups of cells with an anchor each, a CSV on disk at every step.
+"""The feedback of the page: groups of cells with an anchor each, kept in a CSV.
 
-Whatever was changed is in the file before the page says so. Each change first puts the file as it
-was into a hidden folder beside it, `.<name>.history/`, from which undo takes it back, also after a
-restart. A change names the version of the list that its author saw: what somebody else has changed
-in the meantime is never overwritten.
+A change is on disk before the page confirms it. Each change first copies the file to a hidden
+folder beside it, `.<name>.history/`, so that it can be undone even after a restart. A change names
+the version of the list that the page showed; if another page has changed the list since, the change
+is refused.
 """
 
 import hashlib
@@ -19,34 +19,34 @@ import pandas as pd
 
 from human_guidance.feedback_helpers import (
     Feedback,
-    anchor_columns,
     check_feedback,
     locked,
     read_feedback,
     write_feedback,
 )
 from util.errors import UserError, explain_os_error
+from util.latents import anchor_columns
 from util.runs import write_atomically
 
-# A name is shown and written, never run: no line breaks, and nothing that opens a formula.
+# Names go to pages and tables: no line breaks, and no first sign that starts a formula.
 GROUP_NAME = re.compile(r"[^\W_][\w .()+\-]{0,39}")
-KEPT_STEPS = 200  # that can be undone
+KEPT_STEPS = 200  # changes that can be undone
 LARGEST_DELTA = 1e4
 
 
 class ListChanged(UserError):
-    """Somebody else has changed the list since it was read."""
+    """The list has changed since the page read it."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that the expert wants at one place.
+    """Cells with a common anchor.
 
     Attributes:
-        name: as the expert calls them.
+        name: chosen by the expert.
         cells: rows of the run.
-        anchor: (d,) latent units; the mean where the rows of the CSV differ.
-        delta: weight, nats per squared latent unit; likewise.
+        anchor: (d,) latent units; the mean if the rows of the CSV differ.
+        delta: weight, nats per squared latent unit; the mean likewise.
     """
 
     name: str
@@ -56,10 +56,10 @@ class Group:
 
 
 class FeedbackList:
-    """The list on disk.
+    """The list of groups on disk.
 
     Args:
-        path: the CSV; it is made by the first change.
+        path: the CSV; the first change creates it.
         ids: Unique_ID of all cells of the run.
         latent_dim: d.
     """
@@ -67,8 +67,8 @@ class FeedbackList:
     def __init__(self, path: Path, ids: Sequence[str], latent_dim: int):
         self.path, self.ids, self.latent_dim = path, list(ids), latent_dim
         self.history = path.with_name(f".{path.name}.history")
-        self._hashed: tuple[tuple[int, ...], str] = ((), "")  # of which state of the file
-        self._parsed: tuple[str, Feedback | None] = ("", None)  # of which version
+        self._hashed: tuple[tuple[int, ...], str] = ((), "")  # state of the file, its hash
+        self._parsed: tuple[str, Feedback | None] = ("", None)  # version, its content
 
     def read(self) -> tuple[list[Group], str]:
         """The groups in their order, and the version of the list.
@@ -82,13 +82,13 @@ class FeedbackList:
     def save_group(
         self, name: str, cells: np.ndarray, anchor: np.ndarray, delta: float, version: str
     ) -> str:
-        """Add a group, or replace the one of that name; its cells leave their other groups.
+        """Add a group or replace the group of that name; its cells leave all other groups.
 
         Returns:
-            what was done, in a sentence.
+            a message.
 
         Raises:
-            UserError: a value is impossible, the disk is full.
+            UserError: a value is impossible, or the disk is full.
             ListChanged: the list is no longer of that version.
         """
         name = check_name(name)
@@ -97,7 +97,7 @@ class FeedbackList:
         if not 0 < delta <= LARGEST_DELTA:
             raise UserError(f"weight {delta:g}: must be above 0 and at most {LARGEST_DELTA:g}")
         if anchor.shape != (self.latent_dim,) or not np.isfinite(anchor).all():
-            raise UserError(f"the anchor needs {self.latent_dim} numbers: click where it belongs")
+            raise UserError(f"the anchor needs {self.latent_dim} numbers: click its place")
         said = [f"“{name}” saved: {len(cells):,} cells"]
 
         def change(table: pd.DataFrame) -> pd.DataFrame:
@@ -116,7 +116,7 @@ class FeedbackList:
         return "; ".join(said) + "."
 
     def remove_group(self, name: str, version: str) -> str:
-        """Take a group off the list.
+        """Remove a group.
 
         Raises:
             ListChanged: the list is no longer of that version.
@@ -125,7 +125,7 @@ class FeedbackList:
         return f"“{name}” removed."
 
     def undo(self, version: str) -> str:
-        """Take the last change back, whoever made it.
+        """Undo the last change, whichever page made it.
 
         Raises:
             UserError: there is nothing to undo.
@@ -140,11 +140,11 @@ class FeedbackList:
         return "The last change is undone."
 
     def can_undo(self) -> bool:
-        """Whether there is a change to take back."""
+        """Whether there is a change to undo."""
         return bool(self._steps())
 
     def version(self) -> str:
-        """Hash of the file, also of a damaged one; "" where there is none."""
+        """Hash of the file, damaged or not; "" if there is none."""
         try:
             status = self.path.stat()
             state = (status.st_mtime_ns, status.st_size, status.st_ino)
@@ -183,15 +183,15 @@ class FeedbackList:
     def _refuse_other(self, version: str) -> None:
         if version != self.version():
             raise ListChanged(
-                "The list was changed in another window. It is shown anew; nothing of yours was "
-                "written: look at it and repeat your step."
+                "The list was changed in another window and is shown anew. Your change was not "
+                "saved: check the list and repeat it."
             )
 
     def _steps(self) -> list[Path]:
         return sorted(self.history.glob("[0-9]*.csv")) if self.history.is_dir() else []
 
     def _remember(self) -> None:
-        """Keep the file as it is for undo."""
+        """Copy the file for undo."""
         self.history.mkdir(exist_ok=True)
         steps = self._steps()
         number = 1 + int(steps[-1].stem) if steps else 1
@@ -202,14 +202,14 @@ class FeedbackList:
 
 
 def check_name(name: object) -> str:
-    """The name of a group without outer blanks.
+    """The name of a group without surrounding blanks.
 
     Raises:
-        UserError: it is empty, too long, or has other signs than letters, digits and `_ . ( ) + -`.
+        UserError: it is empty, too long, or has signs other than letters, digits and `_ . ( ) + -`.
     """
     text = str(name or "").strip()
     if not text:
-        raise UserError("give the group a name, e.g. “round cells”")
+        raise UserError("give the group a name, for example “round cells”")
     if not GROUP_NAME.fullmatch(text):
         raise UserError(
             f"the name {text[:40]!r} must begin with a letter or digit and have at most 40 "
@@ -233,6 +233,6 @@ def groups_of(feedback: Feedback) -> list[Group]:
 
 
 def name_for(groups: Sequence[Group]) -> str:
-    """A name that no group has yet."""
+    """A free name for a new group."""
     taken = {group.name for group in groups}
     return next(f"group {i}" for i in range(1, len(taken) + 2) if f"group {i}" not in taken)

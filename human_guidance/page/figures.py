@@ -1,7 +1,7 @@
-"""The latent space as figures for plotly.js: to turn in 3-D, and in planes to select in.
+"""The latent space as figures for plotly.js: a 3-D panel to turn, and planes to select in.
 
-Figures are plain dicts; arrays travel packed, as plotly.js reads them. All panels of a view are one
-figure: a browser grants a page some 16 WebGL contexts, and every figure of points takes three.
+Figures are plain dicts with packed arrays, a format that plotly.js reads. All panels of a view are
+one figure, because a browser allows a page about 16 WebGL contexts and a figure takes three.
 """
 
 import base64
@@ -11,23 +11,21 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
 
+from util.pages.report import VIRIDIS
 from util.style import MISSING_COLOUR, ClassColours, NumberColours
 
 PLAIN_COLOUR = "#0072B2"
 INK, GRID, ANCHOR = "#1f2428", "#e4e7e9", "#b3003b"
-VIRIDIS = [to_hex(colormaps["viridis"](i / 16)) for i in range(17)]
 MISSING_SHARE = 0.02  # of the colour scale, below its first colour
-FAINT = 0.12  # opacity of what is not selected
+FAINT = 0.12  # opacity of cells that are not selected
 GAP = 0.055  # between panels, as a share of the figure
 FONT = {"family": "system-ui, Liberation Sans, Arial, sans-serif", "size": 12, "color": INK}
 
 
 @dataclass(frozen=True)
 class Points:
-    """Cells to be drawn.
+    """Cells to draw.
 
     Attributes:
         rows: (n,) their rows in the run.
@@ -44,21 +42,21 @@ class Points:
 
 @dataclass(frozen=True)
 class Flag:
-    """An anchor: where a named group of cells belongs, (d,) latent units."""
+    """The anchor (d,) of a named group of cells, latent units."""
 
     name: str
     anchor: np.ndarray
 
 
 def packed(values: np.ndarray) -> dict[str, str]:
-    """A vector as plotly.js's typed array: its type and its bytes in base64."""
+    """A vector in plotly.js's format of typed arrays: type, and bytes in base64."""
     kind = {"f": "f4", "i": "i4", "u": "i4"}[values.dtype.kind]
     data = np.ascontiguousarray(values, dtype=f"<{kind}").tobytes()
     return {"dtype": kind, "bdata": base64.b64encode(data).decode("ascii")}
 
 
 def plain_text(text: object, length: int = 30) -> str:
-    """Text for plotly.js, which reads a few tags and entities: shown as written, cut to length."""
+    """Text for plotly.js, cut to length, with its tags and entities escaped."""
     line = " ".join(str(text).split())
     line = line if len(line) <= length else f"{line[: length - 1]}…"
     return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -67,7 +65,7 @@ def plain_text(text: object, length: int = 30) -> str:
 def colour_points(
     colouring: ClassColours | NumberColours | None, rows: np.ndarray
 ) -> tuple[np.ndarray | None, list[list[Any]] | None]:
-    """Numbers (n,) in 0..1 for the cells in `rows`, and the colour scale they stand on."""
+    """Numbers (n,) in 0..1 for the cells in `rows`, and their colour scale."""
     if colouring is None:
         return None, None
     if isinstance(colouring, ClassColours):
@@ -80,31 +78,31 @@ def colour_points(
     known = MISSING_SHARE + share * (1 - MISSING_SHARE)
     steps = np.linspace(MISSING_SHARE, 1, len(VIRIDIS))
     scale = [[0, MISSING_COLOUR], [MISSING_SHARE, MISSING_COLOUR]]
-    scale += [[float(step), colour] for step, colour in zip(steps, VIRIDIS, strict=True)]
+    scale += [[float(step), colour] for step, (_, colour) in zip(steps, VIRIDIS, strict=True)]
     return np.where(np.isnan(known), 0, known).astype(np.float32), scale
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel of a view: its latent axes (two or three), its place, and the number of its axes."""
+    """A panel of a view: its two or three latent axes, its place, and its number."""
 
     axes: tuple[int, ...]
     x: tuple[float, float]
     y: tuple[float, float]
-    number: int  # of the plane, or of the scene, in the figure, from 1
+    number: int  # among the planes, or among the scenes, of the figure, from 1
 
     @property
     def solid(self) -> bool:
-        """Whether it is to turn in 3-D."""
+        """Whether the panel is in 3-D."""
         return len(self.axes) == 3
 
     def name(self, letter: str) -> str:
-        """plotly's name of an axis (`x`, `x2`, ...) or of a scene."""
+        """plotly's name of an axis (x, x2, ...) or of a scene."""
         return letter if self.number == 1 else f"{letter}{self.number}"
 
 
 def explore_panels(axes: Sequence[int]) -> list[Panel]:
-    """One plane for two axes; for three the space to turn and its three planes."""
+    """One plane for two axes; a 3-D panel and its three planes for three."""
     if len(axes) == 2:
         return [Panel(tuple(axes), (0.05, 0.99), (0.07, 0.98), 1)]
     left, right = (0.0, 0.5 - GAP / 2), (0.5 + GAP, 0.995)
@@ -118,9 +116,7 @@ def explore_panels(axes: Sequence[int]) -> list[Panel]:
 
 
 def compare_panels(axes: Sequence[int]) -> list[Panel]:
-    """Before on the left, after on the right: the plane of the first two axes, above it the
-    space.
-    """
+    """Before on the left, after on the right; for three axes 3-D panels above the first plane."""
     columns = [(0.055, 0.485), (0.565, 0.995)]
     if len(axes) == 2:
         return [Panel(tuple(axes), x, (0.07, 0.93), i + 1) for i, x in enumerate(columns)]
@@ -158,7 +154,7 @@ def _point_size(n: int, solid: bool) -> float:
 def cell_traces(
     panels: Sequence[Panel], points: Points, dimmed: bool = False
 ) -> list[dict[str, Any]]:
-    """The cells in each panel, faint where a selection lies above them."""
+    """The cells in each panel, faint if there is a selection above them."""
     return [_cells(panel, points, FAINT if dimmed else full_opacity(panel)) for panel in panels]
 
 
@@ -168,7 +164,7 @@ def selected_traces(panels: Sequence[Panel], points: Points) -> list[dict[str, A
 
 
 def full_opacity(panel: Panel) -> float:
-    """Opacity of cells without a selection; in 3-D only opaque ones hide what lies behind."""
+    """Opacity of cells without a selection; in 3-D only opaque points hide those behind."""
     return 1.0 if panel.solid else 0.75
 
 
@@ -179,7 +175,7 @@ def _cells(panel: Panel, points: Points, opacity: float, larger: float = 0.0) ->
 
 
 def flag_traces(panels: Sequence[Panel], flags: Sequence[Flag], dim: int) -> list[dict[str, Any]]:
-    """The anchors of the feedback with their names, in the panels to turn."""
+    """The anchors of the feedback with their names, in the 3-D panels."""
     anchors = np.array([flag.anchor for flag in flags]).reshape(-1, dim)
     look = {
         "mode": "markers+text",
@@ -193,7 +189,7 @@ def flag_traces(panels: Sequence[Panel], flags: Sequence[Flag], dim: int) -> lis
 
 
 def flag_annotations(panels: Sequence[Panel], flags: Sequence[Flag]) -> list[dict[str, Any]]:
-    """The same in planes, where annotations lie above the points."""
+    """The anchors in the planes, as annotations, which are drawn above the points."""
     look = {"font": {"size": 12, "color": ANCHOR}, "xanchor": "left", "xshift": -8}
     return [
         _annotation(panel, flag.anchor, f"◆ {plain_text(flag.name, 18)}", **look)
@@ -206,7 +202,7 @@ def flag_annotations(panels: Sequence[Panel], flags: Sequence[Flag]) -> list[dic
 def mark_traces(
     panels: Sequence[Panel], point: np.ndarray | None, dim: int
 ) -> list[dict[str, Any]]:
-    """The point being placed, in the panels to turn (in planes it is `mark_annotations`)."""
+    """The cross in the 3-D panels; `mark_annotations` has it in the planes."""
     places = np.empty((0, dim)) if point is None else point[None]  # (0 or 1, d)
     marker = {"symbol": "cross", "size": 8, "color": ANCHOR}
     return [
@@ -215,9 +211,9 @@ def mark_traces(
 
 
 def mark_annotations(panels: Sequence[Panel], point: np.ndarray | None) -> list[dict[str, Any]]:
-    """The point being placed, as a cross that can be dragged in every plane; hidden for None.
+    """The cross in the planes, where it can be dragged; hidden for None.
 
-    Always three, so that what is not to be dragged begins at the fourth (assets/guidance.css).
+    Always three annotations: guidance.css makes only the first three draggable.
     """
     planes = [panel for panel in panels if not panel.solid]
     shown = np.zeros(1 + max(max(plane.axes) for plane in planes)) if point is None else point
@@ -244,8 +240,8 @@ def layout_of(
     Args:
         panels: of the figure.
         names: of all latent axes.
-        ranges: of each axis shown at first.
-        revision: while it stays, the reader's zoom and turn stay.
+        ranges: of each axis, before any zoom.
+        revision: zoom and rotation are kept as long as it stays the same.
     """
     layout: dict[str, Any] = {
         "margin": {"l": 8, "r": 6, "t": 4, "b": 8},
@@ -263,48 +259,40 @@ def layout_of(
         "meta": {"planes": {}},
     }
     for panel in panels:
-        titles = [{"text": f"latent {names[axis]}", "standoff": 2} for axis in panel.axes]
         look = [
             {"gridcolor": GRID, "zeroline": False, "color": "#40474d", "range": list(ranges[axis])}
+            | {"title": {"text": f"latent {names[axis]}"}}
             for axis in panel.axes
         ]
         if panel.solid:
-            axes = {
-                f"{letter}axis": {**style, "title": {"text": title["text"]}, "showspikes": False,
-                                  "tickfont": {"size": 10}, "nticks": 5}
-                for letter, style, title in zip("xyz", look, titles, strict=True)
-            }  # fmt: skip
-            camera = {
-                "eye": {"x": 1.45, "y": -1.45, "z": 0.85},
-                "center": {"x": 0, "y": 0, "z": -0.12},
-            }
-            layout[panel.name("scene")] = {
-                **axes,
-                "domain": {"x": list(panel.x), "y": list(panel.y)},
-                "aspectmode": "cube",
-                "dragmode": "turntable",
-                "camera": camera,
-            }
+            layout[panel.name("scene")] = _scene(panel, look)
             continue
+        for axis in look:
+            axis["title"]["standoff"] = 2
         x, y = panel.name("x"), panel.name("y")
-        layout[f"xaxis{x[1:]}"] = {
-            **look[0],
-            "title": titles[0],
-            "domain": list(panel.x),
-            "anchor": y,
-        }
-        layout[f"yaxis{y[1:]}"] = {
-            **look[1],
-            "title": titles[1],
-            "domain": list(panel.y),
-            "anchor": x,
-        }
+        layout[f"xaxis{x[1:]}"] = look[0] | {"domain": list(panel.x), "anchor": y}
+        layout[f"yaxis{y[1:]}"] = look[1] | {"domain": list(panel.y), "anchor": x}
         layout["meta"]["planes"][x + y] = list(panel.axes)
     return layout
 
 
+def _scene(panel: Panel, look: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A 3-D panel with the look of its three axes."""
+    more = {"showspikes": False, "tickfont": {"size": 10}, "nticks": 5}
+    axes = {f"{letter}axis": axis | more for letter, axis in zip("xyz", look, strict=True)}
+    return axes | {
+        "domain": {"x": list(panel.x), "y": list(panel.y)},
+        "aspectmode": "cube",
+        "dragmode": "turntable",
+        "camera": {
+            "eye": {"x": 1.45, "y": -1.45, "z": 0.85},
+            "center": {"x": 0, "y": 0, "z": -0.12},
+        },
+    }
+
+
 def axis_ranges(*codes: np.ndarray) -> dict[int, tuple[float, float]]:
-    """Range of each latent axis over all cells given, with a margin."""
+    """Range of each latent axis over all codes (N, d) given, with a margin."""
     low = np.min([part.min(axis=0) for part in codes], axis=0)
     high = np.max([part.max(axis=0) for part in codes], axis=0)
     margin = 0.06 * np.maximum(high - low, 1e-3)

@@ -1,4 +1,4 @@
-"""What stands where on the guidance page, and the pieces that its callbacks fill in."""
+"""The layout of the guidance page, and the pieces that its callbacks fill in."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,21 +8,21 @@ import pandas as pd
 from dash import dcc, html
 
 from human_guidance.page.feedback import Group
-from human_guidance.page.figures import VIRIDIS
 from human_guidance.page.run import GuidedRun
 from human_guidance.page.training import STAGES, Progress
+from util.pages.report import VIRIDIS
 from util.style import MISSING_COLOUR, ClassColours, NumberColours
 
-DEFAULT_DELTA = 1.28  # of the thesis, as a mean over a batch
+DEFAULT_DELTA = 1.28  # the thesis's weight per cell
 DEFAULT_EPOCHS = 5
 GALLERY = 24
 NEAREST = 4
-POLL = 3000  # milliseconds between two looks at the list on disk
+POLL = 3000  # milliseconds between two checks of the list on disk
 TRAINING_POLL = 1000
 
 STEPS = {"select": "1  Select", "place": "2  Place", "train": "3  Fine-tune"}
-HOW = {"new": "select anew", "add": "add cells", "narrow": "narrow down", "remove": "take away"}
-# Outlines are drawn as shapes: plotly's own lasso would look at every point at every move.
+HOW = {"new": "select anew", "add": "add cells", "narrow": "narrow down", "remove": "remove"}
+# Outlines are drawn as shapes: plotly's own lasso tests every point at every move.
 LASSO = "drawclosedpath"
 TOOLS = {LASSO: "lasso", "drawrect": "box", "pan": "move"}
 GRAPH = {
@@ -31,7 +31,7 @@ GRAPH = {
     "responsive": True,
     "doubleClick": "reset",
     "modeBarButtons": [["zoomIn2d", "zoomOut2d", "resetScale2d", "resetCameraDefault3d"]],
-    "edits": {"annotationPosition": True},  # the cross; assets/guidance.css holds the anchors
+    "edits": {"annotationPosition": True},  # the cross; guidance.css keeps the anchors in place
 }
 STILL_GRAPH = {name: value for name, value in GRAPH.items() if name != "edits"}
 
@@ -40,16 +40,16 @@ def page(run: GuidedRun, figure: dict[str, Any], shown: dict[str, Any]) -> html.
     """The whole page.
 
     Args:
-        run: that is guided.
-        figure: the latent space as it is shown at first.
+        run: the run to guide.
+        figure: the latent space as the page first shows it.
         shown: signature of that figure.
     """
     return html.Div(
         [
             *stores(shown),
             html.Div(
-                "The server does not answer. Start it again with the command you began with: this "
-                "page goes on where it was, and every group you saved is on disk.",
+                "The server does not answer. Start it again with the same command: this page then "
+                "continues where it was, and every group that you saved is on disk.",
                 id="offline",
                 className="offline",
                 role="alert",
@@ -70,13 +70,13 @@ def page(run: GuidedRun, figure: dict[str, Any], shown: dict[str, Any]) -> html.
 
 
 def stores(shown: dict[str, Any]) -> list[Any]:
-    """What the browser remembers: for the session what would be missed after a reload."""
+    """What the browser stores; selection and cross survive a reload."""
     return [
         dcc.Store(id="strokes", storage_type="session"),
         dcc.Store(id="point", storage_type="session"),
         dcc.Store(id="version", data=None),
         dcc.Store(id="shown", data=shown),
-        dcc.Store(id="stroke"),  # the next three are filled by assets/guidance.js
+        dcc.Store(id="stroke"),  # guidance.js fills this and the next two
         dcc.Store(id="click"),
         dcc.Store(id="drag"),
         dcc.Interval(id="poll", interval=POLL),
@@ -85,7 +85,7 @@ def stores(shown: dict[str, Any]) -> list[Any]:
 
 
 def header(run: GuidedRun) -> html.Header:
-    """Name of the run, the view, the column of the colours and the axes shown."""
+    """Name of the run, and menus of the view, the colours and the axes."""
     names = [{"label": f"latent {name}", "value": i} for i, name in enumerate(run.axes)]
     return html.Header(
         [
@@ -133,7 +133,7 @@ def header(run: GuidedRun) -> html.Header:
 
 
 def toolbar() -> html.Div:
-    """How the next outline joins the selection, and what the mouse does."""
+    """What the mouse draws, and how the outline changes the selection."""
     return html.Div(
         [
             html.Div(
@@ -148,15 +148,15 @@ def toolbar() -> html.Div:
             html.P(
                 [
                     html.B("Click"),
-                    " a place: the model draws the cell it expects there. ",
+                    " a place: the model decodes the cell there. ",
                     html.B("Shift-click"),
-                    " a cell: add or drop it. ",
+                    " a cell: add or remove it. ",
                     html.B("Wheel"),
                     ": zoom.",
                 ],
                 className="hint explore-only",
             ),
-            html.P("The same cells before and after fine-tuning; ◆ marks the anchors.",
+            html.P("The same cells before and after fine-tuning. ◆ marks the anchors.",
                    className="hint compare-only"),
         ],
         className="toolbar",
@@ -185,7 +185,7 @@ def graphs(figure: dict[str, Any]) -> html.Div:
 
 
 def panel(run: GuidedRun) -> list[Any]:
-    """The right-hand side: what the model sees, and the three steps."""
+    """The right-hand side: the decoded image and the three steps."""
     return [
         html.Div(id="probe", className="probe"),
         dcc.RadioItems(
@@ -203,7 +203,7 @@ def panel(run: GuidedRun) -> list[Any]:
 
 
 def select_step() -> list[Any]:
-    """Step 1."""
+    """Step 1: the selected cells and what distinguishes them."""
     return [
         html.Div(
             [html.H2(id="selection-size"), html.Button("Clear", id="clear", className="quiet")],
@@ -215,30 +215,18 @@ def select_step() -> list[Any]:
 
 
 def place_step(run: GuidedRun) -> list[Any]:
-    """Step 2."""
-    coordinates = [
-        html.Label(
-            [
-                name,
-                dcc.Input(
-                    id={"type": "coordinate", "axis": axis},
-                    type="number",
-                    step="any",
-                    debounce=True,
-                ),
-            ],
-            className="field",
-        )
-        for axis, name in enumerate(run.axes)
-    ]
+    """Step 2: the anchor of the selected cells, and the list of groups."""
     return [
         html.P(
             ["Drag the ", html.Span("✚", className="cross"), " to where the selected cells belong, "
-             "click there in a plane, or type the place."],
+             "click the place in a plane, or type its coordinates."],
             className="hint",
         ),
         html.Div(id="place-size", className="lead"),
-        html.Div(coordinates, className="row coordinates"),
+        html.Div(
+            [_coordinate(axis, name) for axis, name in enumerate(run.axes)],
+            className="row coordinates",
+        ),
         html.Div(
             [
                 html.Label(
@@ -251,14 +239,14 @@ def place_step(run: GuidedRun) -> list[Any]:
                     ["Weight", dcc.Input(id="delta", type="number", value=DEFAULT_DELTA, min=0,
                                          step="any")],
                     className="field narrow",
-                    title="How strongly the cells are pulled to the cross: 0.3 is gentle, "
-                          "1.28 usual, 5 strong",
+                    title="Pull of the anchor on its cells, in nats per squared latent unit",
                 ),
                 html.Button("Save group", id="save", className="main"),
             ],
             className="row bottom",
         ),
-        html.P("Weight: 0.3 pulls gently, 1.28 as usual, 5 strongly.", className="note"),
+        html.P("A weight of 0.3 pulls gently, 1.28 is the default, 5 pulls strongly.",
+               className="note"),
         html.Div(
             [html.H2("Your feedback"), html.Button("Undo", id="undo", className="quiet")],
             className="row between",
@@ -267,8 +255,16 @@ def place_step(run: GuidedRun) -> list[Any]:
     ]  # fmt: skip
 
 
+def _coordinate(axis: int, name: str) -> html.Label:
+    """Field for a coordinate of the cross."""
+    id_ = {"type": "coordinate", "axis": axis}
+    return html.Label(
+        [name, dcc.Input(id=id_, type="number", step="any", debounce=True)], className="field"
+    )
+
+
 def train_step() -> list[Any]:
-    """Step 3."""
+    """Step 3: fine-tuning and its result."""
     return [
         html.Div(id="train-size", className="lead"),
         html.Div(
@@ -284,7 +280,7 @@ def train_step() -> list[Any]:
             ],
             className="row bottom",
         ),
-        html.P("The model learns on with your anchors, as a new run; this run stays as it is.",
+        html.P("Training continues with your anchors in a new run; this run does not change.",
                className="note"),
         html.Div(id="progress"),
         html.Label(
@@ -297,7 +293,7 @@ def train_step() -> list[Any]:
 
 
 def cell_image(row: int, title: str, side: int) -> html.Img:
-    """Picture of a cell; the mouse over it shows its card."""
+    """Picture of a cell; pointing at it shows its card."""
     return html.Img(
         src=f"/cells/{row}.png",
         title=title,
@@ -315,7 +311,7 @@ def gallery(run: GuidedRun, rows: np.ndarray) -> list[Any]:
         return [
             html.P(
                 "Nothing is selected. Draw around some cells in one of the planes, or click a "
-                "class above them: their pictures appear here, and what sets them apart.",
+                "class above. Their pictures and what distinguishes them appear here.",
                 className="empty",
             )
         ]
@@ -323,7 +319,7 @@ def gallery(run: GuidedRun, rows: np.ndarray) -> list[Any]:
 
 
 def differences(table: pd.DataFrame, shares: pd.DataFrame | None, label: str | None) -> list[Any]:
-    """The classes of the selection, and the columns in which it differs from the rest."""
+    """The classes of the selection, and the columns in which it differs most from the rest."""
     parts = []
     if shares is not None and len(shares):
         parts += [html.H3(f"Classes ({label})")]
@@ -332,12 +328,12 @@ def differences(table: pd.DataFrame, shares: pd.DataFrame | None, label: str | N
             for row in shares.itertuples()
         ]
     if len(table):
-        parts += [html.H3("What sets them apart from the other cells")]
+        parts += [html.H3("What distinguishes them from the other cells")]
         parts += [_difference_row(str(row.column), float(row.larger)) for row in table.itertuples()]
         parts += [
             html.P(
-                "Higher in 95%: of 100 pairs of a selected and another cell, the selected one has "
-                "the larger value in 95. By chance it is 50.",
+                "Higher in 95% means: of 100 pairs of a selected cell and another cell, the "
+                "selected cell has the larger value in 95. Chance level is 50.",
                 className="note",
             )
         ]
@@ -353,7 +349,7 @@ def _share_row(name: str, share: float, said: str) -> html.Div:
 
 
 def _difference_row(name: str, larger: float) -> html.Div:
-    """A bar from the middle: to the right where the selected cells have larger values."""
+    """A bar from the middle, to the right if the selected cells have larger values."""
     reach = abs(larger - 0.5)
     start = 0.5 if larger >= 0.5 else 0.5 - reach
     bar = html.Div(
@@ -372,19 +368,19 @@ def _difference_row(name: str, larger: float) -> html.Div:
 
 
 def probe(picture: str | None, where: str, run: GuidedRun, rows: Sequence[int]) -> list[Any]:
-    """What the model draws at the cross, beside the real cells nearest to it."""
+    """The image decoded at the cross, and the cells nearest to it."""
     if picture is None:
         return [
             html.Div("✚", className="no-picture"),
-            html.P("Click anywhere in a plane: the model draws the cell it expects there.",
+            html.P("Click anywhere in a plane: the model decodes the cell there.",
                    className="hint"),
         ]  # fmt: skip
     return [
         html.Img(src=picture, alt="decoded", className="decoded"),
         html.Div(
             [
-                html.Div(["The model’s cell at ", html.Span("✚ ", className="cross"), where]),
-                html.Div("Real cells nearest to it", className="note"),
+                html.Div(["Decoded at ", html.Span("✚ ", className="cross"), where]),
+                html.Div("The nearest real cells", className="note"),
                 html.Div(
                     [cell_image(int(row), run.ids[row], 48) for row in rows], className="gallery"
                 ),
@@ -396,7 +392,7 @@ def probe(picture: str | None, where: str, run: GuidedRun, rows: Sequence[int]) 
 def legend(
     title: str | None, colouring: ClassColours | NumberColours | None, clickable: bool
 ) -> list[Any]:
-    """Key of the colours; classes can be clicked to select their cells."""
+    """Key of the colours; a click on a class selects its cells."""
     if colouring is None:
         return [html.Span("One colour for all cells", className="note")]
     if isinstance(colouring, ClassColours):
@@ -413,7 +409,8 @@ def legend(
                 chips.append(html.Span(inner, **chip))
         return [html.B(title), *chips]
     ramp = html.Div(
-        style={"background": f"linear-gradient(to right, {', '.join(VIRIDIS)})"}, className="ramp"
+        style={"background": f"linear-gradient(to right, {', '.join(c for _, c in VIRIDIS)})"},
+        className="ramp",
     )
     numbers = [f"{bound:.3g}" for bound in (colouring.low, colouring.high)]
     key = [html.B(title), html.Span(numbers[0]), ramp, html.Span(numbers[1])]
@@ -425,9 +422,9 @@ def legend(
 
 
 def group_list(groups: Sequence[Group], file: str) -> list[Any]:
-    """The list of the feedback, with what can be done to each group."""
+    """The table of groups, with buttons to show and remove each."""
     if not groups:
-        return [html.P("No group yet. Each one you save appears here.", className="empty")]
+        return [html.P("No group yet. Every group that you save appears here.", className="empty")]
     rows = [
         html.Tr(
             [
@@ -440,7 +437,7 @@ def group_list(groups: Sequence[Group], file: str) -> list[Any]:
                         html.Button("Show", id={"type": "show", "name": group.name},
                                     className="quiet", title="Select its cells again"),
                         html.Button("✕", id={"type": "remove", "name": group.name},
-                                    className="quiet", title="Take it off the list",
+                                    className="quiet", title="Remove it",
                                     **{"aria-label": f"remove {group.name}"}),
                     ]
                 ),
@@ -451,12 +448,12 @@ def group_list(groups: Sequence[Group], file: str) -> list[Any]:
     heads = html.Tr([html.Th(text) for text in ("Group", "Cells", "Anchor", "Weight", "")])
     return [
         html.Table([html.Thead(heads), html.Tbody(rows)], className="data"),
-        html.P(["On disk: ", html.Code(file)], className="note"),
+        html.P(["File: ", html.Code(file)], className="note"),
     ]
 
 
 def progress_bar(progress: Progress | None) -> list[Any]:
-    """How far fine-tuning is."""
+    """Progress of fine-tuning."""
     if progress is None:
         return []
     said = STAGES.get(progress.stage, progress.stage)
@@ -472,11 +469,10 @@ def progress_bar(progress: Progress | None) -> list[Any]:
 
 
 def change_table(table: pd.DataFrame, caption: str) -> list[Any]:
-    """Rows of name, before and after; what is better is bold where better is known.
+    """A table of values before and after; the better one is bold where a direction is known.
 
     Args:
-        table: `name`, `before`, `after` and `better`: 1 where more is better, -1 where less is, 0
-            where neither.
+        table: name, before, after and better: 1 if more is better, -1 if less is better, else 0.
         caption: above it.
     """
     if table.empty:
@@ -503,8 +499,8 @@ def _short(value: float) -> str:
 
 
 def nothing_to_compare() -> html.P:
-    """Instead of the comparison, before the first fine-tuned run."""
+    """Text in place of the comparison before the first fine-tuned run."""
     return html.P(
-        "There is nothing to compare yet: save a group in step 2 and fine-tune in step 3.",
+        "There is no fine-tuned run yet. Save a group in step 2 and fine-tune in step 3.",
         className="empty",
     )

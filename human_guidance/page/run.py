@@ -1,6 +1,7 @@
-"""A finished run as the guidance page shows it: cells, codes, columns to colour by, the model."""
+"""A finished run for the guidance page: cells, codes, columns to colour by, the model."""
 
 import io
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,23 +11,20 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from human_guidance.feedback_helpers import axis_names
 from models.networks import VAE
 from util.data_processing import Cells
 from util.devices import pick_device
 from util.errors import UserError
 from util.helpers import compose_rgb, mix_channels
+from util.latents import OF_PROJECTIONS, OWN, axis_names, code_columns, find_code_columns
 from util.metadata import choose_labels, gradations, read_table
-from util.style import ClassColours, NumberColours, colour_column, thinning_stride
-from VAE_framework import open_finished_run
-
-LOOSE_VALUES = 0.5  # text with more distinct values than this share of the cells is no class
-MADE_BY_RUN = ("VAE_", "UMAP_", "TSNE_")  # coordinates and variances are no property of a cell
+from util.style import ClassColours, NumberColours, colour_column, is_colourable, thinning_stride
+from VAE_framework import load_again, open_finished_run
 
 
 @dataclass(frozen=True)
 class GuidedRun:
-    """All that the page knows of a run.
+    """A finished run.
 
     Attributes:
         folder: the run folder.
@@ -70,7 +68,7 @@ class GuidedRun:
 
     @cached_property
     def labels(self) -> np.ndarray | None:
-        """(N,) class of each cell as text, `missing` where it has none; None without classes."""
+        """(N,) class of each cell as text, "missing" if it has none; None without classes."""
         if self.label is None:
             return None
         values = choose_labels(self.latents, self.label)[1]
@@ -78,9 +76,9 @@ class GuidedRun:
 
     @cached_property
     def columns(self) -> dict[str, dict[str, pd.Series]]:
-        """Columns to colour by, in their groups: name -> values of all cells."""
+        """Columns to colour by: group -> name -> values of all cells."""
         metadata = self.latents.drop(columns="Unique_ID")
-        metadata = metadata[[c for c in metadata if not c.startswith(MADE_BY_RUN)]]
+        metadata = metadata[[c for c in metadata if not re.search(OF_PROJECTIONS, str(c))]]
         groups = {
             "Class": metadata[[self.label]] if self.label else metadata.iloc[:, :0],
             "Metadata": metadata.drop(columns=self.label or []),
@@ -88,12 +86,12 @@ class GuidedRun:
             "Feature": self.features if self.features is not None else metadata.iloc[:, :0],
         }
         return {
-            title: {str(name): table[name] for name in table if _colourable(table[name])}
+            title: {str(name): table[name] for name in table if is_colourable(table[name])}
             for title, table in groups.items()
         }
 
     def column(self, key: str | None) -> pd.Series | None:
-        """A column by the key `group/name` of `column_options`; None where there is none."""
+        """A column by its key group/name from `column_options`; None if there is none."""
         group, _, name = (key or "").partition("/")
         return self.columns.get(group, {}).get(name)
 
@@ -108,12 +106,12 @@ class GuidedRun:
 
     @property
     def first_column(self) -> str | None:
-        """Key of the column that colours the cells at first: the class, where there is one."""
+        """Key of the first column, which colours the cells until another is chosen."""
         return self.column_options[0]["value"] if self.column_options else None
 
     @cached_property
     def described(self) -> pd.DataFrame:
-        """(N, F) numbers by which groups of cells may differ: features and graded metadata."""
+        """(N, F) numbers in which cells may differ: features and metadata with an order."""
         metadata = pd.DataFrame(self.columns["Metadata"], index=self.latents.index)
         graded = metadata[gradations(metadata)] if len(metadata.columns) else metadata
         if self.features is None:
@@ -122,7 +120,7 @@ class GuidedRun:
 
     @cached_property
     def drawn(self) -> np.ndarray:
-        """Rows of the cells that are drawn, at most 20,000; rare classes last, so on top."""
+        """Rows of the cells to draw, at most 20,000; rare classes come last and lie on top."""
         rows = np.arange(0, len(self.latents), thinning_stride(len(self.latents)))
         if self.labels is None:
             return rows
@@ -134,8 +132,8 @@ class GuidedRun:
         return as_png(compose_rgb(np.asarray(self.cells.images[row : row + 1]), self.cells)[0])
 
     def describe(self, row: int, key: str | None) -> list[tuple[str, str]]:
-        """What the card of a cell says, pairs of name and value: its id without a name, its class,
-        and the value of the column shown.
+        """Lines of a cell's card, as name and value: its id (without a name), its class, and its
+        value in the column of that key.
         """
         said = [("", self.ids[row])]
         if self.labels is not None:
@@ -149,7 +147,7 @@ class GuidedRun:
 
     @torch.no_grad()
     def decode(self, code: np.ndarray) -> bytes:
-        """PNG of what the model sees at a latent point (d,)."""
+        """PNG of the image decoded at a latent point (d,)."""
         z = torch.tensor(code, dtype=torch.float32, device=self.device)[None]  # (1, d)
         image = self.model.decode(z).sigmoid().float().cpu().numpy()  # (1, C, S, S)
         return as_png(mix_channels(image)[0])
@@ -163,17 +161,17 @@ class GuidedRun:
 
 
 def open_run(folder: Path, device: str = "auto") -> GuidedRun:
-    """Open a finished run: its cells as it learnt from them, its best model, its projections.
+    """Open a finished run: its cells, its best model, its projections.
 
     Args:
         folder: the run folder.
-        device: auto, cpu, cuda, mps; decodes what is clicked.
+        device: of the model; auto, cpu, cuda, mps.
 
     Raises:
-        UserError: it is no finished run, or its images are no longer what it learnt from.
+        UserError: it is no finished run, or its images have changed since the training.
     """
     run, where = open_finished_run(folder), pick_device(device)
-    loaded = run.load()
+    loaded = load_again(run)
     return GuidedRun(
         folder=folder,
         cells=loaded.cells,
@@ -186,18 +184,17 @@ def open_run(folder: Path, device: str = "auto") -> GuidedRun:
     )
 
 
-def codes_of(latents: pd.DataFrame, folder: Path, prefix: str = "VAE_") -> np.ndarray:
+def codes_of(latents: pd.DataFrame, folder: Path, name: str = OWN) -> np.ndarray:
     """(N, d) latent coordinates from latents.csv, float32.
 
     Raises:
         UserError: the table has no such columns, or a cell without coordinates.
     """
-    pattern = rf"^{prefix}[^_]+_coord$"
-    codes = latents.filter(regex=pattern).to_numpy(np.float32)
+    codes = latents[find_code_columns(latents, name)].to_numpy(np.float32)
     if codes.shape[1] < 2 or not np.isfinite(codes).all():
         raise UserError(
-            f"{folder / 'latents.csv'}: expected two columns {prefix}x_coord, {prefix}y_coord or "
-            "more, with a number for every cell"
+            f"{folder / 'latents.csv'}: expected two columns {', '.join(code_columns(2, name))} "
+            "or more, with a number for every cell"
         )
     return codes
 
@@ -221,12 +218,5 @@ def as_png(picture: np.ndarray) -> bytes:
 
 
 def colouring(values: pd.Series | None) -> ClassColours | NumberColours | None:
-    """How a column is coloured; None for no column."""
+    """Colours of a column; None for no column."""
     return None if values is None else colour_column(values)
-
-
-def _colourable(values: pd.Series) -> bool:
-    is_text = not pd.api.types.is_numeric_dtype(values)
-    return bool(values.notna().any()) and not (
-        is_text and values.nunique() > LOOSE_VALUES * len(values)
-    )

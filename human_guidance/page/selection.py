@@ -1,9 +1,8 @@
-"""Which cells an expert has selected, and what sets them apart.
+"""The cells that an expert has selected, and what distinguishes them.
 
-A selection is a list of strokes: each an outline drawn in a plane of two latent axes, a class, a
-single cell, or a group of the feedback, and how it joins what was selected before. The page keeps
-the strokes, a few numbers; the cells are found here, among all cells of the run and not only those
-that are drawn.
+A selection is a list of strokes. A stroke is an outline in a plane of two latent axes, a class, a
+single cell or a group of the feedback, and says how it changes the selection. The page stores only
+the strokes; this module finds the cells, among all cells of the run and not only those drawn.
 """
 
 import math
@@ -20,7 +19,7 @@ from util.errors import UserError
 
 HOW = ("new", "add", "narrow", "remove")
 MOST_STROKES = 200
-MOST_CORNERS = 5_000  # of an outline; a lasso drawn by hand has some hundred
+MOST_CORNERS = 5_000  # of an outline; a lasso drawn by hand has a few hundred
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,13 @@ class Stroke:
     """One step of a selection.
 
     Attributes:
-        how: `new` starts again, `add` joins, `narrow` keeps what is in both, `remove` takes away.
-        axes: the two latent axes, from 0, of an outline; None for the other kinds.
+        how: `new` starts a selection, `add` adds cells, `narrow` keeps only these, `remove` removes
+            them.
+        axes: the two latent axes, from 0, of an outline; None for other strokes.
         corners: (k, 2) corners of the outline, latent units.
         label: name of a class.
         group: name of a group of the feedback.
-        cell: row of a single cell; it is taken away where it is selected, added where not.
+        cell: row of a single cell, which is added, or removed if it was selected.
     """
 
     how: str
@@ -48,7 +48,7 @@ def parse_strokes(raw: Any, n_cells: int, latent_dim: int) -> list[Stroke]:
     """Strokes from what a browser sent.
 
     Args:
-        raw: a list of objects with `how` and one of `axes`, `x`, `y`; `label`; `group`; `cell`.
+        raw: a list of objects with `how`, and with `axes`, `x`, `y`, or `label`, `group`, `cell`.
         n_cells: N.
         latent_dim: d.
 
@@ -93,13 +93,13 @@ def select(
     labels: np.ndarray | None = None,
     groups: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """The cells selected after the last stroke.
+    """The cells that are selected after the last stroke.
 
     Args:
-        strokes: in the order in which they were made.
+        strokes: in their order.
         codes: (N, d) latent coordinates.
         labels: (N,) class of each cell as text.
-        groups: rows of the cells of each group of the feedback; a group that is gone has none.
+        groups: rows of the cells of each group of the feedback; a removed group has none.
 
     Returns:
         (N,) bool.
@@ -141,7 +141,7 @@ def _found(
 def inside(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """(N,) bool: which points (N, 2) lie within the outline (k, 2), closed from last to first."""
     low, high = corners.min(axis=0), corners.max(axis=0)
-    # Few points lie in the box around the outline, and only they are worth the exact test.
+    # The exact test is slow; only points in the box around the outline need it.
     found = ((points >= low) & (points <= high)).all(axis=1)
     outline = Outline(np.vstack([corners, corners[:1]]), closed=True)
     found[found] = outline.contains_points(points[found])
@@ -149,11 +149,12 @@ def inside(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
 
 
 class Differences:
-    """How a selection differs from the rest, column by column.
+    """How a selection differs from the other cells, column by column.
 
-    The measure is the probability that a selected cell has a larger value than a cell of the rest,
-    ties counted half: the area under the ROC curve, Mann and Whitney 1947's U over n m. It does not
-    depend on units or outliers. Ranks are taken once, so a selection costs one sum a column.
+    The measure is the probability that a selected cell has a larger value than another cell, where
+    ties count half. This is the area under the ROC curve, U / (n m) of Mann and Whitney 1947, and
+    does not depend on units or outliers. Ranks are computed once; a selection then costs one sum
+    per column.
 
     Args:
         table: (N, F) numbers; a missing value ranks as the median of its column.
@@ -161,7 +162,7 @@ class Differences:
 
     def __init__(self, table: pd.DataFrame):
         self.columns = [str(name) for name in table.columns]
-        # (F, N) ranks less their mean, halves included: exact in float32 up to 8 million cells
+        # (F, N) ranks minus their mean, in halves: exact in float32 up to 8 million cells
         self.ranks = np.empty((len(self.columns), len(table)), np.float32)
         for place, name in enumerate(table.columns):
             values = table[name].to_numpy(float, na_value=np.nan)
@@ -174,8 +175,8 @@ class Differences:
         """The columns that separate the selected cells (N,) bool from the rest most.
 
         Returns:
-            `column` and `larger`, the probability in 0..1; the farthest from 1/2 first. Empty where
-            either side has no cell.
+            column and larger, the probability in 0..1; the farthest from 1/2 first. Empty if all
+            cells or none are selected.
         """
         n, m = int(selected.sum()), int((~selected).sum())
         if n == 0 or m == 0 or not self.columns:
@@ -192,10 +193,10 @@ def class_shares(labels: np.ndarray, selected: np.ndarray, most: int = 4) -> pd.
     Args:
         labels: (N,) class of each cell as text.
         selected: (N,) bool.
-        most: so many of the most frequent.
+        most: number of classes, the most frequent ones.
 
     Returns:
-        `label`, `share` of the selection and `of_rest`, its share of the other cells; 0..1.
+        label, share (of the selected cells) and of_rest (share of the other cells), 0..1.
     """
     names, codes = np.unique(labels, return_inverse=True)
     inside_counts = np.bincount(codes[selected], minlength=len(names))
@@ -212,6 +213,6 @@ def class_shares(labels: np.ndarray, selected: np.ndarray, most: int = 4) -> pd.
 
 
 def spread_out(cells: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the cells, evenly spaced over them, so that a gallery shows all kinds."""
+    """At most `most` of the cells, evenly spaced, so that a gallery shows all kinds."""
     step = max(1, math.ceil(len(cells) / most))
     return cells[::step]

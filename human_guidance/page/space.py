@@ -1,4 +1,4 @@
-"""The figure of the latent space, whole or what of it has changed."""
+"""The figure of the latent space, and the changes that a browser needs."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -26,10 +26,10 @@ from human_guidance.page.state import PageState
 
 
 class Space:
-    """The figure of the latent space, whole or what of it has changed.
+    """The figure of the latent space.
 
-    Its traces are, for each panel: cells, selected cells; then anchors and the cross in 3-D. Its
-    annotations are the cross in each plane, which can be dragged, and then the anchors.
+    Its traces are the cells of each panel, the selected cells of each panel, and anchors and cross
+    in 3-D. Its annotations are the cross in each plane, which can be dragged, and the anchors.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Space:
         self.flags = flags_of(state.groups())
 
     def figure(self, tool: str) -> dict[str, Any]:
-        """All of it, with what the mouse does in a plane (plotly's `dragmode`)."""
+        """The whole figure; `tool` is plotly's dragmode in the planes."""
         run = self.state.run
         revision = f"{run.folder.name} {self.axes}"
         layout = layout_of(self.panels, run.axes, axis_ranges(run.codes), revision)
@@ -56,14 +56,15 @@ class Space:
         return {"data": cells + self.chosen() + self.marks(), "layout": layout}
 
     def signature(self) -> dict[str, Any]:
-        """What the browser keeps to tell what it shows: colours and axes, and the selection."""
+        """Identifies what a browser shows: colours, axes and selection."""
         bits = np.packbits(self.selected).tobytes()
         return {"frame": [self.colour, list(self.axes)], "selected": sha256(bits).hexdigest()[:16]}
 
     def changes(self, shown: Any, tool: str) -> dict[str, Any] | Patch:
-        """What a browser needs that shows a figure of the signature `shown`.
+        """Changes for a browser that shows a figure of the signature `shown`.
 
-        All of it for other colours or axes; else the selection where that differs, and the marks.
+        Other colours or axes need the whole figure; otherwise the marks, and the selection if it
+        differs.
         """
         own, patch, n = self.signature(), Patch(), len(self.panels)
         if not isinstance(shown, dict) or shown.get("frame") != own["frame"]:
@@ -101,6 +102,6 @@ def flags_of(groups: Sequence[Group]) -> list[Flag]:
 
 
 def first_space(state: PageState) -> Space:
-    """The latent space as a page shows it at first."""
+    """The latent space as a new page shows it."""
     axes = list(range(min(3, state.run.latent_dim)))
-    return Space(state, axes, state.run.first_column, [], None)
+    return Space(state, axes, colour=state.run.first_column, strokes=[], point=None)

@@ -1,4 +1,4 @@
-"""What the server of the guidance page remembers, beside what is on disk."""
+"""The state of the guidance page's server, beside the files on disk."""
 
 import json
 import traceback
@@ -19,18 +19,18 @@ from human_guidance.page.training import FineTuning, guided_runs
 from util.errors import UserError
 from util.metadata import read_table
 
-MOST_SELECTED = 3_000  # selected cells drawn; all of them are selected
+MOST_SELECTED = 3_000  # selected cells that are drawn above the others
 
 
 class PageState:
-    """A run that is guided, its feedback and its fine-tuning.
+    """The run to guide, its feedback and its fine-tuning.
 
-    Nothing here belongs to one browser: a page sends its selection along with each request, so any
-    number of pages share one server, and a server that was started again knows as much as before.
+    Nothing here belongs to one browser: a page sends its selection with each request. Any number of
+    pages share one server, and a restarted server continues.
 
     Args:
-        run: that is guided.
-        feedback: the list on disk.
+        run: the run to guide.
+        feedback: the list of groups on disk.
         tuning: attempts to fine-tune the run.
     """
 
@@ -40,18 +40,18 @@ class PageState:
 
     @cached_property
     def differences(self) -> Differences:
-        """Ranks of all cells in every feature, taken at the first selection."""
+        """Ranks of all cells in every feature, computed once."""
         return Differences(self.run.described)
 
     def groups(self) -> list[Group]:
-        """The feedback as it is on disk; none where it cannot be read, which the list says."""
+        """The groups on disk; none if the file is damaged, which the list reports."""
         try:
             return self.feedback.read()[0]
         except UserError:
             return []
 
     def selection(self, strokes: Any) -> np.ndarray:
-        """(N,) bool: the cells that the strokes of a page select."""
+        """(N,) bool: the cells selected by the strokes of a page."""
         run = self.run
         parsed = parse_strokes(strokes, len(run.ids), run.latent_dim)
         shown = {stroke.group for stroke in parsed if stroke.group is not None}
@@ -63,12 +63,12 @@ class PageState:
         return self._selected[1]
 
     def points(self, rows: np.ndarray, column: str | None) -> Points:
-        """Cells to be drawn in the colours of a column."""
+        """Cells in the colours of a column, to draw."""
         colours, scale = colour_points(colouring(self.run.column(column)), rows)
         return Points(rows, self.run.codes[rows], colours, scale)
 
     def selected_rows(self, selected: np.ndarray) -> np.ndarray:
-        """Rows of the selected cells that are drawn, evenly spread where there are too many."""
+        """Rows of the selected cells to draw, at most `MOST_SELECTED`, evenly spaced."""
         rows = np.flatnonzero(selected)
         return rows[:: max(1, -(-len(rows) // MOST_SELECTED))]
 
@@ -87,13 +87,13 @@ class PageState:
         return codes_of(table.reindex(self.run.ids), folder)
 
     def groups_used(self, folder: Path) -> list[Group]:
-        """The groups that a fine-tuned run was guided with."""
+        """The groups of the feedback of a fine-tuned run."""
         path, run = folder / "feedback.csv", self.run
         return groups_of(read_feedback(path, run.ids, run.latent_dim)) if path.is_file() else []
 
     def explain(self, error: Exception) -> None:
-        """Say on the page what went wrong; Dash calls it with what a callback raises."""
+        """Show an error of a callback on the page; Dash calls this."""
         if not isinstance(error, UserError):
             traceback.print_exception(error)
-            error = UserError("Something went wrong on the server; its terminal says what.")
+            error = UserError("The server failed; its terminal shows the error.")
         set_props("message", {"children": str(error), "className": "message shown error"})

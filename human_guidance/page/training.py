@@ -1,10 +1,9 @@
-"""Fine-tuning in a process of its own, followed by its progress file.
+"""Fine-tuning in a process of its own, which a progress file reports.
 
-Each attempt has a number and its files in `fine_tuning/` of the run folder: the feedback as it was
-when the expert pressed the button, the progress, and what the process said. The process holds a
-lock on one of them as long as it lives, also when the page's server is gone: that is how a new
-server finds out whether it still runs, and why a cancel never reaches another process that got the
-same number later.
+Each attempt has a number, and files in `fine_tuning/` of the run folder: a copy of the feedback,
+the progress, and the output of the process. The process locks one of them as long as it lives, even
+without the server. The lock tells a restarted server whether the process still runs, and prevents
+it from cancelling another process that has the same process id.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ from typing import Any
 from util.errors import UserError, explain_os_error
 from util.runs import numbered_runs, read_json, write_json
 
-SCRIPT = Path(__file__).with_name("VAE_feedback_framework.py")
+SCRIPT = Path(__file__).parents[1] / "VAE_feedback_framework.py"
 MOST_EPOCHS = 10_000
 STAGES = {
     "starting": "Starting",
@@ -38,13 +37,13 @@ FINAL = ("done", "failed", "cancelled")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an attempt is.
+    """Progress of an attempt.
 
     Attributes:
         stage: a key of STAGES.
-        epoch, epochs: done, and asked for; 0 before training.
-        folder: the new run folder, once there is one.
-        message: why it failed.
+        epoch, epochs: trained so far, and in all; 0 before training.
+        folder: the new run folder; None before it exists.
+        message: the error of a failed attempt.
     """
 
     stage: str
@@ -55,12 +54,12 @@ class Progress:
 
     @property
     def running(self) -> bool:
-        """Whether a process is at work."""
+        """Whether the process is still at work."""
         return self.stage not in FINAL
 
     @property
     def share(self) -> float:
-        """Part of the way, 0..1; training is three quarters of it."""
+        """Share of the work that is done, 0..1; training is three quarters."""
         if self.stage == "done":
             return 1.0
         if self.stage == "training":
@@ -72,8 +71,8 @@ class FineTuning:
     """Attempts to fine-tune one run.
 
     Args:
-        run_folder: of the run that is guided.
-        script: the program that fine-tunes.
+        run_folder: of the run to guide.
+        script: that fine-tunes.
     """
 
     def __init__(self, run_folder: Path, script: Path = SCRIPT):
@@ -82,10 +81,10 @@ class FineTuning:
         self.process: subprocess.Popen | None = None
 
     def start(self, feedback: Path, epochs: int) -> None:
-        """Begin an attempt with the feedback as it is now.
+        """Start an attempt with a copy of the feedback.
 
         Raises:
-            UserError: one is running, or the number of epochs is impossible.
+            UserError: another attempt is running, or the number of epochs is impossible.
         """
         if not isinstance(epochs, int) or not 1 <= epochs <= MOST_EPOCHS:
             raise UserError(f"epochs {epochs}: give a whole number from 1 to {MOST_EPOCHS:,}")
@@ -103,14 +102,8 @@ class FineTuning:
         used, progress = job.with_suffix(".csv"), job.with_suffix(".jsonl")
         shutil.copyfile(feedback, used)
         command = [sys.executable, str(self.script), "--run", str(self.run_folder)]
-        command += [
-            "--feedback",
-            str(used),
-            "--epochs",
-            str(epochs),
-            "--progress-file",
-            str(progress),
-        ]
+        command += ["--feedback", str(used), "--epochs", str(epochs)]
+        command += ["--progress-file", str(progress)]
         with (
             open(job.with_suffix(".log"), "ab") as log,
             open(job.with_suffix(".lock"), "ab") as held,
@@ -123,31 +116,31 @@ class FineTuning:
                 stderr=subprocess.STDOUT,
                 # inherited, so that the lock lives as long as the process
                 pass_fds=(held.fileno(),) if os.name == "posix" else (),
-                start_new_session=True,  # the end of the server is not its end
+                start_new_session=True,  # outlives the server
             )
             write_json(job.with_suffix(".json"), {"pid": self.process.pid, "epochs": epochs})
 
     def progress(self) -> Progress | None:
-        """How far the newest attempt is; None before the first."""
+        """Progress of the newest attempt; None before the first."""
         newest = self._newest()
         if newest is None:
             return None
-        alive = self._alive(newest)  # first: what it wrote before it ended is then read below
+        alive = self._alive(newest)  # before reading, so that its last lines are not missed
         state: dict[str, Any] = {"stage": "starting"}
-        with contextlib.suppress(FileNotFoundError):  # not begun
+        with contextlib.suppress(FileNotFoundError):  # the process has not started writing
             text = newest.with_suffix(".jsonl").read_text(encoding="utf-8")
             for line in text.splitlines():
-                with contextlib.suppress(json.JSONDecodeError):  # a line half written
+                with contextlib.suppress(json.JSONDecodeError):  # half a line
                     state |= json.loads(line)
         stage, message = state["stage"], str(state.get("error", ""))
         if stage not in FINAL and not alive:
             stage, message = "failed", self._last_words(newest)
         folder = Path(state["folder"]) if state.get("folder") else None
         epoch, epochs = int(state.get("epoch", 0)), int(state.get("epochs", 0))
-        return Progress(stage, epoch, epochs, folder, message)
+        return Progress(stage, epoch, epochs, folder=folder, message=message)
 
     def cancel(self) -> None:
-        """Ask the running attempt to stop; it leaves its unfinished run folder behind."""
+        """Stop the running attempt; its unfinished run folder stays."""
         newest = self._newest()
         if newest is not None and self._alive(newest):
             pid = read_json(newest)["pid"]
@@ -169,11 +162,11 @@ class FineTuning:
             log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
         )
         said = [line.strip() for line in lines if line.strip()]
-        return said[-1][:300] if said else "the process ended without a word"
+        return said[-1][:300] if said else "the process ended without a message"
 
 
 def guided_runs(run_folder: Path) -> list[Path]:
-    """Finished runs beside this one that were fine-tuned from it, oldest first."""
+    """Finished runs in the same folder that were fine-tuned from this run, oldest first."""
     found = []
     for folder in numbered_runs(run_folder.resolve().parent):
         if not (folder / "report.html").is_file() or not (folder / "settings.json").is_file():
@@ -192,7 +185,7 @@ def _exclusive(path: Path):
 
 
 def _lock(file: Any, wait: bool = False) -> None:
-    if os.name != "posix":  # there the page's own process handle has to do
+    if os.name != "posix":  # elsewhere the handle of the process serves
         return
     import fcntl
 

@@ -25,18 +25,18 @@ HERE = Path(__file__).parents[2]
 
 FEATURES = """
 from util.cell_features import measure_features
-from util.data_processing import load_cells
+from VAE_framework import Settings, load
 
-images = load_cells("simulated", simulated_cells=128).images
+images = load(Settings(simulated_cells=128, features="none")).cells.images
 measure_features(images, True, groups="full", n_jobs=1, progress=False)
 """
 INFORMATION = """
 import numpy as np
 from quantitative_metrics.scores import Plan, score_projections
 from util.cell_features import hand_crafted_features
-from util.data_processing import load_cells
+from VAE_framework import Settings, load
 
-cells = load_cells("simulated", simulated_cells=2500)
+cells = load(Settings(simulated_cells=2500, features="none")).cells
 known = cells.table
 truth = known[["GT_colorR", "GT_colorG", "GT_Shape"]].to_numpy(float)
 noise = np.random.default_rng(0).normal(size=(3, *truth.shape))

@@ -28,7 +28,7 @@ from models.infoMAX_VAE import InfoMaxObjective  # noqa: E402  the root has to b
 from models.losses import ELBOObjective  # noqa: E402
 from models.networks import build_vae  # noqa: E402
 from models.train_net import Schedule, train  # noqa: E402
-from util.data_processing import CellBatches, load_cells, split_cells  # noqa: E402
+from util.data_processing import CellBatches, CellSource, load_cells, split_cells  # noqa: E402
 from util.mutual_information import InformationEstimator  # noqa: E402
 from util.runs import seed_everything  # noqa: E402
 
@@ -63,7 +63,9 @@ def build(model: str, fast: bool, device: str) -> tuple[nn.Module, nn.Module]:
     if name != "infomax":
         return vae, ELBOObjective().to(device)
     estimator = InformationEstimator((3, 64, 64), 3)
-    return vae, InfoMaxObjective(estimator, 20.0, 1.0, 5e-4).to(device)
+    return vae, InfoMaxObjective(estimator, alpha=20.0, beta=1.0, critic_learning_rate=5e-4).to(
+        device
+    )
 
 
 def timed_epochs(
@@ -80,7 +82,9 @@ def timed_epochs(
                 own = Path(folder) / side
                 own.mkdir(exist_ok=True)
                 schedule = Schedule(epoch, 1e-4, bfloat16=low)
-                history = train(model, objective, batches, split, schedule, own, {}, False)
+                history = train(
+                    model, objective, batches, split, schedule=schedule, folder=own, progress=False
+                )
                 seconds[side].append(history[-1]["seconds"])
     return {side: values[1:] for side, values in seconds.items()}
 
@@ -151,7 +155,7 @@ def whole_run(
     schedule = Schedule(args.epochs, 1e-4, patience=args.epochs, bfloat16=low)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        history = train(model, objective, batches, split, schedule, Path(folder), {})
+        history = train(model, objective, batches, split, schedule=schedule, folder=Path(folder))
     print(
         f"{name}: {len(history)} epochs of {len(split[0])} cells in "
         f"{time.perf_counter() - started:.1f} s, checkpoints and validation included"
@@ -164,7 +168,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads")
     if args.device.startswith("cuda"):
         print(f"{torch.cuda.get_device_name()}; TF32 {torch.backends.cuda.matmul.allow_tf32}")
-    cells = load_cells("simulated", simulated_cells=args.cells)
+    cells = load_cells(CellSource(simulated_cells=args.cells))
     split = split_cells(cells.table["GT_label"], len(cells.table), 0.15, 0)
     batches = CellBatches(cells, torch.device(args.device), args.batch, augmentation=True)
     for name in args.models:

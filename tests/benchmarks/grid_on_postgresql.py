@@ -4,9 +4,9 @@
     python tests/benchmarks/grid_on_postgresql.py --alphas 0 20 --betas 1 5 --epochs 2
 
 Starts Debian's PostgreSQL (apt install postgresql) in a temporary folder on a free loopback port,
-then the same command twice with its URL, kills the first after `KILL_AFTER` cells, and says at the
-end which worker trained each cell. Further options go to the grid's script. Results stay in the
-folder `results` of the current directory.
+then the same command twice with its URL, kills the first after `KILL_AFTER` trials, and prints how
+many trials each worker trained. Further options go to the grid's script. Results stay in the folder
+`results` of the current directory.
 """
 
 import json
@@ -23,12 +23,12 @@ from postgresql import found_postgresql, running_database
 
 SCRIPT = Path(__file__).parents[2] / "optimization" / "hyper_optimization_bs_fixed.py"
 REDUCED = ["--simulated-cells", "1500", "--base", "8", "--epochs", "5", "--learning-rate", "1e-3"]
-KILL_AFTER = 3  # cells trained by either
+KILL_AFTER = 3  # trials trained by either worker
 
 
 def trained(results: Path) -> list[dict]:
-    """cell.json of every cell that has been trained."""
-    return [json.loads(path.read_text()) for path in results.glob("*-alpha-beta/*/cell.json")]
+    """trial.json of every trial that has been trained."""
+    return [json.loads(path.read_text()) for path in results.glob("*-alpha-beta/*/trial.json")]
 
 
 def main() -> None:
@@ -45,9 +45,9 @@ def main() -> None:
         workers[0].send_signal(signal.SIGKILL)
         print(f"killed worker {workers[0].pid} after {time.perf_counter() - began:.0f} s")
         code = workers[1].wait()
-    cells = trained(results)
-    print(f"{time.perf_counter() - began:.0f} s, exit code {code}; cells by worker:")
-    print(dict(Counter(cell["worker"] for cell in cells)))
+    trials = trained(results)
+    print(f"{time.perf_counter() - began:.0f} s, exit code {code}; trials by worker:")
+    print(dict(Counter(trial["worker"] for trial in trials)))
 
 
 if __name__ == "__main__":

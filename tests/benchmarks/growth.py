@@ -30,17 +30,19 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import InfoMAX_VAE_framework  # noqa: E402  the repository root has to be on the path
 import VAE_framework  # noqa: E402
+from models import baselines  # noqa: E402
 from quantitative_metrics import scores  # noqa: E402
+from quantitative_metrics.catalogue import GROUPS  # noqa: E402
 
 # Stage -> where its function is looked up, and its name there. Projections are stages by name.
 PROJECTIONS = "projections"
 STAGES = {
     "cells": (VAE_framework, "load"),
     "features": (VAE_framework, "load_features"),
-    PROJECTIONS: (VAE_framework, "cached_projection"),
+    PROJECTIONS: (baselines, "cached_projection"),
     "training": (VAE_framework, "learn"),
     "codes": (VAE_framework, "embed"),
-    **{name: (scores._Scoring, f"score_{name}") for name in scores.METRICS},
+    **{name: (scores._Scoring, f"score_{name}") for name in GROUPS},
     "figures, pages": (VAE_framework, "draw"),
 }
 

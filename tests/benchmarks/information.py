@@ -27,14 +27,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from quantitative_metrics.MINE_metric import (  # noqa: E402  the repository root has to be on the path
-    CHECK_EVERY,
-    COMPARED_AT_ONCE,
-    InformationScore,
-    InformationSettings,
-    mutual_information,
-)
-from util.data_processing import load_cells  # noqa: E402
+from quantitative_metrics.critics import CHECK_EVERY, COMPARED_AT_ONCE, InformationSettings  # noqa: E402
+from quantitative_metrics.MINE_metric import InformationScore, mutual_information  # noqa: E402
+from util.data_processing import CellSource, load_cells  # noqa: E402
 from util.mutual_information import InformationEstimator  # noqa: E402
 
 
@@ -195,7 +190,7 @@ def print_gaussians(args: argparse.Namespace) -> None:
 
 def print_images(args: argparse.Namespace) -> None:
     """What the known state of simulated cells tells of their images, and the time."""
-    cells = load_cells("simulated", simulated_cells=args.images, progress=False)
+    cells = load_cells(CellSource(simulated_cells=args.images), progress=False)
     states = cells.table[["GT_colorR", "GT_colorG", "GT_Shape"]].to_numpy()
     print(f"\nimages {cells.images.shape} {cells.images.dtype}; codes are two colours and shape")
     score, seconds = timed(

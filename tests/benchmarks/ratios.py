@@ -48,7 +48,7 @@ from quantitative_metrics.MINE_metric import mutual_information_of  # noqa: E402
 from quantitative_metrics.scores import Plan, score_projections  # noqa: E402
 from quantitative_metrics.unsupervised_metric import co_ranking  # noqa: E402
 from util.cell_features import measure_features  # noqa: E402
-from util.data_processing import CellBatches, load_cells  # noqa: E402
+from util.data_processing import CellBatches, CellSource, load_cells  # noqa: E402
 from util.raw.centroid_matching import match_centroids  # noqa: E402
 
 KNOWN = Path(__file__).with_name("ratios.json")
@@ -123,7 +123,7 @@ def epoch() -> Pair:
     models = build_pair("vanilla", 8, NETWORKS)
     batches = CellBatches(cells, torch.device("cpu"), BATCH, augmentation=True)
     split = np.arange(4 * BATCH), np.arange(BATCH)
-    schedule = Schedule(1, 1e-4, 40, 0.6, 30, 0, False)
+    schedule = Schedule(1, 1e-4)
 
     def fast() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -132,9 +132,8 @@ def epoch() -> Pair:
                 ELBOObjective(),
                 batches,
                 split,
-                schedule,
-                Path(folder),
-                {},
+                schedule=schedule,
+                folder=Path(folder),
                 progress=False,
             )
 
@@ -202,7 +201,7 @@ def information() -> Pair:
 
 def features() -> Pair:
     """Hand-crafted features, many cells in one block."""
-    images = load_cells("simulated", simulated_cells=64).images
+    images = load_cells(CellSource(simulated_cells=64)).images
     measure = partial(measure_features, masked=True, n_jobs=1, progress=False)
 
     def plain() -> None:
@@ -214,7 +213,7 @@ def features() -> Pair:
 
 def full_features() -> Pair:
     """The same with texture, granularity, Zernike moments and all else of the full group."""
-    images = load_cells("simulated", simulated_cells=64).images
+    images = load_cells(CellSource(simulated_cells=64)).images
     return Pair(
         "full features",
         "cp_measure, cell by cell",

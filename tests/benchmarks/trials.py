@@ -1,14 +1,14 @@
-"""What each part of InfoMaxViews buys: one trial per change, everything else as it was.
+"""What each part of InfoMaxViews contributes: one trial per change, all else unchanged.
 
     python tests/benchmarks/trials.py --workers 2              # all of them
-    python tests/benchmarks/trials.py --only alpha views       # those whose name begins so
+    python tests/benchmarks/trials.py --only alpha views       # names that begin with these
 
-A trial is a method of `optimization/compare_methods.py` on simulated cells of seed 0, so that the
-same command goes on where it was stopped; the table is printed and written to trials.csv in the
-folder of the comparison. Numbers measured so far stand in results/*-trials.txt.
+Each trial is a method of `optimization/compare_methods.py` on simulated cells with seed 0, so the
+same command continues where it was stopped. The table is printed and written to trials.csv in the
+folder of the comparison. Earlier results are in results/*-trials.txt.
 
-A weight of the reconstruction is no trial: Adam does not see the scale of the loss, so a weight w
-is alpha / w and beta / w.
+There is no trial with a weight on the reconstruction: Adam is invariant to the scale of the loss,
+so a weight w is the same as alpha / w and beta / w.
 """
 
 import argparse
@@ -33,7 +33,7 @@ REDUCED = {
     "reports": False,
 }
 VIEWS = "InfoMaxViews"
-# Name -> what is changed, on top of InfoMaxViews unless a method is named.
+# Name -> changes to InfoMaxViews, or to the method that is named.
 TRIALS = {
     "views": {},
     # what the critic and the decoder see
@@ -91,7 +91,7 @@ def spec_of(name: str) -> str:
 def main() -> None:
     """Run the trials and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--only", nargs="*", default=[""], help="trials whose name begins so")
+    parser.add_argument("--only", nargs="*", default=[""], help="beginnings of names of trials")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--results", default="results")
     options = parser.parse_args()

@@ -1,1 +1,1 @@
-"""Pages that open in a browser without a network: reports, the latent space to turn."""
+"""Pages that open in a browser without a network: the report and the latent space of a run."""

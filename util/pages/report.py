@@ -1,12 +1,12 @@
-"""The pages of a run: the latent space to turn and the report.
+"""The pages of a run: the interactive latent space and the report.
 
-Both are single files that open offline: plotly.js, data and pictures are inside. The thumbnails of
-all cells form one JPEG sheet, cut by the browser, and the data are one block of JSON.
+Both open from their folder without a network. Data and pictures are inside the page, plotly.js lies
+beside it (`plot_page`). The thumbnails of all cells form one JPEG sheet, from which the browser
+cuts single cells; the data form one block of JSON.
 
-Every string of a user's table is hostile until escaped. Text of a page passes `html.escape`; data
-pass `json_for_page`, whose output holds no "<", ">" or "&" and so cannot end its script element;
-the script in the page writes with `textContent` only, and escapes what plotly would read as markup.
-The content policy of a page lets only the scripts written here run, and nothing be loaded or sent.
+Every string of a user's table is hostile until escaped. Text of a page passes `html.escape`. Data
+pass `json_for_page`, whose output holds no "<", ">" or "&" and cannot end its script element. The
+script of the page writes with `textContent` only and escapes what plotly would read as markup.
 """
 
 import base64
@@ -26,32 +26,33 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from util.errors import UserError
-from util.helpers import best_scores, coordinates_of
-from util.pages.plot_page import json_for_page, write_page
+from util.latents import coordinates_of
+from util.pages.plot_page import beside, json_for_page, write_page
 from util.style import (
     MAX_CLASSES,
     ClassColours,
     colour_column,
+    is_colourable,
     spread,
     thinning_stride,
 )
 
-SHEET_BYTES = 5_000_000  # of JPEG; a third more as base64, and the page stays below 15 MB
+SHEET_BYTES = 5_000_000  # of JPEG; a third more as base64
 THUMBNAILS = [(64, 88), (48, 85), (40, 80), (32, 80), (24, 75), (16, 70)]  # side in pixels, quality
-LOOSE_VALUES = 0.5  # text with more distinct values than this share of the cells is no class
-SIGNIFICANT = 6  # digits of a number in the page
+SIGNIFICANT = 6  # digits of a number on the page
 
+# A colour scale of plotly: share of the range and colour.
 VIRIDIS = [[i / 16, to_hex(colormaps["viridis"](i / 16))] for i in range(17)]
 
 
 @dataclass(frozen=True)
 class LatentView:
-    """The interactive latent space, to be placed on a page.
+    """The interactive latent space, as a part of a page.
 
     Attributes:
         data: JSON of cells, projections and columns, safe inside a script element.
-        sheet: thumbnails of the cells shown, one JPEG.
-        remarks: what the reader has to know, for example that not every cell is drawn.
+        sheet: JPEG of the thumbnails of the cells shown.
+        remarks: for the reader, for example that only some of the cells are drawn.
     """
 
     data: str
@@ -65,32 +66,25 @@ def latent_view(
     thumbnails: np.ndarray,
     colour_by: str | None = None,
 ) -> LatentView:
-    """Collect what the interactive latent space shows.
+    """Prepare the interactive latent space.
 
-    Above 20,000 cells every n-th is taken. Of a projection with more than three dimensions the
-    first three are shown; cells without coordinates are left out of that projection.
+    Of more than 20,000 cells every n-th is shown, and of more than three dimensions the first
+    three. A projection leaves out the cells without coordinates.
 
     Args:
         latents: one row per cell: `Unique_ID`, metadata, coordinates.
         projections: name -> coordinate columns.
-        thumbnails: (N, S, S, 3) uint8 pictures of the cells (`helpers.compose_rgb`), made smaller
-            where the page would grow too large; or only of the cells shown, those of
-            `[:: helpers.thinning_stride(N)]`.
-        colour_by: column of the first colouring; None takes the first that can be shown.
+        thumbnails: (N, S, S, 3) uint8 pictures of the cells (`helpers.compose_rgb`), or of the
+            cells shown only, `[:: style.thinning_stride(N)]`. They are made smaller if the page
+            would become too large.
+        colour_by: column that colours the cells at first; None takes the first suitable column.
 
     Raises:
-        UserError: if the table and the pictures differ in length, or a column is missing.
+        UserError: the table and the pictures differ in length, or a column is missing.
     """
     stride = thinning_stride(len(latents))
     shown = latents.iloc[::stride]
-    if len(thumbnails) not in (len(latents), len(shown)) or latents.empty:
-        raise UserError(
-            f"{len(latents)} rows of the latent table and {len(thumbnails)} pictures: "
-            "expected one picture per row, and at least one"
-        )
-    for column in ["Unique_ID", *([colour_by] if colour_by else [])]:
-        if column not in latents:
-            raise UserError(f"no column {column} in the latent table")
+    _refuse_mismatch(latents, len(thumbnails), len(shown), colour_by)
     axes = {name: coordinates_of(latents, columns) for name, columns in projections.items()}
     pictures = thumbnails if len(thumbnails) == len(shown) else thumbnails[::stride]
     sheet, side, per_row = thumbnail_sheet(pictures)
@@ -111,6 +105,19 @@ def latent_view(
     }
     remarks = _remarks(len(latents), stride, projections, axes)
     return LatentView(json_for_page(data), sheet, remarks)
+
+
+def _refuse_mismatch(
+    latents: pd.DataFrame, n_pictures: int, n_shown: int, colour_by: str | None
+) -> None:
+    if n_pictures not in (len(latents), n_shown) or latents.empty:
+        raise UserError(
+            f"{len(latents)} rows of the latent table and {n_pictures} pictures: "
+            "expected one picture per row, and at least one"
+        )
+    for column in ["Unique_ID", *([colour_by] if colour_by else [])]:
+        if column not in latents:
+            raise UserError(f"no column {column} in the latent table")
 
 
 def _metadata_columns(latents: pd.DataFrame, projections: Mapping[str, Sequence[str]]) -> list[str]:
@@ -140,14 +147,14 @@ def _remarks(
 def thumbnail_sheet(thumbnails: np.ndarray) -> tuple[bytes, int, int]:
     """All thumbnails on one sheet, row by row.
 
-    Pictures are never enlarged; they are made smaller, and compressed more, until the sheet has at
+    Pictures are never enlarged. They are made smaller and compressed more until the sheet has at
     most 5 MB.
 
     Args:
         thumbnails: (N, S, S, 3) uint8.
 
     Returns:
-        The JPEG, the side of a thumbnail in pixels, and how many stand in a row.
+        the JPEG, the side of a thumbnail in pixels, and the number of thumbnails per row.
     """
     n, height, width, _ = thumbnails.shape
     per_row = math.ceil(math.sqrt(n))
@@ -156,11 +163,11 @@ def thumbnail_sheet(thumbnails: np.ndarray) -> tuple[bytes, int, int]:
     sheet[:n] = thumbnails
     sheet = sheet.reshape(rows, per_row, height, width, 3).swapaxes(1, 2)
     picture = Image.fromarray(sheet.reshape(rows * height, per_row * width, 3))
-    # JPEG works on blocks of 8 pixels: a side that is a multiple keeps neighbours apart
+    # JPEG works on blocks of 8 pixels, so neighbours stay apart if the side is a multiple
     native = max(8, max(height, width) // 8 * 8)
     sizes = [(side, quality) for side, quality in THUMBNAILS if side <= native] or [(native, 85)]
     for side, quality in sizes:
-        # a box filter reaches no further than its pixel, so that no cell leaks into the next
+        # a box filter takes nothing from neighbouring cells
         small = picture.resize((per_row * side, rows * side), Image.Resampling.BOX)
         buffer = io.BytesIO()
         small.save(buffer, "JPEG", quality=quality, subsampling=0)
@@ -170,7 +177,7 @@ def thumbnail_sheet(thumbnails: np.ndarray) -> tuple[bytes, int, int]:
 
 
 def _projection_data(name: str, axis_names: list[str], points: np.ndarray) -> dict[str, Any]:
-    """Axis names and coordinates, null where there are none, to a 1e-5th of the range."""
+    """Axis names and coordinates, rounded to 1e-5 of the range, null where missing."""
     largest = np.nanmax(np.abs(points), initial=0)
     decimals = 5 - math.ceil(math.log10(largest)) if largest > 0 else 0
     rounded = np.round(points, decimals)
@@ -185,16 +192,13 @@ def _projection_data(name: str, axis_names: list[str], points: np.ndarray) -> di
 
 
 def _column_data(values: pd.Series, stride: int) -> dict[str, Any]:
-    """A column of metadata: how it is coloured (classes, numbers, or not at all) and its values.
+    """A column of metadata: its kind (class, number, or text without colours) and its values.
 
-    Colours and counts are those of all cells, the values those of every stride-th.
+    Colours and counts are those of all cells, values those of every stride-th cell.
     """
     name, shown = str(values.name), values.iloc[::stride]
-    is_text = not pd.api.types.is_numeric_dtype(values)
-    distinct = values.nunique()
-    colourable = values.notna().any() and not (is_text and distinct > LOOSE_VALUES * len(values))
     column = {"name": name, "kind": "text", "values": _plain_values(shown)}
-    if not colourable:
+    if not is_colourable(values):
         return column
     colouring = colour_column(values)
     if isinstance(colouring, ClassColours):
@@ -205,15 +209,15 @@ def _column_data(values: pd.Series, stride: int) -> dict[str, Any]:
             "counts": colouring.counts,
             "codes": colouring.codes[::stride].tolist(),
         }
-        if distinct <= MAX_CLASSES:
-            del column["values"]  # the class says it all
+        if values.nunique() <= MAX_CLASSES:
+            del column["values"]  # the names of the classes are the values
         return column | classes
     low, high = (float(f"{bound:.{SIGNIFICANT}g}") for bound in (colouring.low, colouring.high))
     return column | {"kind": "number", "low": low, "high": high}
 
 
 def _plain_values(values: pd.Series) -> list[Any]:
-    """Values for JSON: whole numbers, numbers of six digits, or text; None where missing."""
+    """Values for JSON: integers, numbers of six digits, or text; None where missing."""
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         numbers = values.to_numpy(float, na_value=np.nan)
         return [
@@ -235,18 +239,18 @@ def write_latent_page(
     colour_by: str | None = None,
     title: str = "Latent space",
 ) -> LatentView:
-    """Write `latent_space.html`: turn the projections, colour them, see the cell under the pointer.
+    """Write `latent_space.html`: projections to turn and colour, and the cell under the pointer.
 
     Args:
         latents: one row per cell: `Unique_ID`, metadata, coordinates.
         projections: name -> coordinate columns.
         thumbnails: (N, S, S, 3) uint8 pictures of the cells.
         path: HTML to write.
-        colour_by: column of the first colouring.
-        title: title of the page.
+        colour_by: column that colours the cells at first.
+        title: of the page.
 
     Returns:
-        The view, for `write_report`.
+        the view, for `write_report`.
 
     Raises:
         UserError: see `latent_view`.
@@ -258,7 +262,7 @@ def write_latent_page(
 
 
 def _view_html(view: LatentView, wheel: bool) -> str:
-    """The controls, the plot and the panel of one cell, without the scripts."""
+    """HTML of the controls, the plot and the panel of one cell."""
     remarks = "".join(f"<li>{escape(remark)}</li>" for remark in view.remarks)
     sheet = base64.b64encode(view.sheet).decode("ascii")
     return f"""
@@ -272,7 +276,7 @@ def _view_html(view: LatentView, wheel: bool) -> str:
   <div id="view-plot"></div>
   <aside class="cell">
     <canvas id="view-picture" width="192" height="192"></canvas>
-    <p id="view-id">Point at a cell to see it; click to keep it, click again to let it go.</p>
+    <p id="view-id">Point at a cell to see it. Click to keep it, click again to release it.</p>
     <table><tbody id="view-row"></tbody></table>
   </aside>
   <ul class="remarks">{remarks}</ul>
@@ -281,8 +285,8 @@ def _view_html(view: LatentView, wheel: bool) -> str:
 
 
 def _write_page(path: Path, title: str, body: str, view: LatentView | None) -> None:
-    script, data = (None, "") if view is None else (VIEW_SCRIPT, view.data)
-    write_page(path, title, body, STYLE, script, data)
+    page = {} if view is None else {"script": beside(__file__, "report.js"), "data": view.data}
+    write_page(path, title, body, style=beside(__file__, "report.css"), **page)
 
 
 def write_report(
@@ -297,25 +301,28 @@ def write_report(
     versions: Mapping[str, Any] | None = None,
     details: Sequence[tuple[str, pd.DataFrame]] = (),
 ) -> Path:
-    """Write `report.html`: all of a run on one page that can be mailed.
+    """Write `report.html`: all results of a run on one page.
+
+    Everything but the interactive latent space also shows if the page is copied away alone.
 
     Args:
         path: HTML to write.
         title: heading.
-        summary_lines: what was run; the first line is set large.
-        settings: name -> value; a mapping as a value becomes rows `name.key`.
-        tables: caption and table; the best entries of a `helpers.scores_table` are set bold.
+        summary_lines: on top of the page, the first line in large type.
+        settings: name -> value; a mapping as value becomes rows name.key.
+        tables: caption and table; one with `attrs["best"]`, (row, column) pairs, has its best
+            entries in bold and a row per column, since scores are many.
         figures: caption and PNG file, in their order.
-        notes: cells left out and other remarks, a line each.
-        latent_page: the view that `write_latent_page` returned, shown on the page too.
-        versions: name -> version of what the run was computed with.
-        details: more tables, shown behind the figures.
+        notes: lines on cells that were left out, and other remarks.
+        latent_page: the view that `write_latent_page` returned, for this page too.
+        versions: name -> version of the software, or a property of the machine.
+        details: caption and table, shown below the figures.
 
     Returns:
-        The path.
+        the path.
 
     Raises:
-        UserError: if a figure is missing.
+        UserError: a figure is missing.
     """
     sections = [("Scores", "scores", "".join(_table_html(*entry) for entry in tables))]
     if latent_page is not None:
@@ -327,39 +334,42 @@ def write_report(
     sections.append(("Notes", "notes", f"<ul>{remarks}</ul>" if remarks else ""))
     sections.append(("Settings", "settings", _pairs_html(settings)))
     sections.append(("Versions", "versions", _pairs_html(versions or {})))
-    sections = [section for section in sections if section[2]]
+    body = _report_html(title, summary_lines, [section for section in sections if section[2]])
+    _write_page(path, title, body, latent_page)
+    return Path(path)
+
+
+def _report_html(
+    title: str, summary_lines: Sequence[str], sections: Sequence[tuple[str, str, str]]
+) -> str:
+    """Contents, summary and sections, each with its name, anchor and HTML."""
     links = "".join(f'<li><a href="#{anchor}">{name}</a></li>' for name, anchor, _ in sections)
     content = "".join(
         f'<section id="{anchor}"><h2>{name}</h2>{html}</section>' for name, anchor, html in sections
     )
     lead, *more = [escape(str(line)) for line in summary_lines] or [""]
     summary = f'<p class="lead">{lead}</p>' + "".join(f"<p>{line}</p>" for line in more)
-    body = (
+    return (
         f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
         f"<main><h1>{escape(title)}</h1>{summary}{content}</main>"
     )
-    _write_page(path, title, body, latent_page)
-    return Path(path)
 
 
 def _table_html(caption: str, table: pd.DataFrame) -> str:
-    """A table; one of scores stands with a row per score, since these are many more."""
-    is_scores = bool(table.attrs.get("scores"))
-    best = best_scores(table).T if is_scores else None
-    table = table.T if is_scores else table
+    """HTML of a table; a table of scores gets a row per score, since there are many scores."""
+    best = table.attrs.get("best")  # (row, column) pairs
+    table = table if best is None else table.T
     head = "".join(f"<th>{_breakable(str(name))}</th>" for name in ["", *table.columns])
     rows = []
-    for i, (name, values) in enumerate(
-        zip(table.index, table.itertuples(index=False), strict=True)
-    ):
+    for name, values in zip(table.index, table.itertuples(index=False), strict=True):
         cells = "".join(
             f'<td class="best">{_cell(value)}</td>'
-            if best is not None and best.iat[i, j]
+            if best and (column, name) in best
             else f"<td>{_cell(value)}</td>"
-            for j, value in enumerate(values)
+            for column, value in zip(table.columns, values, strict=True)
         )
         rows.append(f"<tr><th>{escape(str(name))}</th>{cells}</tr>")
-    remark = " The best of each row is bold." if is_scores and best.any(axis=None) else ""
+    remark = " The best of each row is bold." if best else ""
     return (
         f'<div class="wide"><table class="data"><caption>{escape(caption)}{remark}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
@@ -367,12 +377,12 @@ def _table_html(caption: str, table: pd.DataFrame) -> str:
 
 
 def _breakable(name: str) -> str:
-    """The name escaped, with leave to break the line after "_" and "["."""
+    """HTML of a name that may break after "_" and "["."""
     return re.sub(r"([_\[])", r"\1<wbr>", escape(name))
 
 
 def _cell(value: Any) -> str:
-    """A table entry as HTML: three decimals for fractions, a dash for what is missing."""
+    """HTML of an entry: three decimals for fractions, a dash if it is missing."""
     if value is None or value is pd.NA or value != value:
         return "–"
     if isinstance(value, (float, np.floating)):
@@ -382,7 +392,7 @@ def _cell(value: Any) -> str:
 
 def _figure_html(number: int, caption: str, path: Path) -> str:
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such figure for the report")
+        raise UserError(f"{path}: the figure for the report does not exist")
     png = base64.b64encode(Path(path).read_bytes()).decode("ascii")
     text = escape(caption)
     return (
@@ -407,192 +417,3 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
         else:
             rows.append((f"{prefix}{name}", value))
     return rows
-
-
-STYLE = """
-:root { --ink: #1f2428; --soft: #5c666f; --line: #dfe3e6; --paper: #ffffff; --accent: #0072b2; }
-* { box-sizing: border-box; }
-body { margin: 0; color: var(--ink); background: var(--paper);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif;
-      }
-main { max-width: 1120px; margin: 0 auto; padding: 28px 24px 80px; }
-main.full { max-width: none; padding: 12px 20px; }
-main.full h1 { font-size: 19px; margin: 0 0 8px; }
-h1 { font-size: 27px; line-height: 1.25; margin: 0 0 12px; }
-h2 { font-size: 20px; margin: 44px 0 14px; padding-bottom: 6px; border-bottom: 1px solid
-var(--line); } p { margin: 0 0 8px; } .lead { font-size: 17px; margin-bottom: 12px; } nav {
-position: sticky; top: 0; z-index: 10; background: var(--paper);
-  border-bottom: 1px solid var(--line); }
-nav ul { display: flex; flex-wrap: wrap; gap: 4px 22px; list-style: none; max-width: 1120px;
-  margin: 0 auto; padding: 9px 24px; }
-a { color: var(--accent); text-decoration: none; }
-a:hover { text-decoration: underline; }
-section { scroll-margin-top: 44px; }
-.wide { overflow-x: auto; margin-bottom: 22px; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding-bottom: 8px; }
-.data th, .data td { padding: 5px 12px; border-bottom: 1px solid var(--line); text-align: right;
-  vertical-align: bottom; }
-.data thead th { font-weight: 600; font-size: 13px; border-bottom: 2px solid var(--ink); }
-.data th:first-child { text-align: left; }
-.best { font-weight: 700; color: var(--accent); }
-.pairs th { text-align: left; font-weight: 400; color: var(--soft); padding: 3px 24px 3px 0;
-  vertical-align: top; white-space: nowrap; }
-.pairs td { padding: 3px 0; overflow-wrap: anywhere; }
-figure { margin: 0 0 34px; }
-figure img { display: block; max-width: 100%; height: auto; }
-figcaption { color: var(--soft); margin-top: 8px; }
-.view { display: grid; grid-template: auto 620px auto / minmax(0, 1fr) 270px; gap: 10px 18px; }
-.full .view { height: calc(100vh - 60px); grid-template-rows: auto minmax(420px, 1fr) auto; }
-.controls { grid-column: 1 / -1; display: flex; flex-wrap: wrap; align-items: center;
-  gap: 8px 26px; }
-.controls select { font: inherit; padding: 3px 6px; max-width: 260px; }
-#view-plot { min-height: 0; box-shadow: 0 0 0 1px var(--line); }
-.cell { min-height: 0; overflow-y: auto; padding: 3px; }
-.cell canvas { display: block; width: 192px; height: 192px; background: #f2f4f5;
-  image-rendering: pixelated; margin-bottom: 8px; }
-.cell canvas.kept { outline: 3px solid var(--accent); }
-.cell table { table-layout: fixed; width: 100%; font-size: 12.5px; line-height: 1.35; }
-.cell th, .cell td { text-align: left; padding: 2px 8px 2px 0; vertical-align: top;
-  overflow-wrap: anywhere; }
-.cell th { width: 56%; font-weight: 400; color: var(--soft); }
-#view-id { font-weight: 600; overflow-wrap: anywhere; }
-.remarks { grid-column: 1 / -1; color: var(--soft); margin: 0; padding-left: 18px; }
-@media (max-width: 760px) { .view { grid-template: auto 420px auto auto / 1fr; } }
-@media print { nav, .controls, .cell { display: none; } figure { break-inside: avoid; } }
-"""
-
-VIEW_SCRIPT = r"""
-(function () {
-  "use strict";
-  const element = (id) => document.getElementById("view-" + id);
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const plot = element("plot"), sheet = element("sheet"), picture = element("picture");
-  const brush = picture.getContext("2d");
-  let kept = null;  // index of the cell held by a click
-
-  // plotly reads a few tags and entities in its labels: show them as they are written
-  const label = (text, length) => {
-    const short = text.length > length ? text.slice(0, length - 1) + "\u2026" : text;
-    return short.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  };
-
-  function option(select, text, value) {
-    const entry = document.createElement("option");
-    entry.textContent = text;
-    entry.value = value;
-    select.append(entry);
-  }
-  data.projections.forEach((projection, i) => option(element("projection"), projection.name, i));
-  data.columns.forEach((column, i) => {
-    if (column.kind !== "text") option(element("colour"), column.name, i);
-  });
-  if (data.first !== null) element("colour").value = data.first;
-  else element("colour").parentElement.hidden = true;
-
-  function valueOf(column, cell) {
-    const value = column.values ? column.values[cell] : column.names[column.codes[cell]];
-    return value === null ? "missing" : String(value);
-  }
-
-  function show(cell) {
-    const side = data.tile.side;
-    const x = (cell % data.tile.columns) * side, y = Math.floor(cell / data.tile.columns) * side;
-    brush.imageSmoothingEnabled = false;
-    brush.drawImage(sheet, x, y, side, side, 0, 0, picture.width, picture.height);
-    picture.classList.toggle("kept", cell === kept);
-    element("id").textContent = data.ids[cell];
-    element("row").replaceChildren(...data.columns.map((column) => {
-      const row = document.createElement("tr");
-      const name = document.createElement("th"), value = document.createElement("td");
-      name.textContent = column.name;
-      value.textContent = valueOf(column, cell);
-      row.append(name, value);
-      return row;
-    }));
-  }
-
-  // one trace for each class, so that the legend switches it off and on
-  function groups(column, known) {
-    if (!column) return [{cells: known, name: "cells", colour: "#0072b2"}];
-    if (column.kind === "class") {
-      const cells = column.names.map(() => []);
-      for (const cell of known) cells[column.codes[cell]].push(cell);
-      const classes = column.names.map((name, i) => ({
-        cells: cells[i], colour: column.colours[i], rank: i + 1,
-        name: label(name, 28) + " (" + column.counts[i].toLocaleString("en") + ")",
-      }));
-      return classes.sort((a, b) => b.cells.length - a.cells.length);  // rare ones lie on top
-    }
-    const valued = known.filter((cell) => column.values[cell] !== null);
-    const missing = known.filter((cell) => column.values[cell] === null);
-    const found = [{cells: valued, name: "cells", column: column}];
-    if (missing.length) found.push({cells: missing, colour: "#d0d0d0", name: "missing"});
-    return found;
-  }
-
-  function marker(group, size, opacity) {
-    if (!group.column) return {size: size, color: group.colour, opacity: opacity};
-    return {
-      size: size, opacity: opacity, color: group.cells.map((cell) => group.column.values[cell]),
-      cmin: group.column.low, cmax: group.column.high, colorscale: data.viridis,
-      colorbar: {title: {text: label(group.column.name, 30)}, thickness: 14, len: 0.7},
-    };
-  }
-
-  function draw() {
-    const projection = data.projections[element("projection").value];
-    const column = data.first === null ? null : data.columns[element("colour").value];
-    const [xs, ys, zs] = projection.coordinates;
-    const known = data.ids.map((_, cell) => cell).filter((cell) => xs[cell] !== null);
-    const size = known.length > 8000 ? 2 : known.length > 1500 ? 3 : 4.5;
-    const traces = groups(column, known).map((group) => {
-      const trace = {
-        type: zs ? "scatter3d" : "scattergl", mode: "markers", name: group.name,
-        x: group.cells.map((cell) => xs[cell]), y: group.cells.map((cell) => ys[cell]),
-        customdata: group.cells, hoverinfo: "none", showlegend: !group.column,
-        legendrank: group.rank,
-        // in 3-D only opaque points hide what lies behind them
-        marker: zs ? marker(group, size, 1) : marker(group, size + 1.5, 0.8),
-      };
-      if (zs) trace.z = group.cells.map((cell) => zs[cell]);
-      return trace;
-    });
-    const axes = projection.axes.map((name) => ({
-      title: {text: label(name, 30)}, zeroline: false, gridcolor: "#e4e7e9", showspikes: false,
-      backgroundcolor: "#ffffff", color: "#40474d",
-    }));
-    const layout = {
-      margin: zs ? {l: 0, r: 0, t: 34, b: 0} : {l: 60, r: 10, t: 34, b: 50},
-      font: {family: "Liberation Sans, Arial, sans-serif", size: 13}, hovermode: "closest",
-      uirevision: projection.name,  // a new colouring keeps the view
-      legend: {title: {text: column ? label(column.name, 30) : ""}, itemsizing: "constant"},
-      paper_bgcolor: "#ffffff", plot_bgcolor: "#ffffff",
-    };
-    if (zs) {
-      layout.scene = {xaxis: axes[0], yaxis: axes[1], zaxis: axes[2], aspectmode: "cube",
-        camera: {eye: {x: 1.5, y: -1.5, z: 0.85}, center: {x: 0, y: 0, z: -0.1}}};
-    } else {
-      layout.xaxis = axes[0];
-      layout.yaxis = axes[1];
-      if (projection.axes[1].startsWith("spread")) layout.yaxis.showticklabels = false;
-    }
-    const config = {responsive: true, displaylogo: false, scrollZoom: element("wheel").checked,
-      showSendToCloud: false, modeBarButtonsToRemove: ["select2d", "lasso2d"]};
-    Plotly.react(plot, traces, layout, config);
-  }
-
-  draw();
-  element("projection").addEventListener("change", draw);
-  element("colour").addEventListener("change", draw);
-  element("wheel").addEventListener("change", draw);
-  plot.on("plotly_hover", (event) => {
-    if (kept === null) show(event.points[0].customdata);
-  });
-  plot.on("plotly_click", (event) => {
-    const cell = event.points[0].customdata;
-    kept = kept === cell ? null : cell;
-    show(cell);
-  });
-})();
-"""

@@ -29,7 +29,7 @@ from util.runs import write_atomically
 from util.simulators.common import check_seed, is_integer, new_folder
 
 DSPRITES_FILE = (
-    Path(__file__).parents[1] / "human_guidance" / "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
+    Path(__file__).parents[2] / "human_guidance" / "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 )
 FACTORS = ("color", "shape", "scale", "orientation", "posX", "posY")
 FACTOR_SIZES = (1, 3, 6, 40, 32, 32)

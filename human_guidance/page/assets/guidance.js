@@ -1,15 +1,28 @@
-/* What the server cannot see: outlines, clicks and drags in the planes, and the card of the cell under
-   the mouse. Everything a user's table may hold is written with textContent. */
+/* What happens in the browser: outlines, clicks and drags in the planes, and the card of the cell
+   under the mouse. Text from a user's table is written with textContent only. */
 (function () {
   "use strict";
   const CLICK = 5;  // pixels that the mouse may move within a click
   let hovered = null;  // row of the cell under the mouse
-  let counter = 0;  // two equal clicks are two events
+  let counter = 0;  // makes two equal clicks two events
+
+  // Callbacks that need no server, by the names that callbacks.py gives them.
+  window.dash_clientside = Object.assign(window.dash_clientside || {}, {guidance: {
+    colour: (column) => column,  // for the card of a cell
+    step: (step) => `panel show-${step}`,
+    view: (view) => {  // plotly has to measure a figure that was hidden
+      setTimeout(() => window.dispatchEvent(new Event("resize")), 60);
+      return `page view-${view}`;
+    },
+    tool: (tool) => {
+      const plot = document.querySelector("#explore .js-plotly-plot");
+      if (plot) window.Plotly.relayout(plot, {dragmode: tool});
+      return tool;
+    },
+  }});
 
   const send = (store, data) =>
     window.dash_clientside.set_props(store, {data: {...data, n: ++counter}});
-
-  // ---------------------------------------------------------------- planes
 
   // "x2y2" -> latent axes of that plane, or undefined
   const axesOf = (plot, subplot) => (plot.layout.meta || {planes: {}}).planes[subplot];
@@ -26,7 +39,7 @@
     const shape = change.shapes && change.shapes[change.shapes.length - 1];
     if (!shape) return;
     const axes = axesOf(plot, shape.xref + shape.yref), drawn = corners(shape);
-    // the outline has done its work: the server says what is selected, and every panel shows it
+    // remove the outline: the server finds the selected cells, and every panel shows them
     setTimeout(() => window.Plotly.relayout(plot, {shapes: []}), 0);
     if (axes && drawn.x.length >= 3) send("stroke", {axes: axes, ...drawn});
   }
@@ -42,7 +55,7 @@
     }
   }
 
-  // A click counts wherever it falls in a plane; plotly tells only of clicks on points.
+  // A click counts anywhere in a plane; plotly reports only clicks on points.
   let pressed = null;
   window.addEventListener("pointerdown", (event) => {
     const area = event.target.closest && event.target.closest("#explore .nsewdrag");
@@ -71,9 +84,7 @@
     });
   }, true);
 
-  // ------------------------------------------------------------------ card
-
-  const cards = new Map();  // address -> what it says
+  const cards = new Map();  // address -> lines of the card
   let mouse = {x: 0, y: 0};
   window.addEventListener("pointermove", (event) => {
     mouse = {x: event.clientX, y: event.clientY};
@@ -126,8 +137,6 @@
     if (card) card.classList.remove("shown");
   }
 
-  // --------------------------------------------------------------- binding
-
   function bind(plot) {
     plot.dataset.bound = "yes";
     plot.on("plotly_hover", (event) => {
@@ -146,11 +155,9 @@
       if (plot.on && !plot.dataset.bound) bind(plot);
   }).observe(document, {childList: true, subtree: true, attributes: true, attributeFilter: ["class"]});
 
-  // -------------------------------------------------------------- messages
+  const ALIVE = 3000;  // milliseconds between two requests that test the server
 
-  const ALIVE = 3000;  // milliseconds between two questions whether the server is there
-
-  // A message goes by itself; an error stays longer.
+  // A message disappears after a while; an error stays longer.
   let shownText = null;
   function fadeMessage() {
     const message = document.getElementById("message");

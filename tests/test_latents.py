@@ -1,0 +1,136 @@
+"""Names of coordinate columns, projections in anybody's table, and the check of codes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from util.errors import UserError
+from util.latents import (
+    anchor_columns,
+    axis_names,
+    code_columns,
+    coordinates_of,
+    find_code_columns,
+    find_projections,
+    finite_matrix,
+    known_of,
+    logvar_columns,
+    logvars_of,
+    map_columns,
+    read_codes,
+    read_latents,
+    swept_parameter,
+)
+
+
+def test_names_of_axes_and_columns():
+    assert axis_names(5) == ["x", "y", "z", "4", "5"]
+    assert code_columns(4) == ["VAE_x_coord", "VAE_y_coord", "VAE_z_coord", "VAE_4_coord"]
+    assert logvar_columns(code_columns(2)) == ["VAE_x_logvar", "VAE_y_logvar"]
+    assert logvar_columns(["my_coord_x_coord"]) == ["my_coord_x_logvar"]
+    assert map_columns("UMAP", 3) == ["UMAP_X", "UMAP_Y", "UMAP_Z"]
+    assert anchor_columns(4) == ["x_anchor", "y_anchor", "z_anchor", "4_anchor"]
+
+
+@pytest.mark.parametrize("dimensions", [2, 3, 12])
+def test_every_axis_of_a_run_is_found(tmp_path, dimensions):
+    names = code_columns(dimensions)
+    means = pd.DataFrame(np.random.default_rng(0).normal(size=(5, dimensions)), columns=names)
+    logvars = pd.DataFrame(-means.to_numpy(), columns=logvar_columns(names))
+    before = pd.DataFrame(0.0, means.index, code_columns(dimensions, "VAE_before"))
+    umap = pd.DataFrame(1.0, means.index, map_columns("UMAP", 2))
+    table = pd.concat([umap, means, logvars, before], axis=1)
+    assert find_code_columns(table) == names
+    assert find_projections(table) == {
+        "UMAP": ["UMAP_X", "UMAP_Y"],
+        "VAE": names,
+        "VAE_before": code_columns(dimensions, "VAE_before"),
+    }
+    table.to_csv(tmp_path / "latents.csv", index=False)
+    mean, logvar = read_codes(tmp_path)
+    np.testing.assert_array_equal(mean, means.to_numpy(np.float32))
+    np.testing.assert_array_equal(logvar, -mean)
+    latents, projections = read_latents(tmp_path)
+    assert list(projections) == ["VAE", "UMAP", "VAE_before"] and len(latents) == 5
+
+
+def test_a_folder_without_codes_is_refused(tmp_path):
+    table = pd.DataFrame({"UMAP_X": [0.0], "UMAP_Y": [0.0]})
+    table.to_csv(tmp_path / "latents.csv", index=False)
+    with pytest.raises(UserError, match="has no column VAE_x_coord: give the folder of a run"):
+        read_codes(tmp_path)
+    table.assign(VAE_x_coord=0.0).to_csv(tmp_path / "latents.csv", index=False)
+    with pytest.raises(UserError, match="has no column VAE_x_logvar"):
+        read_codes(tmp_path)
+
+
+def test_coordinates_are_found_by_their_names():
+    names = "UMAP_X UMAP_Y UMAP_Z RTSNE_30_x RTSNE_30_y VAE_x_coord VAE_y_coord VAE_x_logvar"
+    positions = "GT_x GT_y CP_x CP_y Location_Center_X Location_Center_Y dose lonely_x"
+    table = pd.DataFrame(np.ones((2, 16)), columns=f"{names} {positions}".split())
+    assert find_projections(table) == {
+        "UMAP": ["UMAP_X", "UMAP_Y", "UMAP_Z"],
+        "RTSNE_30": ["RTSNE_30_x", "RTSNE_30_y"],
+        "VAE": ["VAE_x_coord", "VAE_y_coord"],
+    }
+    assert "VAE_x_logvar" not in known_of(table, {"UMAP": ["UMAP_X"]})
+    assert "dose" in known_of(table, {"UMAP": ["UMAP_X"]})
+
+
+def test_coordinates_asked_for():
+    table = pd.DataFrame(np.ones((2, 4)), columns=["a", "b", "UMAP_X", "UMAP_Y"])
+    assert find_projections(table, ["UMAP_X", "UMAP_Y"]) == {"UMAP": ["UMAP_X", "UMAP_Y"]}
+    assert find_projections(table, ["a", "b"]) == {"projection": ["a", "b"]}
+    asked = ["mine=a,b", "UMAP=UMAP_X,UMAP_Y"]
+    assert find_projections(table, asked) == {"mine": ["a", "b"], "UMAP": ["UMAP_X", "UMAP_Y"]}
+    with pytest.raises(UserError, match="no column 'c'; it has a, b"):
+        find_projections(table, ["a", "c"])
+    with pytest.raises(UserError, match="`columns` mine: give NAME=COLUMN"):
+        find_projections(table, ["mine", "UMAP=UMAP_X"])
+    with pytest.raises(UserError, match="no columns named like coordinates"):
+        find_projections(table[["a", "b"]])
+
+
+def test_log_variances_stand_beside_their_means():
+    table = pd.DataFrame({name: [0.5] for name in [*code_columns(2), *map_columns("UMAP", 2)]})
+    projections = {"VAE": code_columns(2), "UMAP": map_columns("UMAP", 2)}
+    assert logvars_of(table, projections) == {}
+    table[logvar_columns(code_columns(2))] = [[-1.0, -2.0]]
+    (found,) = logvars_of(table, projections).items()
+    assert found[0] == "VAE" and found[1].tolist() == [[-1, -2]]
+
+
+def test_names_of_a_sweep():
+    assert swept_parameter("UMAP_15") == ("UMAP", 15)
+    assert swept_parameter("RTSNE_0.5") == ("RTSNE", 0.5)
+    assert swept_parameter("VAE_15") is None and swept_parameter("UMAP") is None
+
+
+def test_coordinates_with_gaps_are_left_out_whole():
+    table = pd.DataFrame({"x": [0.0, 1.0, np.inf], "y": [1.0, np.nan, 2.0]})
+    np.testing.assert_array_equal(coordinates_of(table, ["x", "y"]), [[0, 1]] + [[np.nan] * 2] * 2)
+    with pytest.raises(UserError, match="no column z"):
+        coordinates_of(table, ["x", "z"])
+
+
+def test_a_finite_matrix_is_handed_on_without_a_copy():
+    values = np.arange(6.0).reshape(3, 2)
+    assert np.shares_memory(finite_matrix(values, "codes"), values)
+    assert finite_matrix(values, "codes", np.float32).dtype == np.float32
+    assert finite_matrix(values.astype(">f8"), "codes").dtype == np.dtype("f8")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros(3), r"codes: a float64 array of shape \(3,\), not \(N, d\) numbers"),
+        (np.zeros((3, 0)), r"shape \(3, 0\)"),
+        (np.zeros((3, 2, 2)), r"shape \(3, 2, 2\)"),
+        (np.array([["a"]]), "a <U1 array"),
+        (np.array([[0, 1], [np.nan, 0]]), r"codes: 1 rows with NaN .*first in row 1"),
+        (np.array([[np.inf, -np.inf], [0, 1]]), "1 rows with NaN or infinite"),
+    ],
+)
+def test_what_is_no_finite_matrix_is_refused(values, message):
+    with pytest.raises(UserError, match=message):
+        finite_matrix(values, "codes")
