@@ -276,11 +276,11 @@ def test_a_csv_is_scored_on_the_gpu_that_was_named(monkeypatch):
     monkeypatch.setattr(performance_metrics, "pick_device", torch.device)
     plans = []
 
-    def look(projections, references, table, plan, logvars):
+    def look(latents, projections, references, plan):
         plans.append(plan)
         raise UserError("seen")
 
-    monkeypatch.setattr(performance_metrics, "score_projections", look)
+    monkeypatch.setattr(performance_metrics, "score_latents", look)
     table = pd.DataFrame({"UMAP_X": [0.0, 1, 2], "UMAP_Y": [2.0, 1, 0]})
     with pytest.raises(UserError, match="seen"):
         performance_metrics.compute_perf_metrics(table, device="cuda:1")
