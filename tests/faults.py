@@ -340,7 +340,7 @@ def main() -> int:
 SETTINGS = [
     Fault("more than even", VAE, f"{FOLDER} --density-balance 2",
           r"--density-balance 2\.0: must be"),
-    Fault("shrunk too far", VAE, f"{FOLDER} --downsample 4",
+    Fault("downsampled too far", VAE, f"{FOLDER} --downsample 4",
           r"--downsample 4 of --image-size \d+: what is left must be one of 32, 64"),
     Fault("no whole squares", VAE, f"{FOLDER} --downsample 3",
           r"--downsample 3 of --image-size \d+: what is left must be one of 32, 64"),
