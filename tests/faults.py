@@ -609,7 +609,7 @@ CHECKPOINTS = [
     Fault("interpretation of no run", INTERPRET, "--run 9",
           "--run 9: no run of that number in results is finished"),
     Fault("a line with one end", INTERPRET, "--run 1 --from drug",
-          "--from and --to: a line has two ends, give both or none"),
+          "--from and --to: a line has two ends; give both or neither"),
     Fault("a line to an unknown class", INTERPRET, "--run 1 --from drug --to placebo",
           "--to placebo: no cell of that Unique_ID, no treatment of that name,"),
     Fault("page of no run", PAGE, "--run 9 --no-open-browser",
