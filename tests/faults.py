@@ -340,7 +340,7 @@ def main() -> int:
 SETTINGS = [
     Fault("more than even", VAE, f"{FOLDER} --density-balance 2",
           r"--density-balance 2\.0: must be"),
-    Fault("shrunk too far", VAE, f"{FOLDER} --downsample 4",
+    Fault("downsampled too far", VAE, f"{FOLDER} --downsample 4",
           r"--downsample 4 of --image-size \d+: what is left must be one of 32, 64"),
     Fault("no whole squares", VAE, f"{FOLDER} --downsample 3",
           r"--downsample 3 of --image-size \d+: what is left must be one of 32, 64"),
@@ -609,7 +609,7 @@ CHECKPOINTS = [
     Fault("interpretation of no run", INTERPRET, "--run 9",
           "--run 9: no run of that number in results is finished"),
     Fault("a line with one end", INTERPRET, "--run 1 --from drug",
-          "--from and --to: a line has two ends, give both or none"),
+          "--from and --to: a line has two ends; give both or neither"),
     Fault("a line to an unknown class", INTERPRET, "--run 1 --from drug --to placebo",
           "--to placebo: no cell of that Unique_ID, no treatment of that name,"),
     Fault("page of no run", PAGE, "--run 9 --no-open-browser",

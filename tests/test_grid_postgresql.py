@@ -76,7 +76,7 @@ def test_every_trial_is_trained_once_though_a_worker_is_killed(database, run_scr
     revived = [t for t in trained if t.system_attrs.get("failed_trial") == attempt.number]
     assert [folder_of(t) for t in revived] == [folder_of(attempt)]
     assert revived[0].user_attrs["worker"].endswith(f":{survivor.pid}")
-    for run in runs:  # one line per epoch: gone on with, not begun again
+    for run in runs:  # one line per epoch: continued, not begun again
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
         assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
     output = (folder / folder_of(attempt) / "output.txt").read_text()
