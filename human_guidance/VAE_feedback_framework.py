@@ -51,7 +51,6 @@ from util import processes
 from util.data_processing import Cells
 from util.errors import UserError, explain_os_error
 from util.latents import OWN, code_columns, logvar_columns
-from util.metadata import read_table
 from util.runs import find_finished_run, load_checkpoint, write_table
 from util.settings import (
     ABOVE_0,
@@ -63,6 +62,7 @@ from util.settings import (
     run_script,
     settings_from_json,
 )
+from util.tables import read_table
 from VAE_framework import open_finished_run
 
 

@@ -18,9 +18,9 @@ import tyro
 from optimization.grid import read_grid
 from optimization.grid_figures import draw_runs
 from util.errors import UserError
-from util.metadata import read_table
 from util.runs import create_run_folder, describe_run, read_json, write_json
 from util.settings import parse_options, run_script
+from util.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _read_runs(path: Path) -> pd.DataFrame:
     """The table of runs, with the columns `run` and `status` added where they are missing."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such table; score the grid first")
-    runs = read_table(path)
+    runs = read_table(path, ["run"])
     if "run" not in runs:
         runs.insert(0, "run", [f"run {i + 1}" for i in range(len(runs))])
     return runs if "status" in runs else runs.assign(status="trained")
