@@ -5,9 +5,10 @@
 
 The table (CSV, Parquet or .h5ad) has a row per cell with the coordinates of one or more
 projections, and whatever is known of the cells (class, dose, ground truth). With images
-(`--dataset`) or features (`--features`) of the same cells the projections are also judged by the neighbourhoods they keep and the information they
-share; without them, the report names these scores as skipped. Results go to a
-new folder results/NNNN-<table>-scores/: scores.csv, local_quality.csv, figures, report.html.
+(`--dataset`) or features (`--features`) of the same cells the projections are also judged by the
+neighbourhoods they keep and the information they share; without them, the report names these scores
+as skipped. Results go to a new folder results/NNNN-<table>-scores/: scores.csv, local_quality.csv,
+figures, report.html.
 
 In Python, `compute_perf_metrics("my.csv", dataset=...)` returns the table.
 """

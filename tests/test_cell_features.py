@@ -372,7 +372,8 @@ def test_the_same_features_in_any_dialect(csv, text):
 
 NO_FEATURES = """ImageNumber ObjectNumber Number_Object_Number Nuclei_Number_Object_Number
     Parent_Cells Children_Nuclei_Count Nuclei_Parent_Cells Location_Center_X
-    Nuclei_Location_CenterMassIntensity_Y AreaShape_Center_X Cells_AreaShape_Center_Y AreaShape_BoundingBoxMinimum_X Metadata_Well
+    Nuclei_Location_CenterMassIntensity_Y AreaShape_Center_X Cells_AreaShape_Center_Y
+    AreaShape_BoundingBoxMinimum_X Metadata_Well
     Cells_AreaShape_BoundingBoxMaximum_Y Metadata_ImageNumber Image_Count_Cells
     Neighbors_FirstClosestObjectNumber_Adjacent label centroid-0 centroid_weighted-1 bbox-3
     centroid_local-0 cell_id fov x y cx center_x x_centroid CentroidX X XM BX Row Column

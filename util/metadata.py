@@ -170,8 +170,7 @@ def join_array(
     if (places >= 0).all():
         return rows.iloc[np.argsort(places)].reset_index(drop=True), notes
     notes.append(f"{name}: joined by row, in the order of the images in {Path(array).name}")
-    if counts_rows(rows.get("index")):
-        rows = rows.drop(columns="index")
+    rows = rows.drop(columns=rows.attrs.get("counter", []))  # numbers that pandas wrote, no names
     return (rows if "Unique_ID" in rows else pd.concat([table, rows], axis=1)), notes
 
 

@@ -76,8 +76,6 @@ def read_table(path: Path, text: Collection[str] = (), matrix: bool = False) -> 
     if table.empty:
         raise UserError(f"{path} has no rows")
     table = table.rename(columns=_id_name(table.columns))
-    if ID in table and counts_rows(table.get("index")):
-        table = table.drop(columns="index")
     table.attrs["notes"] = [f"{path.name}: {note}" for note in notes]
     return table
 
@@ -198,6 +196,8 @@ def _longer_header(content: str, separator: str) -> dict[str, list[str]]:
 
 def _unsure(values: pd.Series) -> bool:
     """Whether pandas may have lost something: True, 007 and 1E1 may be names."""
+    if values.dtype.kind == "O":
+        return pd.api.types.infer_dtype(values, skipna=True) not in ("string", "empty")
     if values.dtype.kind != "f":
         return values.dtype.kind in "biu"
     finite = values[np.isfinite(values)]
@@ -208,8 +208,10 @@ def _named_only(table: pd.DataFrame) -> pd.DataFrame:
     """The table without columns that have no name; the first may be the ids, as `index`."""
     unnamed = [name for name in table.columns if re.fullmatch(r"Unnamed: \d+", name)]
     if unnamed and unnamed[0] == table.columns[0] and table[unnamed[0]].is_unique:
-        table = table.rename(columns={unnamed[0]: "index"})
-        unnamed = unnamed[1:]
+        counter = counts_rows(table[unnamed[0]])
+        if not (counter and (ID in table or _id_name(table.columns))):
+            table = table.rename(columns={unnamed.pop(0): "index"})
+            table.attrs["counter"] = ["index"] if counter else []
     return table.drop(columns=unnamed)
 
 
