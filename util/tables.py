@@ -287,9 +287,10 @@ def _settled(table: pd.DataFrame, text: set[str]) -> pd.DataFrame:
         elif pd.api.types.is_datetime64_any_dtype(values.dtype):
             values = values.astype(str).where(values.notna(), None)
         elif pd.api.types.is_extension_array_dtype(values.dtype):
-            numeric = pd.api.types.is_numeric_dtype(values.dtype)
-            gaps = values.isna().any()
-            values = values.astype(float if numeric and gaps else values.dtype.type)
+            if pd.api.types.is_numeric_dtype(values.dtype):
+                values = values.astype(float if values.hasnans else values.dtype.type)
+            else:
+                values = values.astype(object).where(values.notna(), None)
         columns[column] = values
     return pd.DataFrame(columns, index=table.index)
 
