@@ -111,6 +111,7 @@ def test_what_a_run_writes_itself_is_renamed():
 
 def test_a_table_with_a_class_beside_class_folders(tmp_path):
     (tmp_path / "t.csv").write_text("Unique_ID,class,class_metadata\na,1,x\nb,2,y\n")
-    joined, _ = join_metadata(images(["a", "b"]).assign(**{"class": ["p", "q"]}), tmp_path / "t.csv")
+    table = images(["a", "b"]).assign(**{"class": ["p", "q"]})
+    joined, _ = join_metadata(table, tmp_path / "t.csv")
     assert joined["class"].tolist() == ["p", "q"] and joined.columns.is_unique
     assert joined["class_metadata"].tolist() == ["1", "2"]
