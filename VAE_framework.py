@@ -178,7 +178,7 @@ class Settings:
     over the space of the images, so that rare states count. No label is used."""
 
     features: str = "measure"
-    """Hand-crafted features: `measure` them on the images, `none`, or a CSV (e.g. CellProfiler's)
+    """Hand-crafted features: `measure` them on the images, `none`, or a table (CellProfiler's)
     with Unique_ID."""
     feature_groups: Literal["fast", "full"] = "fast"
     """What to measure: shape and intensity (a few milliseconds per cell), or also texture,

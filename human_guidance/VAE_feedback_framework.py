@@ -74,15 +74,15 @@ class Settings:
     """Finished run: its folder, its number in `results`, or `last`; None runs the study of
     dSprites."""
     feedback: str | None = None
-    """CSV of anchored cells: Unique_ID, delta, x_anchor, y_anchor, ..."""
+    """Table of anchored cells: Unique_ID, delta, x_anchor, y_anchor, ..."""
     pairs: str | None = None
-    """CSV of pairs: Unique_ID_a, Unique_ID_b, relation (together, apart), weight."""
+    """Table of pairs: Unique_ID_a, Unique_ID_b, relation (together, apart), weight."""
     axis_hints: str | None = None
-    """CSV of axes that should follow a column: axis, column, weight, direction."""
+    """Table of axes that should follow a column: axis, column, weight, direction."""
     held_out: str | None = None
-    """CSV in the format of `feedback`: anchored cells that are judged, not trained on."""
+    """Table in the format of `feedback`: anchored cells that are judged, not trained on."""
     hold_out: float = 0.2
-    """Share of each group of anchored cells that is held out where `held_out` names no CSV; the
+    """Share of each group of anchored cells that is held out where `held_out` names no table; the
     number is rounded down."""
     control: bool = False
     """Also train for as long without the feedback, to tell its cost from that of more epochs."""

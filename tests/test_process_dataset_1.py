@@ -235,7 +235,7 @@ def wrong_name(raw):
     [
         (missing_channel, "1 folders of a channel are missing"),
         (wrong_separator, "no column CellIdx; .* is the separator a comma, a semicolon or a tab"),
-        (odd_decimal_signs, "holds \"0'.*\" where a number belongs"),
+        (odd_decimal_signs, 'holds "0\'.*" where a number belongs'),
         (swapped, "LocationX, LocationY.*with X and Y exchanged: these two columns are swapped"),
         (duplicate_rows, "4 rows share their image and CellIdx: .*keep one row per cell"),
         (empty_spreadsheet, "SplitCellBodies.csv is empty"),
