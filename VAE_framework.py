@@ -65,7 +65,7 @@ from util.export import ExportFormat, RawPixelEncoder, export_run, refuse_missin
 from util.helpers import draw_pictures, plot_losses
 from util.image_files import Projection
 from util.latents import AXES, table_of_run
-from util.metadata import choose_labels
+from util.metadata import choose_labels, warnings_first
 from util.runs import (
     create_run_folder,
     describe_run,
@@ -102,7 +102,8 @@ class Settings:
     """What to learn from: `simulated`, a folder of images (flat or one subfolder per class), or an
     .npz/.npy file."""
     metadata: str | None = None
-    """CSV with a row per cell; joined on Unique_ID for a folder, by row for an array file."""
+    """Table with a row per cell: CSV, Parquet or .h5ad; joined on Unique_ID, and for an array file
+    without matching ids by row."""
     label: str | None = None
     """Column of the classes to score by; None takes GT_label, else the class folders."""
     array_key: str | None = None
@@ -177,7 +178,7 @@ class Settings:
     over the space of the images, so that rare states count. No label is used."""
 
     features: str = "measure"
-    """Hand-crafted features: `measure` them on the images, `none`, or a CSV (e.g. CellProfiler's)
+    """Hand-crafted features: `measure` them on the images, `none`, or a table (CellProfiler's)
     with Unique_ID."""
     feature_groups: Literal["fast", "full"] = "fast"
     """What to measure: shape and intensity (a few milliseconds per cell), or also texture,
@@ -387,7 +388,7 @@ def load(settings: Settings, measure: bool = True) -> Loaded:
         label=label,
         split=split,
         features=features,
-        notes=cells.notes + label_notes + feature_notes,
+        notes=warnings_first(cells.notes + label_notes + feature_notes),
     )
 
 
@@ -573,12 +574,14 @@ def baselines_of(settings: Settings) -> dict[str, dict[str, float]]:
 
 
 def with_features(run: Run, features: pd.DataFrame | None, notes: list[str]) -> Run:
-    """The run with its features; the notes on them are printed and kept in settings.json."""
+    """The run with its features, whose names are kept in settings.json; notes are also printed."""
     for note in notes:
         print(f"note: {note}")
-    loaded = replace(run.loaded, features=features, notes=run.loaded.notes + notes)
+    notes = warnings_first(run.loaded.notes + notes)
+    loaded = replace(run.loaded, features=features, notes=notes)
     path = run.folder / "settings.json"
-    write_json(path, read_json(path) | {"notes": loaded.notes})
+    kept = {} if features is None else {"features": features.columns.tolist()}
+    write_json(path, read_json(path) | {"notes": loaded.notes} | kept)
     return replace(run, loaded=loaded)
 
 
@@ -661,7 +664,7 @@ def draw(
         described=read_json(folder / "settings.json"),
         titles=(f"{folder.name}: {name}", name),
         summary=summary_lines(run, history),
-        notes=loaded.notes + scores.notes,
+        notes=warnings_first(loaded.notes + scores.notes),
         figures=[*figures, losses, *decode_examples(run)],
         tables=tables,
     )

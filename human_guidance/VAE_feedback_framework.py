@@ -51,7 +51,6 @@ from util import processes
 from util.data_processing import Cells
 from util.errors import UserError, explain_os_error
 from util.latents import OWN, code_columns, logvar_columns
-from util.metadata import read_table
 from util.runs import find_finished_run, load_checkpoint, write_table
 from util.settings import (
     ABOVE_0,
@@ -63,6 +62,7 @@ from util.settings import (
     run_script,
     settings_from_json,
 )
+from util.tables import read_table
 from VAE_framework import open_finished_run
 
 
@@ -74,15 +74,15 @@ class Settings:
     """Finished run: its folder, its number in `results`, or `last`; None runs the study of
     dSprites."""
     feedback: str | None = None
-    """CSV of anchored cells: Unique_ID, delta, x_anchor, y_anchor, ..."""
+    """Table of anchored cells: Unique_ID, delta, x_anchor, y_anchor, ..."""
     pairs: str | None = None
-    """CSV of pairs: Unique_ID_a, Unique_ID_b, relation (together, apart), weight."""
+    """Table of pairs: Unique_ID_a, Unique_ID_b, relation (together, apart), weight."""
     axis_hints: str | None = None
-    """CSV of axes that should follow a column: axis, column, weight, direction."""
+    """Table of axes that should follow a column: axis, column, weight, direction."""
     held_out: str | None = None
-    """CSV in the format of `feedback`: anchored cells that are judged, not trained on."""
+    """Table in the format of `feedback`: anchored cells that are judged, not trained on."""
     hold_out: float = 0.2
-    """Share of each group of anchored cells that is held out where `held_out` names no CSV; the
+    """Share of each group of anchored cells that is held out where `held_out` names no table; the
     number is rounded down."""
     control: bool = False
     """Also train for as long without the feedback, to tell its cost from that of more epochs."""

@@ -1,6 +1,7 @@
 """Read, check and write the tables of an expert's feedback.
 
-Three CSV files, each with a header. Columns may stand in any order; other columns are ignored.
+Three tables (CSV or Parquet), each with a header. Columns may stand in any order; other columns
+are ignored.
 
 | file | one row | columns |
 | --- | --- | --- |
@@ -8,8 +9,8 @@ Three CSV files, each with a header. Columns may stand in any order; other colum
 | pairs.csv | puts two cells together or apart | Unique_ID_a, Unique_ID_b, relation, weight |
 | axis_hints.csv | makes an axis follow a column | axis, column, weight, direction |
 
-- `Unique_ID` (also `Unique_id`) is that of the run's latents.csv, with or without the file ending.
-  A cell has at most one row.
+- `Unique_ID` (also `Unique_id`) is that of the run's latents.csv; endings, slashes and leading
+  zeros may differ where that stays unique. A cell has at most one row.
 - `delta` is the weight of the anchor in nats per squared unit of latent distance; rows of weight 0
   are ignored. The weight competes with the reconstruction: of two groups of 20 cells in 2,000
   (simulated BBBC031, 5 epochs at 1e-3), 82 to 92 % came within 0.5 of their anchor with a delta of
@@ -65,8 +66,9 @@ import pandas as pd
 
 from util.errors import UserError
 from util.latents import anchor_columns, axis_names, is_code_column
-from util.metadata import class_name, count_and_name, read_table
+from util.metadata import class_name, count_and_name
 from util.runs import write_table
+from util.tables import match_names, read_table
 
 RELATIONS = ("together", "apart")
 DIRECTIONS = {"rising": 1, "falling": -1, "": 0}
@@ -406,11 +408,11 @@ def _followable(column: str, known: pd.DataFrame, source: str) -> str:
 
 
 def _read(path: Path, allow_empty: bool) -> pd.DataFrame:
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
-    if allow_empty and len(path.read_text(encoding="utf-8", errors="replace").splitlines()) == 1:
-        return pd.read_csv(path)
-    return read_table(path)
+    if allow_empty and path.is_file():
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if len(lines) == 1:
+            return pd.read_csv(path)
+    return read_table(path, ["Unique_id", "Unique_ID_a", "Unique_ID_b", "group", "axis", "column"])
 
 
 def _require(table: pd.DataFrame, columns: list[str], source: str) -> None:
@@ -451,7 +453,8 @@ def _places(ids: pd.Series, known_ids: Sequence[str], source: str) -> tuple[np.n
     missing = ids.isna()
     if missing.any():
         raise UserError(f"{source}: row {int(missing.argmax()) + 1} has no id")
-    places = _match(ids.map(class_name), known)
+    once, rows = np.unique(ids.map(class_name), return_inverse=True)  # a cell may be in many pairs
+    places = match_names(once, known)[rows]
     unknown = list(ids.astype(str)[places < 0])
     if unknown:
         raise UserError(
@@ -459,10 +462,3 @@ def _places(ids: pd.Series, known_ids: Sequence[str], source: str) -> tuple[np.n
             f"its cells are named like {known.iloc[0]}"
         )
     return places, known.iloc[places].tolist()
-
-
-def _match(ids: pd.Series, known: pd.Series) -> np.ndarray:
-    """(n,) row of each id, -1 for an unknown one; ids may lack the file ending."""
-    places = pd.Index(known).get_indexer(ids)
-    stems = pd.Index(known.str.rsplit(".", n=1).str[0])
-    return np.where(places < 0, stems.get_indexer(ids), places) if stems.is_unique else places

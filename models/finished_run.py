@@ -12,9 +12,10 @@ from models.networks import VAE, build_vae, network_arguments
 from util.data_processing import Cells
 from util.errors import UserError
 from util.latents import code_columns
-from util.metadata import read_table
+from util.metadata import text_columns
 from util.runs import FINISHED, load_checkpoint, read_description, script_of
 from util.settings import settings_from_json
+from util.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def read_finished_run(folder: Path, kind: type) -> FinishedRun:
         raise UserError(f"{folder / 'settings.json'} does not say what data it learnt from")
     own = described["script"] == script_of(kind)  # a script built on it adds settings of its own
     settings = settings_from_json(kind, values, more=not own)
-    latents = read_table(folder / "latents.csv")
+    latents = read_table(folder / "latents.csv", text_columns(settings.label))
     columns = code_columns(settings.latent_dim)
     if not {"Unique_ID", *columns} <= set(latents) or not np.isfinite(latents[columns]).all(None):
         raise UserError(

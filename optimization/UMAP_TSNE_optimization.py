@@ -6,7 +6,7 @@
 
 The values are listed below. The projections are those of hand-crafted features or, on request, of
 pixels. They are kept in a cache, so the same command continues a sweep that was stopped. With
-`--projections`, columns such as UMAP_15_X, UMAP_15_Y, RTSNE_30_Z are read from a CSV instead. All
+`--projections`, columns such as UMAP_15_X, UMAP_15_Y, RTSNE_30_Z are read from a table instead. All
 projections are scored against the same reference neighbourhoods. Results go to
 results/NNNN-<set>-sweep/.
 """
@@ -42,7 +42,7 @@ from util.devices import pick_device
 from util.errors import UserError
 from util.helpers import compose_rgb
 from util.latents import find_projections, map_columns, swept_parameter
-from util.metadata import count_and_name, match_ids, read_table, refuse_duplicates
+from util.metadata import match_rows, warnings_first
 from util.pages.report import write_latent_page, write_report
 from util.runs import (
     create_run_folder,
@@ -59,6 +59,7 @@ from util.settings import (
     run_script,
 )
 from util.style import thinning_stride
+from util.tables import read_table
 from VAE_framework import Loaded
 
 N_NEIGHBORS = (5, 15, 50)
@@ -81,7 +82,7 @@ class Settings(CellSource):
     project: Literal["features", "pixels"] = "features"
     """What to project: hand-crafted features, or the first 50 principal components of pixels."""
     projections: str | None = None
-    """CSV with a row per cell and columns UMAP_<value>_X, ..., RTSNE_<value>_X, ... to score
+    """Table with a row per cell and columns UMAP_<value>_X, ..., RTSNE_<value>_X, ... to score
     instead; joined on Unique_ID."""
     leave_out_beyond: float | None = None
     """Leave out cells with a coordinate beyond this many standard deviations; 4 in the thesis."""
@@ -94,7 +95,7 @@ class Settings(CellSource):
     """Processes that project and score at the same time; they share the cores."""
 
     features: str = "measure"
-    """Hand-crafted features: `measure`, `none`, or a CSV with Unique_ID."""
+    """Hand-crafted features: `measure`, `none`, or a table with Unique_ID."""
     feature_groups: Literal["fast", "full"] = "fast"
     """What to measure: shape and intensity, or all of cp_measure."""
     metrics: Annotated[tuple[Group, ...], tyro.conf.arg(help=GROUPS_HELP)] = GROUPS
@@ -147,7 +148,7 @@ def main(settings: Settings) -> Path:
         if settings.projections
         else make_projections(settings, loaded)
     )
-    notes = loaded.notes + notes
+    notes = warnings_first(loaded.notes + notes)
     if settings.leave_out_beyond is not None:
         codes, more = leave_out(codes, settings.leave_out_beyond, loaded)
         notes += more
@@ -241,7 +242,7 @@ def _project_each(
 def read_projections(
     path: str, loaded: Loaded, dim: int = 3
 ) -> tuple[list[Request], dict[str, np.ndarray], list[str]]:
-    """Read projections from columns UMAP_<value>_X, RTSNE_<value>_X, ... of a CSV.
+    """Read projections from columns UMAP_<value>_X, RTSNE_<value>_X, ... of a table.
 
     Returns:
         Method and value of each; name -> (N, dim or fewer), NaN for a cell without a row; notes.
@@ -249,21 +250,14 @@ def read_projections(
     Raises:
         UserError: there are no such file or columns, or no id matches.
     """
-    if not Path(path).is_file():
-        raise UserError(f"--projections {path}: there is no such file")
     table = read_table(Path(path))
-    if "Unique_ID" not in table:
-        raise UserError(f"{path} has no column Unique_ID to join the cells on")
-    refuse_duplicates(table, Path(path))
     found = find_projections(table, source=path)
     swept = {name: known for name in found if (known := swept_parameter(name))}
     if not swept:
         raise UserError(f"{path} has no columns UMAP_<value>_X or RTSNE_<value>_X")
-    places, notes = match_ids(table["Unique_ID"], loaded.cells.table["Unique_ID"], path)
+    places, notes = match_rows(table, loaded.cells.table["Unique_ID"], path, all_images=True)
+    notes = table.attrs["notes"] + notes
     kept = places >= 0
-    if not kept.all():
-        lost = list(table["Unique_ID"][~kept])
-        notes.append(count_and_name(f"rows of {path} have no cell: left out", lost))
     codes, requests = {}, []
     for name, (method, value) in swept.items():
         values = table[found[name][:dim]].to_numpy(np.float64)

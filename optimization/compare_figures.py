@@ -15,7 +15,7 @@ from optimization.grid import Grid
 from quantitative_metrics.catalogue import counts_by_size, goodness, split_name, title_of
 from quantitative_metrics.score_table import headline, mark_best, score_names
 from util.pages.report import write_report
-from util.runs import read_json, slug, write_table
+from util.runs import file_names, read_json, slug, write_table
 from util.style import CLASS_PALETTE, house_style, save_figure
 
 CONFIDENCE = 0.95
@@ -208,8 +208,9 @@ def write_page(
         path = grid.folder / slug(data_set) / "standing.png"
         plot_standing(own["all"], methods, data_set, path)
         standings.append((f"{data_set}: every score of every method", path))
+    files = file_names(single["score"])
     by_score = [
-        (score, plot_score(single, score, methods, grid.folder / f"score_{slug(score)}.png"))
+        (score, plot_score(single, score, methods, grid.folder / f"score_{files[score]}.png"))
         for score in single["score"].unique()
     ]
     described = read_json(grid.folder / "settings.json")

@@ -31,7 +31,7 @@ from quantitative_metrics.catalogue import (
 from util.errors import UserError
 from util.pages.plot_page import beside, json_for_page, write_page
 from util.pages.report import VIRIDIS, write_report
-from util.runs import slug
+from util.runs import file_names
 from util.style import OKABE_ITO, house_style, save_figure
 
 INK = "#222222"
@@ -103,8 +103,8 @@ def _draw_heat_maps(
             runs=runs, row=axes[0], column=axes[1], scores=scores, path=folder / name
         )
 
-    for score in scores:
-        draw([score], f"heatmap_{slug(score)}.png")
+    for score, file in file_names(scores).items():
+        draw([score], f"heatmap_{file}.png")
     caption = "All scores; bright is good, and the best value of each score is framed"
     return [(caption, draw(scores, "heatmaps.png"))]
 

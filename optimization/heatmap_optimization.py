@@ -4,9 +4,9 @@
     python optimization/heatmap_optimization.py results/0003-... --scores accuracy "m1"
     python optimization/heatmap_optimization.py my_runs.csv --x beta --y alpha
 
-The source is the folder of a grid, or a CSV with a row per run and columns of settings and scores,
-of any names. Results go to results/NNNN-<source>-heatmaps/: PNG files and explore.html, where a
-click on a square opens the report of its run.
+The source is the folder of a grid, or a table with a row per run and columns of settings and
+scores, of any names. Results go to results/NNNN-<source>-heatmaps/: PNG files and explore.html,
+where a click on a square opens the report of its run.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ import tyro
 from optimization.grid import read_grid
 from optimization.grid_figures import draw_runs
 from util.errors import UserError
-from util.metadata import read_table
 from util.runs import create_run_folder, describe_run, read_json, write_json
 from util.settings import parse_options, run_script
+from util.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Settings:
     """What to draw."""
 
     source: tyro.conf.Positional[str] = ""
-    """Folder of a grid, or a CSV with a row per run."""
+    """Folder of a grid, or a table with a row per run."""
     x: str | None = None
     """Setting of the columns; None takes the last axis of the grid."""
     y: str | None = None
@@ -49,7 +49,7 @@ def main(settings: Settings) -> Path:
     """Draw; returns the folder of the figures."""
     source = Path(settings.source)
     if not settings.source or not source.exists():
-        raise UserError(f"{settings.source or 'no source'}: give the folder of a grid or a CSV")
+        raise UserError(f"{settings.source or 'no source'}: give the folder of a grid or a table")
     known = read_grid(source) if source.is_dir() else {}
     runs = _read_runs(source / "runs.csv" if source.is_dir() else source)
     y, x = _axes(settings, list(known.get("axes", [])))
@@ -75,7 +75,7 @@ def _read_runs(path: Path) -> pd.DataFrame:
     """The table of runs, with the columns `run` and `status` added where they are missing."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such table; score the grid first")
-    runs = read_table(path)
+    runs = read_table(path, ["run"])
     if "run" not in runs:
         runs.insert(0, "run", [f"run {i + 1}" for i in range(len(runs))])
     return runs if "status" in runs else runs.assign(status="trained")

@@ -3,11 +3,12 @@
     python quantitative_metrics/performance_metrics.py my.csv --columns UMAP_X UMAP_Y UMAP_Z \
         --dataset DataSets/MySet
 
-The CSV has a row per cell with the coordinates of one or more projections, and whatever is known of
-the cells (class, dose, ground truth). With images (`--dataset`) or features (`--features`) of the
-same cells the projections are also judged by the neighbourhoods they keep and the information they
-share; without them, the report names these scores as skipped. Results go to a
-new folder results/NNNN-<csv>-scores/: scores.csv, local_quality.csv, figures, report.html.
+The table (CSV, Parquet or .h5ad) has a row per cell with the coordinates of one or more
+projections, and whatever is known of the cells (class, dose, ground truth). With images
+(`--dataset`) or features (`--features`) of the same cells the projections are also judged by the
+neighbourhoods they keep and the information they share; without them, the report names these scores
+as skipped. Results go to a new folder results/NNNN-<table>-scores/: scores.csv, local_quality.csv,
+figures, report.html.
 
 In Python, `compute_perf_metrics("my.csv", dataset=...)` returns the table.
 """
@@ -42,15 +43,16 @@ from util.latents import find_projections
 from util.metadata import (
     choose_labels,
     class_name,
-    count_and_name,
-    match_ids,
+    match_rows,
     numbers_in,
-    read_table,
     refuse_duplicates,
     refuse_missing_column,
+    text_columns,
+    warnings_first,
 )
 from util.runs import create_run_folder, describe_run, write_json
 from util.settings import parse_options, run_script
+from util.tables import counts_rows, read_table
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Settings(CellSource):
     """What to score, and how."""
 
     source: tyro.conf.Positional[str] = ""
-    """CSV with a row per cell: coordinates, and what is known of the cells."""
+    """Table with a row per cell (CSV, Parquet or .h5ad): coordinates, and what is known of it."""
     columns: tuple[str, ...] = ()
     """Coordinate columns of one projection, or NAME=COLUMN,COLUMN,... for each of several. None
     takes what is named like UMAP_X, UMAP_Y, ... or VAE_x_coord, ..."""
@@ -68,7 +70,7 @@ class Settings(CellSource):
     """More columns of these cells, as for VAE_framework.py."""
     features: str = "none"
     """Hand-crafted features as another space to compare with: `none`, `measure` (on the images of
-    the data set), or a CSV with Unique_ID."""
+    the data set), or a table with Unique_ID."""
     metrics: Annotated[tuple[Group, ...], tyro.conf.arg(help=GROUPS_HELP)] = GROUPS
 
     ignore: tuple[str, ...] = ()
@@ -129,7 +131,7 @@ def compute_perf_metrics(source: str | Path | pd.DataFrame, **options: Any) -> p
     """All scores of the projections in a table.
 
     Args:
-        source: CSV, or its content.
+        source: path of a table, or its content.
         options: fields of `Settings`, e.g. columns, dataset, features, metrics, label, seed.
 
     Returns:
@@ -152,11 +154,12 @@ def compute_perf_metrics(source: str | Path | pd.DataFrame, **options: Any) -> p
 def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Scored:
     """Read, join and score; writes nothing."""
     name = "the table" if isinstance(source, pd.DataFrame) else str(source)
-    table = source.copy() if isinstance(source, pd.DataFrame) else _read_source(name)
+    table = source if isinstance(source, pd.DataFrame) else _read_source(name, settings.label)
+    notes, table = list(table.attrs.get("notes", [])), table.copy()
     projections = find_projections(table, settings.columns, name)
     for column in dict.fromkeys(c for columns in projections.values() for c in columns):
         table[column] = numbers_in(table, column, name)
-    table, cells, features, notes = _join(table, name, settings)
+    table, cells, features, more = _join(table, name, settings)
     label, classes, label_notes = choose_labels(table, settings.label)
     refuse_unknown_continuum(table, settings.progress, settings.branch, settings.initial)
     _refuse_unknown_classes(settings, table, classes)
@@ -166,17 +169,15 @@ def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Score
         reference_spaces(cells, features),
         _plan(settings, label, scoring_device(pick_device(settings.device))),
     )
-    notes += label_notes if label else []
-    scores = replace(scores, notes=notes + scores.notes)
+    notes += more + (label_notes if label else [])
+    scores = replace(scores, notes=warnings_first(notes + scores.notes))
     return Scored(latents=table, projections=projections, cells=cells, label=label, scores=scores)
 
 
-def _read_source(path: str) -> pd.DataFrame:
+def _read_source(path: str, label: str | None) -> pd.DataFrame:
     if not path:
-        raise UserError("give the CSV to score: performance_metrics.py my.csv")
-    if not Path(path).is_file():
-        raise UserError(f"{path}: there is no such file")
-    return read_table(Path(path))
+        raise UserError("give the table to score: performance_metrics.py my.csv")
+    return read_table(Path(path), text_columns(label))
 
 
 def _join(
@@ -186,14 +187,16 @@ def _join(
     notes: list[str] = []
     if "Unique_ID" in table:
         table["Unique_ID"] = table["Unique_ID"].astype(str)
-        refuse_duplicates(table, Path(source))
+        refuse_duplicates(table["Unique_ID"], source)
     cells = None
     if settings.dataset is not None:
         cells = load_cells(settings)
-        table, cells, join_notes = _join_cells(table, cells, source)
-        notes += join_notes
+        by_row = not Path(settings.dataset).is_dir()
+        table, cells, notes = _join_cells(table, cells, source, by_row=by_row)
     elif settings.metadata is not None:
-        raise UserError("`metadata` goes with `dataset`; the CSV itself may hold any column")
+        raise UserError("`metadata` goes with `dataset`; the table itself may hold any column")
+    if "Unique_ID" not in table and "index" in table and not counts_rows(table["index"]):
+        table.insert(0, "Unique_ID", table["index"].astype(str))  # the names that pandas wrote
     if "Unique_ID" not in table:
         if settings.features not in ("none", "measure"):
             raise UserError(f"{source} has no column Unique_ID to join {settings.features} on")
@@ -207,25 +210,33 @@ def _join(
 
 
 def _join_cells(
-    table: pd.DataFrame, cells: Cells, source: str
+    table: pd.DataFrame, cells: Cells, source: str, by_row: bool
 ) -> tuple[pd.DataFrame, Cells, list[str]]:
-    """The rows of the table that have an image, in the table's order, and their images."""
-    if "Unique_ID" not in table:
-        if len(table) != len(cells.table):
+    """The rows of the table that have an image, in the table's order, and their images.
+
+    Args:
+        table, source: the rows, and what to call them.
+        cells: the images.
+        by_row: whether rows without ids may be taken in the order of the images.
+    """
+    names = cells.table["Unique_ID"]
+    try:
+        places, notes = match_rows(table, names, source)
+    except UserError:
+        if "Unique_ID" in table or not by_row:
+            raise
+        if len(table) != len(names):
             raise UserError(
-                f"{source} has no column Unique_ID and {len(table)} rows for "
-                f"{len(cells.table)} images: name the image of each row in a column Unique_ID"
-            )
+                f"{source} has no column Unique_ID and {len(table)} rows for {len(names)} images: "
+                "name the image of each row in a column Unique_ID"
+            ) from None
         places = np.arange(len(table))
         notes = [f"{source} has no column Unique_ID: its rows are taken in the order of the images"]
-    else:
-        places, notes = match_ids(table["Unique_ID"], cells.table["Unique_ID"], source)
     kept = places >= 0
-    if not kept.all():
-        ids = list(table["Unique_ID"][~kept])
-        notes.append(count_and_name(f"rows of {source} have no image: left out", ids))
     cells = cells.subset(places[kept])
     table = table[kept].reset_index(drop=True)
+    if "Unique_ID" not in table:
+        table.insert(0, "Unique_ID", cells.table["Unique_ID"])
     more = cells.table.columns.difference(table.columns, sort=False)
     return pd.concat([table, cells.table[more]], axis=1), cells, cells.notes + notes
 
@@ -283,8 +294,15 @@ def _plan(settings: Settings, label: str | None, device: str) -> Plan:
     )
 
 
+def _listed(projection: tuple[str, Sequence[str]]) -> str:
+    """UMAP (2 dimensions: UMAP_X, UMAP_Y)."""
+    name, columns = projection
+    shown = columns if len(columns) <= 4 else [*columns[:2], "...", columns[-1]]
+    return f"{name} ({len(columns)} dimensions: {', '.join(shown)})"
+
+
 def main(settings: Settings) -> Path:
-    """Score a CSV and write a folder of results; returns the folder."""
+    """Score a table and write a folder of results; returns the folder."""
     scored = score_source(settings.source, settings)
     scores, latents = scored.scores, scored.latents
     for note in scores.notes:
@@ -295,9 +313,8 @@ def main(settings: Settings) -> Path:
     described = describe_run(settings, **data, projections=scored.projections, notes=scores.notes)
     write_json(folder / "settings.json", described)
     write_scores(scores, latents["Unique_ID"], folder)
-    names = ", ".join(
-        f"{name} ({', '.join(columns)})" for name, columns in scored.projections.items()
-    )
+    names = ", ".join(map(_listed, scored.projections.items()))
+    print(f"projections: {names}")
     report = write_score_report(
         folder,
         scores,

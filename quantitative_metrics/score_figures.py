@@ -28,7 +28,7 @@ from util.helpers import compose_rgb, plot_projections
 from util.latents import known_of
 from util.metadata import gradations
 from util.pages.report import write_latent_page, write_report
-from util.runs import slug
+from util.runs import file_names
 from util.style import (
     CLASS_PALETTE,
     LINE_STYLES,
@@ -267,8 +267,10 @@ def draw_scores(
         captions and PNG files in the order of a report.
     """
     figures = []
-    for column in coloured_columns(known_of(latents, projections), label):
-        path = folder / f"projections_{slug(column)}.png"
+    columns = coloured_columns(known_of(latents, projections), label)
+    files = file_names(columns)
+    for column in columns:
+        path = folder / f"projections_{files[column]}.png"
         plot_projections(latents, projections, column, path)
         figures.append((f"The projections, coloured by {column}", path))
     codes = {name: latents[list(columns)].to_numpy(float) for name, columns in projections.items()}

@@ -20,7 +20,7 @@ from quantitative_metrics.catalogue import (
 )
 from quantitative_metrics.scores import Scores
 from util.errors import UserError
-from util.runs import slug, write_table
+from util.runs import file_names, write_table
 from util.style import one_line
 
 CURVES = [score.name for score in CATALOGUE if score.curve]
@@ -186,6 +186,7 @@ def write_scores(scores: Scores, ids: Sequence[str], folder: Path) -> None:
     for name, backbone in scores.backbones.items():
         local[f"{name}_backbone_distance"] = backbone.latent_distance
     write_table(folder / "local_quality.csv", local)
+    files = file_names(scores.confusion)
     for name, matrix in scores.confusion.items():
-        path = folder / f"confusion_{slug(name)}.csv"
+        path = folder / f"confusion_{files[name]}.csv"
         write_table(path, matrix.rename_axis("true").reset_index())

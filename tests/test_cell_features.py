@@ -335,25 +335,68 @@ def test_table_is_joined_in_the_order_asked_for(csv):
     assert list(table.index) == ["a.tiff", "lost.tiff", "b.tiff", "c.tiff"]
     expected = [[10, 0.1], [np.nan, np.nan], [20, 0.2], [30, np.nan]]
     np.testing.assert_array_equal(table.to_numpy(), expected)
-    assert "1 (lost.tiff)" in report[0] and "1 (Note)" in report[1] and len(report) == 2
+    assert "nan among numbers" in report[0] and report[1].startswith("WARNING: only 75 % match")
+    assert "1 (lost.tiff)" in report[2] and "1 (Note)" in report[3] and len(report) == 4
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (GOOD.replace("Unique_ID", "Name"), "no column Unique_ID"),
-        (GOOD.replace("b.tiff", "a.tiff"), "a.tiff appears more than once"),
-        (GOOD.replace("tiff", "png"), "no Unique_ID matches"),
+        (GOOD.replace("Unique_ID", "Name").replace("a.t", "d.t").replace("b.t", "e.t"),
+         "no column Unique_ID"),
+        (GOOD.replace("b.tiff", "a.tiff"), "1 ids occur in more than one row: a.tiff"),
+        (GOOD.replace("a.tiff", "d.tiff").replace("b.tiff", "e.tiff"), "no Unique_ID matches"),
         ("Unique_ID,ImageNumber,Note\na.tiff,1,x\n", "no numeric feature"),
         ("", "cannot be read as a table"),
         ("Unique_ID,x\na.tiff,1,2,3\nb.tiff,1\nc,1,2,3,4,5\n", "cannot be read as a table"),
     ],
-)
+)  # fmt: skip
 def test_table_errors_name_the_file(csv, text, message):
     path = csv(text)
     with pytest.raises(UserError, match=message) as error:
         read_cellprofiler_table(path, ["a.tiff", "b.tiff"])
     assert str(path) in str(error.value) and "\n" not in str(error.value).strip()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [GOOD.replace("Unique_ID", "Name"), GOOD.replace("tiff", "png"), GOOD.replace(".tiff", ""),
+     GOOD.replace(",", ";"), GOOD.replace(",", ";").replace("0.", "0,"),
+     GOOD.replace("Unique_ID", "Metadata_Unique_ID"), GOOD.replace("Unique_ID", "")],
+)  # fmt: skip
+def test_the_same_features_in_any_dialect(csv, text):
+    table, _ = read_cellprofiler_table(csv(text), ["a.tiff", "b.tiff"])
+    assert list(table.columns) == ["AreaShape_Area", "Intensity_Mean"]
+    np.testing.assert_array_equal(table.to_numpy(), [[10, 0.1], [20, 0.2]])
+
+
+NO_FEATURES = """ImageNumber ObjectNumber Number_Object_Number Nuclei_Number_Object_Number
+    Parent_Cells Children_Nuclei_Count Nuclei_Parent_Cells Location_Center_X
+    Nuclei_Location_CenterMassIntensity_Y AreaShape_Center_X Cells_AreaShape_Center_Y
+    AreaShape_BoundingBoxMinimum_X Metadata_Well
+    Cells_AreaShape_BoundingBoxMaximum_Y Metadata_ImageNumber Image_Count_Cells
+    Neighbors_FirstClosestObjectNumber_Adjacent label centroid-0 centroid_weighted-1 bbox-3
+    centroid_local-0 cell_id fov x y cx center_x x_centroid CentroidX X XM BX Row Column
+    object_id index UMAP_1 X_umap-0 split""".split() + [
+    "Centroid X µm", "Position X [µm]", "Object No", "Unnamed: 0", "Cell ID", "Object ID",
+]  # fmt: skip
+FEATURES = """AreaShape_Area AreaShape_BoundingBoxArea Cells_AreaShape_EulerNumber area area_bbox
+    Neighbors_NumberOfNeighbors_Adjacent eccentricity axis_major_length perimeter intensity_mean
+    Intensity_MassDisplacement_DNA Texture_Contrast_DNA_3_00_256 Granularity_1_DNA moments_hu-0
+    AreaShape_CentralMoment_2_0 RadialDistribution_FracAtD_DNA_1of4 feret_diameter_max mean_0
+    Nuclei_Correlation_K_DNA_ER NumberOfSpots inertia_tensor-0-0""".split()
+
+
+def test_what_is_no_feature_is_known_by_its_name_in_any_spelling():
+    assert [name for name in NO_FEATURES if not is_metadata(name)] == []
+    assert [name for name in FEATURES if is_metadata(name)] == []
+
+
+def test_what_the_metadata_holds_and_what_counts_the_rows_is_no_feature(csv):
+    path = csv("Unique_ID,dose,n,AreaShape_Area,mean\na,1,7,5,3.5\nb,2,8,9,1.5\nc,9,9,6,2.5\n")
+    table, notes = read_cellprofiler_table(path, ["a", "b", "c"], ["dose", "AreaShape_Area"])
+    assert table.columns.tolist() == ["AreaShape_Area", "mean"]
+    assert "no features, as the metadata has them: 1 (dose)" in notes[0]
 
 
 def test_table_that_is_not_there(tmp_path):

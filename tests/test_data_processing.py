@@ -204,7 +204,7 @@ def test_a_damaged_folder_is_one_clear_line(folder, damage, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.rename(columns={"Unique_ID": "id"}), "no column Unique_ID"),
+        (lambda t: t.drop(columns="Unique_ID"), "no column Unique_ID"),
         (lambda t: t.assign(Unique_ID=[f"x{i}" for i in range(len(t))]), "no Unique_ID matches"),
         (lambda t: pd.concat([t, t[:1]]), "more than one row"),
         (lambda t: t[:0], "no rows"),

@@ -11,6 +11,8 @@ import torch
 import VAE_framework
 from util.data_processing import CellSource, load_cells
 from util.errors import UserError
+from util.export import write_anndata
+from util.runs import read_json
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -118,3 +120,23 @@ def test_a_missing_package_is_named_before_the_run(tmp_path, monkeypatch):
     ):
         VAE_framework.main(settings)
     assert not (tmp_path / "results").exists()
+
+
+def test_names_that_hdf5_would_take_apart(tmp_path):
+    anndata = pytest.importorskip("anndata")
+    latents = pd.DataFrame({"Unique_ID": ["a", "b"], "_index": [1, 2], "dose/ml": [0.5, 1.5],
+                            "dose|ml": ["x", "y"], "P_X": [1.0, 2.0],
+                            "P_Y": [3.0, 4.0]})  # fmt: skip
+    path = write_anndata(
+        tmp_path / "t.h5ad", latents, {"P/1": ["P_X", "P_Y"]}, features=None,
+        local_quality=pd.DataFrame({"q/1": [1.0, 0.5]}), about={},
+    )  # fmt: skip
+    data = anndata.read_h5ad(path)
+    assert data.obs.columns.tolist() == ["_index_", "dose|ml", "dose|ml.1", "q|1"]
+    assert data.obs["dose|ml"].tolist() == [0.5, 1.5] and data.obs["_index_"].tolist() == [1, 2]
+    assert data.obsm["X_p|1"].tolist() == [[1, 3], [2, 4]]
+
+
+def test_what_was_measured_is_listed_in_the_run_folder(run):
+    kept = read_json(run / "settings.json")["features"]
+    assert kept and "AreaShape_Area" in kept and len(kept) == len(set(kept))

@@ -77,6 +77,47 @@ def test_coordinates_are_found_by_their_names():
     assert "dose" in known_of(table, {"UMAP": ["UMAP_X"]})
 
 
+@pytest.mark.parametrize(
+    ("columns", "name"),
+    [
+        ([f"PC_{i}" for i in range(1, 31)], "PC"),
+        ([f"UMAP_{i}" for i in range(1, 4)], "UMAP"),
+        ([f"z_{i}" for i in range(12)], "z"),
+        (["X_umap-0", "X_umap-1"], "X_umap"),
+        (["umap1", "umap2"], "umap"),
+        (["UMAP 1", "UMAP 2"], "UMAP"),
+        (["tSNE-1", "tSNE-2"], "tSNE"),
+        (["umap.x", "umap.y"], "umap"),
+        ([f"X_scVI_{i}" for i in range(10)], "X_scVI"),
+        ([f"latent{i}" for i in range(64)], "latent"),
+        (code_columns(12), "VAE"),
+        (map_columns("UMAP", 5), "UMAP"),
+    ],
+)
+def test_axes_of_any_number_are_found_in_their_order(columns, name):
+    table = pd.DataFrame(np.ones((2, len(columns))), columns=columns)
+    assert find_projections(table[sorted(columns)]) == {name: columns}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [["dose_2", "dose_4"], ["CD4", "CD8"], ["centroid-0", "centroid-1"], ["gene1", "gene2"],
+     [f"bbox-{i}" for i in range(4)], [f"Texture_Contrast_DNA_3_0{i}" for i in range(4)],
+     [f"AreaShape_SpatialMoment_0_{i}" for i in range(4)], ["moments_hu-0", "moments_hu-1"],
+     ["time_24", "time_48"], ["Location_Center_X", "Location_Center_Y"]],
+)  # fmt: skip
+def test_numbered_columns_that_are_no_coordinates(columns):
+    with pytest.raises(UserError, match="no columns named like coordinates"):
+        find_projections(pd.DataFrame(np.ones((2, len(columns))), columns=columns))
+
+
+def test_two_columns_of_one_axis_are_refused():
+    table = pd.DataFrame(np.ones((2, 4)), columns=["UMAP_X", "UMAP_Y", "UMAP_1", "UMAP_2"])
+    with pytest.raises(UserError, match="UMAP_X and UMAP_1 are the same axis of UMAP"):
+        find_projections(table)
+    assert len(find_projections(table, ["UMAP_1", "UMAP_2"])["UMAP"]) == 2
+
+
 def test_coordinates_asked_for():
     table = pd.DataFrame(np.ones((2, 4)), columns=["a", "b", "UMAP_X", "UMAP_Y"])
     assert find_projections(table, ["UMAP_X", "UMAP_Y"]) == {"UMAP": ["UMAP_X", "UMAP_Y"]}

@@ -1,6 +1,7 @@
 """BBBC031: the script as a user runs it, on tiny raw sets and on the one real field."""
 
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -187,11 +188,21 @@ def missing_channel(raw):
 
 
 def wrong_separator(raw):
-    truth_of(raw).write_text(truth_of(raw).read_text().replace(";", "|"))
+    truth_of(raw).write_text(truth_of(raw).read_text().replace(";", "~"))
 
 
-def decimal_commas(raw):
-    truth_of(raw).write_text(truth_of(raw).read_text().replace(".", ","))
+def odd_decimal_signs(raw):
+    truth_of(raw).write_text(truth_of(raw).read_text().replace(".", "'"))
+
+
+@pytest.mark.parametrize("old, new", [(".", ","), (";", "|"), (";", "\t")])
+def test_other_separators_and_decimal_signs_give_the_same_table(raw, process, tmp_path, old, new):
+    process()
+    expected = (tmp_path / "out" / NAMES[0]).read_bytes()
+    shutil.rmtree(tmp_path / "out")
+    truth_of(raw).write_text(truth_of(raw).read_text().replace(old, new))
+    process()
+    assert (tmp_path / "out" / NAMES[0]).read_bytes() == expected
 
 
 def swapped(raw):
@@ -224,7 +235,7 @@ def wrong_name(raw):
     [
         (missing_channel, "1 folders of a channel are missing"),
         (wrong_separator, "no column CellIdx; .* is the separator a comma, a semicolon or a tab"),
-        (decimal_commas, "holds '0,.*' where a number belongs"),
+        (odd_decimal_signs, 'holds "0\'.*" where a number belongs'),
         (swapped, "LocationX, LocationY.*with X and Y exchanged: these two columns are swapped"),
         (duplicate_rows, "4 rows share their image and CellIdx: .*keep one row per cell"),
         (empty_spreadsheet, "SplitCellBodies.csv is empty"),

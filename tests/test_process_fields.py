@@ -116,6 +116,41 @@ def test_metadata_by_well_become_class_folders(raw, process, tmp_path):
     assert {folders[n] for n in table["Unique_ID"][table["well"] == "B2"]} == {"drug-5"}
 
 
+@pytest.mark.parametrize("well", ["Well", "Metadata_Well", "well_position"])
+def test_a_plate_map_spells_wells_in_its_own_way(raw, process, tmp_path, well):
+    path = tmp_path / "map.csv"
+    path.write_text(f"{well},clone\nA01,1E1\nB02,10\n")
+    process(*LABELS, "--metadata", path, "--class-column", "clone")
+    assert pd.read_csv(tmp_path / "out" / "Mine_metadata.csv", dtype=str)["clone"].tolist() == [
+        *["1E1"] * 8, *["10"] * 4
+    ]  # fmt: skip
+    _, folders = read_cells(tmp_path / "out" / "Mine")
+    assert {name: folder for name, folder in folders.items() if name[0] == "B"} == {
+        f"B2_1_{i:04d}.tiff": "10" for i in range(1, 5)
+    }
+
+
+@pytest.mark.parametrize("names", [("10%", "10"), ("dose a", "dose/a"), ("Drug", "drug")])
+def test_classes_never_share_a_folder(raw, process, tmp_path, names):
+    path = tmp_path / "map.csv"
+    plate = pd.DataFrame({"well": ["A1", "B2"], "drug": names, "Unique_ID": "mine"})
+    plate.to_csv(path, index=False)
+    process(*LABELS, "--metadata", path, "--class-column", "drug")
+    _, folders = read_cells(tmp_path / "out" / "Mine")
+    table = metadata_of(tmp_path)
+    assert table["Unique_ID_metadata"].eq("mine").all() and table["Unique_ID"].is_unique
+    assert len({folder.casefold() for folder in folders.values()}) == 2
+    for row in table.itertuples():
+        assert (folders[row.Unique_ID] == folders["B2_1_0001.tiff"]) == (row.well == "B2")
+
+
+def test_fields_without_a_row_in_the_plate_map_are_counted(raw, process, tmp_path):
+    path = tmp_path / "map.csv"
+    path.write_text("well,drug\nB2,a\nC3,b\n")
+    said = process(*LABELS, "--metadata", path, "--class-column", "drug")
+    assert f"note: WARNING: 2 of 3 fields have no row in {path}: A1 1, A1 2" in said
+
+
 def test_metadata_by_position(raw, process, tmp_path):
     rows = [("A1", s, x + 2, y - 3, f"k{s}{i}") for s in (1, 2) for i, (y, x) in enumerate(NUCLEI)]
     rows += [("A1", 2, 5, 5, "nobody")]

@@ -282,3 +282,11 @@ def test_the_pages_work_in_a_browser_and_the_report_without_plotly_too(
     assert page.locator("figure img").first.is_visible()
     assert page.locator("td.best").first.is_visible()
     assert not page.locator(".view").is_visible()
+
+
+def test_a_warning_stands_on_top_of_the_page(tmp_path):
+    notes = ["one cell", "WARNING: only 50 % match"]
+    path = write_report(tmp_path / "r.html", "t", ["s"], {}, tables=[], figures=[], notes=notes)
+    page = path.read_text()
+    assert page.count("WARNING: only") == 2 and page.count("one cell") == 1
+    assert page.index("WARNING: only") < page.index("<h2>")

@@ -14,10 +14,12 @@ from util.runs import (
     create_run_folder,
     describe_run,
     differences,
+    file_names,
     load_checkpoint,
     read_description,
     save_checkpoint,
     seed_everything,
+    slug,
     write_atomically,
     write_json,
 )
@@ -98,3 +100,26 @@ def test_script_of_an_older_run(tmp_path, kind, settings, command, script):
     described = {"kind": kind, "settings": settings, "command": command}
     write_json(tmp_path / "settings.json", described)
     assert read_description(tmp_path)["script"] == script
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["dose a", "dose/a"], ["-1", "1"], ["10%", "10"], ["Drug", "drug", "DRUG"], ["x" * 300],
+     ["x" * 300, "x" * 301], ["µ" * 200, "α" * 200], ["con", "NUL.txt", "com1"],
+     ["", ".", "..", "/"], ["../../etc", "~"], ["e\u0301", "é"]],
+)  # fmt: skip
+def test_names_of_files_are_unique_short_and_safe(tmp_path, names):
+    files = file_names(names)
+    assert set(files) == set(names)
+    assert len({name.casefold() for name in files.values()}) == len(names)
+    for file in files.values():
+        (tmp_path / f"projections_{file}.png").touch()
+        assert len(file.encode()) <= 100 and not set(file) & set('/\\:*?"<>|% ')
+        assert file.split(".")[0].upper() not in ("CON", "NUL", "COM1", "")
+    assert len(list(tmp_path.iterdir())) == len(names)
+
+
+def test_an_ordinary_name_stays_as_it_is():
+    for name in ("dose", "G1", "VAE_before", "a.b", "µM", "class-2"):
+        assert slug(name) == name and file_names([name]) == {name: name}
+    assert file_names(["10%", "10"])["10"] == "10" == file_names(["10", "10%"])["10"]

@@ -185,3 +185,110 @@ def test_no_ids(tmp_path):
     (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n")
     with pytest.raises(UserError, match="no column Unique_ID .* its columns are a, b"):
         ids_of(read_table(tmp_path / "t.csv"), ["c1.png", "c2.png"], "t.csv")
+
+
+UNUSUAL = {  # what other programs write -> its columns and values
+    "R write.table, whose header lacks the names of the rows": (
+        'UMAP_1\tUMAP_2\n"c1"\t0.5\t-1\n"c2"\t1.5\t2\n',
+        {"index": ["c1", "c2"], "UMAP_1": [0.5, 1.5], "UMAP_2": [-1, 2]},
+    ),
+    "R write.csv with numbered rows": (
+        '"","Unique_ID","dose"\n"1","c1",3\n"2","c2",4\n',
+        {"Unique_ID": ["c1", "c2"], "dose": [3, 4]},
+    ),
+    "a separator at the end of each row": ("a;b\n1;2;\n3;4;\n", {"a": [1, 3], "b": [2, 4]}),
+    "one name for two columns": (
+        "Unique_ID,dose, dose\nc1,1,2\nc2,3,4\n",
+        {"Unique_ID": ["c1", "c2"], "dose": [1, 3], "dose.1": [2, 4]},
+    ),
+    "a line end within quotes": (
+        'Unique_ID,remark\nc1,"one\ntwo, three"\nc2,four\n',
+        {"Unique_ID": ["c1", "c2"], "remark": ["one\ntwo, three", "four"]},
+    ),
+    "ids that pandas wrote beside a gap": (
+        "Unique_ID,dose\n1.0,2.5\n2.0,3.5\n",
+        {"Unique_ID": ["1", "2"], "dose": [2.5, 3.5]},
+    ),
+    "truth values beside a gap": (
+        "Unique_ID,flag\nc1,True\nc2,\nc3,False\n",
+        {"Unique_ID": ["c1", "c2", "c3"], "flag": ["True", None, "False"]},
+    ),
+    "numbers beside words": (
+        "Unique_ID,mixed\nc1,1\nc2,x\nc3,2.50\n",
+        {"Unique_ID": ["c1", "c2", "c3"], "mixed": ["1", "x", "2.50"]},
+    ),
+    "infinite and very small": (
+        "Unique_ID,x\nc1,inf\nc2,-Infinity\nc3,4.9e-324\n",
+        {"Unique_ID": ["c1", "c2", "c3"], "x": [np.inf, -np.inf, 5e-324]},
+    ),
+    "an index that has a name": (
+        "index,Unique_ID\n0,c1\n1,c2\n",
+        {"index": [0, 1], "Unique_ID": ["c1", "c2"]},
+    ),
+    "a line sep= with a tab": ("sep=\t\nUnique_ID\tx\nc1\t2\n", {"Unique_ID": ["c1"], "x": [2]}),
+    "one column": ("Unique_ID\nc1\nc2\n", {"Unique_ID": ["c1", "c2"]}),
+    "an empty column": (
+        "Unique_ID,x\nc1,\nc2,\n",
+        {"Unique_ID": ["c1", "c2"], "x": [np.nan, np.nan]},
+    ),
+    "dates": (
+        "Unique_ID,day\n1,2024-01-31\n2,31.01.2024\n",
+        {"Unique_ID": ["1", "2"], "day": ["2024-01-31", "31.01.2024"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_tables(tmp_path, name):
+    text, wanted = UNUSUAL[name]
+    (tmp_path / "t.csv").write_text(text)
+    table = read_table(tmp_path / "t.csv")
+    assert table.columns.tolist() == list(wanted)
+    for column, values in wanted.items():
+        np.testing.assert_equal(table[column].tolist(), values)
+
+
+def test_a_row_longer_than_the_header_is_refused(tmp_path):
+    for text in ("a,b\n1,2,3\n3,4\n", "a,b\n1,2\n3,4,5\n"):
+        (tmp_path / "t.csv").write_text(text)
+        with pytest.raises(UserError, match="cannot be read as a table"):
+            read_table(tmp_path / "t.csv")
+
+
+def test_parquet_of_nullable_types_and_a_named_index(tmp_path):
+    table = pd.DataFrame(
+        {"n": pd.array([1, None], "Int64"), "text": pd.array(["01", None], "string"),
+         "flag": pd.array([True, False], "boolean"), "day": pd.to_datetime(["2024-01-01", None]),
+         " padded ": [1.5, 2.5]},
+        index=pd.Index(["c1", "c2"], name="cell_id"),
+    )  # fmt: skip
+    table.to_parquet(tmp_path / "t.parquet")
+    found = read_table(tmp_path / "t.parquet")
+    wanted = {
+        "cell_id": ["c1", "c2"], "n": [1, np.nan], "text": ["01", None], "flag": [True, False],
+        "day": ["2024-01-01", None], "padded": [1.5, 2.5],
+    }  # fmt: skip
+    assert found.columns.tolist() == list(wanted)
+    for column, values in wanted.items():
+        np.testing.assert_equal(found[column].tolist(), values)
+    ids, _ = ids_of(found, ["c2.png", "c1.png"], "t.parquet")
+    assert ids.tolist() == ["c1", "c2"]
+
+
+def test_anndata_as_features_brings_its_matrix(tmp_path):
+    anndata = pytest.importorskip("anndata")
+    obs = pd.DataFrame({"dose": [1.0, 2.0]}, index=["c1", "c2"])
+    var = pd.DataFrame(index=["area", "mean"])
+    spatial = {"spatial": np.array([[1.0, 2], [3, 4]])}
+    data = anndata.AnnData(np.array([[5.0, 6], [7, 8]]), obs=obs, var=var, obsm=spatial)
+    data.write_h5ad(tmp_path / "t.h5ad")
+    assert read_table(tmp_path / "t.h5ad").columns.tolist() == [
+        "index", "dose", "spatial_1", "spatial_2"
+    ]  # fmt: skip
+    assert read_table(tmp_path / "t.h5ad", matrix=True)["mean"].tolist() == [6, 8]
+
+
+def test_a_column_of_small_numbers_is_no_id():
+    table = pd.DataFrame({"count": [1, 2, 3], "leiden": ["1", "1", "2"]})
+    with pytest.raises(UserError, match="no column Unique_ID"):
+        ids_of(table, ["1.png", "2.png", "3.png"], "t.csv")

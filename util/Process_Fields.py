@@ -17,13 +17,12 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from util.errors import UserError
-from util.metadata import read_table
 from util.raw import cellprofiler as cp
 from util.raw.centroid_matching import match_centroids, refuse_nonsense
 from util.raw.data_set_writer import (
@@ -35,9 +34,10 @@ from util.raw.data_set_writer import (
     refuse_finished,
     write_data_set,
 )
+from util.raw.field_tables import objects_of_fields, rows_of_fields
 from util.raw.file_patterns import match_files, pattern_to_regex
 from util.raw.masks import Mask, read_mask
-from util.raw.raw_data import first_line, read_channels, read_ground_truth, safe_name
+from util.raw.raw_data import first_line, read_channels, read_ground_truth
 from util.raw.segmentation import (
     cut_off,
     drop_small,
@@ -49,7 +49,9 @@ from util.raw.segmentation import (
     split_touching,
     window,
 )
+from util.runs import file_names, slug
 from util.settings import run_script
+from util.tables import as_name
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ class Settings:
     """Side of that square in px. Cells too near the edge of the field are left out and listed."""
 
     metadata: Path | None = None
-    """CSV to join: by the names in the pattern, and by position if it has positions."""
+    """Table to join (CSV, Parquet): by the names in the pattern, which its columns may spell well,
+    Well, Metadata_Well or well_position, and by position if it has positions."""
     metadata_x: str | None = None
     """Its column of x (zero-based px), to join one row per cell; None joins one row per field or
     well."""
@@ -135,7 +138,7 @@ def main(settings: Settings = SETTINGS) -> Outcome:
     Raises:
         UserError: one line that names the setting, the table or the folder that is wrong.
     """
-    name = safe_name(settings.name)
+    name = slug(settings.name)
     _check(settings)
     features = (f"{name}_features.csv",) if settings.cellprofiler else ()
     target = Target(
@@ -170,14 +173,13 @@ def main(settings: Settings = SETTINGS) -> Outcome:
     groups = [(group_name(field, settings), field) for field in fields]
     if len(set(name for name, _ in groups)) < len(groups):
         raise UserError(f"--image-pattern {settings.image_pattern}: fields get the same name")
+    cutter = Cutter(settings, _class_folders(settings, fields))
     files = [file for field in fields for file in field.files if file]
     inputs = [
         file_stamp(*tables),
         [len(files), sum(file.stat().st_size for file in files)],
     ]
-    return write_data_set(
-        target, settings, inputs=inputs, groups=groups, cut=Cutter(settings), finish=finish
-    )
+    return write_data_set(target, settings, inputs=inputs, groups=groups, cut=cutter, finish=finish)
 
 
 def _tell_of_masks(settings: Settings, fields: Sequence[Field]) -> None:
@@ -189,9 +191,18 @@ def _tell_of_masks(settings: Settings, fields: Sequence[Field]) -> None:
                 print(f"note: --{option}: {files[0].name}: {note}")
 
 
+def _class_folders(settings: Settings, fields: Sequence[Field]) -> dict[str, str]:
+    """Class -> the name of its folder, unlike that of any other class."""
+    column, tables = settings.class_column, [f.metadata for f in fields if f.metadata is not None]
+    if column is None or not tables:
+        return {}
+    classes = {as_name(value) for rows in tables for value in rows[column].dropna()}
+    return file_names([UNLISTED, *sorted(classes)])
+
+
 def group_name(field: Field, settings: Settings) -> str:
     """What the cells of a field begin with: `B7_3`; the name of the set for a single field."""
-    return safe_name("_".join(field.key.values()) or settings.name)
+    return slug("_".join(field.key.values()) or settings.name)
 
 
 def _check(settings: Settings) -> None:
@@ -204,7 +215,7 @@ def _check(settings: Settings) -> None:
     if bool(settings.metadata_x) != bool(settings.metadata_y):
         raise UserError("--metadata-x and --metadata-y go together")
     if (settings.metadata_x or settings.class_column) and not settings.metadata:
-        raise UserError("--metadata is missing: the CSV with those columns")
+        raise UserError("--metadata is missing: the table with those columns")
     if settings.window_size < 8 or settings.nucleus_diameter <= 1:
         raise UserError("--window-size must be 8 px or more, --nucleus-diameter more than 1 px")
 
@@ -278,27 +289,16 @@ def _share_out_metadata(settings: Settings, fields: list[Field]) -> list[Field]:
     path = settings.metadata
     position = [c for c in (settings.metadata_x, settings.metadata_y) if c]
     wanted = [settings.class_column] if settings.class_column else []
-    table = read_ground_truth(path, numeric=position)
+    table = read_ground_truth(path, numeric=position, keep_text=wanted)
     for column in wanted:
         if column not in table:
             raise UserError(f"{path}: there is no column {column} for --class-column")
-    keys = [name for name in fields[0].key if name in table]
-    if not keys:
-        raise UserError(
-            f"{path}: to join it, it needs a column called like a part of the pattern: "
-            f"{', '.join(fields[0].key)}; it has {', '.join(map(str, table.columns[:6]))}"
-        )
     table = table.drop(columns=[c for c in table if str(c).startswith("CP_")])
-    by_key = {key: rows for key, rows in table.groupby(table[keys].map(plain).agg(tuple, axis=1))}
-    shared = [
-        field._replace(metadata=by_key.get(tuple(plain(field.key[name]) for name in keys)))
-        for field in fields
-    ]
-    if all(field.metadata is None for field in shared):
-        raise UserError(
-            f"{path}: {dict(table[keys].iloc[0])} and all other rows are of none of the fields, "
-            f"such as { {name: fields[0].key[name] for name in keys} }"
-        )
+    own = {name: f"{name}_metadata" for name in ("Unique_ID", "folder", "reason") if name in table}
+    rows, notes = rows_of_fields(table.rename(columns=own), [f.key for f in fields], str(path))
+    for note in table.attrs["notes"] + notes:
+        print(f"note: {note}")
+    shared = [field._replace(metadata=row) for field, row in zip(fields, rows, strict=True)]
     several = [field for field in shared if field.metadata is not None and len(field.metadata) > 1]
     if several and not position:
         raise UserError(
@@ -308,60 +308,18 @@ def _share_out_metadata(settings: Settings, fields: list[Field]) -> list[Field]:
     return shared
 
 
-def plain(value: Any) -> str:
-    """A part of a name as text; 3, 3.0, "3" and "003" are the same."""
-    text = str(value).strip()
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return str(int(number)) if number.is_integer() else text
-
-
 def _share_out_centres(settings: Settings, fields: list[Field], spreadsheet: Path) -> list[Field]:
     """Give each field CellProfiler's objects: by file name (Image.csv), or by Metadata_*."""
     objects = cp.read_objects(spreadsheet, settings.centres, columns=())
     objects = objects.rename(columns={cp.CENTRE_X: "x", cp.CENTRE_Y: "y"})
-    images = _images_of_run(settings.cellprofiler)
-    keys = [name for name in fields[0].key if _metadata_column(objects, name)]
-    shared = []
-    for field in fields:
-        if images:
-            numbers = {images[file.name] for file in field.files if file and file.name in images}
-            rows = objects[objects[cp.IMAGE].isin(numbers)]
-        else:
-            columns = [_metadata_column(objects, name) for name in keys]
-            same = [
-                objects[c].map(plain) == plain(field.key[k])
-                for k, c in zip(keys, columns, strict=True)
-            ]
-            rows = objects[np.logical_and.reduce(same)] if keys else objects[:0]
-        shared.append(field._replace(centres=rows[[cp.IMAGE, cp.OBJECT, "x", "y"]]))
-    if all(field.centres.empty for field in shared):
-        raise UserError(
-            f"{spreadsheet}: none of its objects is of these fields; neither the file names in "
-            "Image.csv nor Metadata_ columns called like the parts of --image-pattern agree"
-        )
-    return shared
-
-
-def _images_of_run(folder: Path) -> dict[str, int]:
-    """File name -> ImageNumber, from Image.csv; empty without it."""
-    path = cp.find_spreadsheet(folder, "Image")
-    if path is None:
-        return {}
-    table = read_table(path)
-    columns = [name for name in table if str(name).startswith("FileName_")]
-    return {
-        str(name): int(number)
-        for column in columns
-        for name, number in table[[column, cp.IMAGE]].dropna().itertuples(index=False)
-    }
-
-
-def _metadata_column(objects: pd.DataFrame, name: str) -> str | None:
-    wanted = f"metadata_{name}".lower()
-    return next((column for column in objects if column.lower() == wanted), None)
+    rows = objects_of_fields(
+        objects=objects,
+        folder=settings.cellprofiler,
+        keys=[field.key for field in fields],
+        files=[field.files for field in fields],
+    )
+    columns = [cp.IMAGE, cp.OBJECT, "x", "y"]
+    return [f._replace(centres=row[columns]) for f, row in zip(fields, rows, strict=True)]
 
 
 def _try_one_field(settings: Settings, fields: list[Field]) -> None:
@@ -521,6 +479,7 @@ class Cutter:
     """Cuts the cells of a field; runs in a worker."""
 
     settings: Settings
+    folders: dict[str, str]  # class -> its folder
 
     def __call__(self, field: Field) -> Iterator[Cut]:
         """Yield the cells of the field, and rows of the metadata that have none."""
@@ -579,7 +538,7 @@ class Cutter:
         if column is None:
             return ""
         value = row.get(column)
-        return UNLISTED if value is None or value != value else safe_name(value)
+        return UNLISTED if value is None or value != value else self.folders[as_name(value)]
 
 
 def _described(row: dict) -> dict:

@@ -15,7 +15,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,23 +30,38 @@ from util.data_processing import Cells
 from util.errors import UserError, explain_os_error
 from util.features.cell_blocks import POSITION, Groups, measure_block
 from util.latents import OF_PROJECTIONS
-from util.metadata import read_table
+from util.metadata import match_rows
 from util.runs import write_atomically
+from util.tables import counts_rows, read_table
 
 CELLS_PER_BLOCK = 64  # larger blocks fall out of the CPU cache, smaller ones cost calls
 CACHE_FORMAT = 2  # raise it when masks or measurements change, so that old caches are not read
 
-# Book-keeping of CellProfiler, of the ground truth and of other projections.
+# Book-keeping, positions, boxes, ids and counters, as CellProfiler, pycytominer, scikit-image's
+# regionprops_table, squidpy, Fiji, QuPath and Harmony call them; also ground truth and projections.
+# Whatever is no letter or digit is an underscore here.
 _METADATA = re.compile(
-    r"^(Unnamed|Metadata_|Image_|FileName_|PathName_|URL_|GT_|CP_|"
-    r"PositionOnRegressionPlane|Group_|TrackObjects_)"
-    r"|^(Image_?Number|Table_?Number|Plate|Well|Site|Class|Label|split)$"
-    r"|(^|_)(Object_?Number|Number_Object_Number)$|(^|_)(Parent|Children)_"
-    r"|ClosestObjectNumber|" + OF_PROJECTIONS,
+    r"^(Unnamed|Metadata|Image|FileName|PathName|URL|GT|CP|PositionOnRegressionPlane|Group|"
+    r"TrackObjects)(_|$)|^(FileName|PathName|PositionOnRegressionPlane)"
+    r"|^(Image_?Number|Table_?Number|Plate|Well|Site|Class|Label|split|index|level_0|row|col|column|"
+    r"field|fov|slice|plane|frame|series|roi|barcode|batch|leiden|louvain|cluster|time_?point|"
+    r"(object|cell|image|nucleus|track|sample|parent)(_?(id|no|number|index|idx|label|name))?|"
+    r"id|idx|number|counter|no)(_?\d+)?$"
+    r"|(^|_)(Object_?Number|Number_Object_Number|cell_?id)$|(^|_)(Parent|Children|Number)_"
+    r"|ClosestObjectNumber"
+    r"|(^|_)Location_|BoundingBoxM(in|ax)imum|(^|_)bbox_\d"
+    r"|(^|_)(Centroid|Center|Centre|Position|Pos|Coord|Coords|Spatial)(_[a-z]+)?_?([xyz]|\d)(_|$)"
+    r"|^(c?[xyz]|[xy]m|b[xy]|feret[xy])(_(px|um|m|pixels?))?$"
+    r"|^[xyz]_?(pos|position|centroid|cent|center|centre|coord|location|loc)(_|$)",
     re.IGNORECASE,
 )
+_OF_PROJECTIONS = re.compile(OF_PROJECTIONS, re.IGNORECASE)
+# Names that only measurements have, so that a table may be both metadata and features.
+_MEASURED = re.compile(
+    r"(^|_)(AreaShape|Intensity|Texture|Granularity|RadialDistribution|Correlation|Neighbors)_"
+)
 # Angles: -90 degrees is next to 90, but far from it in Euclidean distance.
-_CIRCULAR = re.compile(r"AreaShape_Orientation$|ZernikePhase_")
+_CIRCULAR = re.compile(r"(^|_)orientation$|ZernikePhase_|^(Feret)?Angle$", re.IGNORECASE)
 
 
 def measure_features(
@@ -136,7 +151,7 @@ def hand_crafted_features(
     """Hand-crafted features of a data set, ready to compare cells by.
 
     Args:
-        choice: `measure` on the images, `none`, or the path of a CSV with Unique_ID.
+        choice: `measure` on the images, `none`, or the path of a table with Unique_ID.
         cells: images to measure; they may be absent for the other choices.
         ids: N names of the cells.
         groups: what to measure (`measure_features`).
@@ -159,53 +174,68 @@ def hand_crafted_features(
             cache_dir=cells.cache,
         )
     else:
-        raw, notes = read_cellprofiler_table(choice, list(ids))
+        known = () if cells is None else cells.table.columns
+        raw, notes = read_cellprofiler_table(choice, list(ids), known)
     clean, more = clean_features(raw)
     return clean, notes + more
 
 
-def read_cellprofiler_table(path: Path | str, ids: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Read a table of features that has a `Unique_ID` column, one row per cell.
+def read_cellprofiler_table(
+    path: Path | str, ids: Sequence[str], known: Collection[str] = ()
+) -> tuple[pd.DataFrame, list[str]]:
+    """Read a table of features with a row per cell (`metadata.match_rows`), of X of an .h5ad too.
 
-    Positions, object numbers, metadata, ground truth (`GT_*`) and projections (`VAE_*`, `UMAP_*`,
-    `TSNE_*`, `PCA_*`) are not features and are left out.
+    Positions, boxes, numbers of objects and rows, metadata, ground truth (`GT_*`) and projections
+    (`VAE_*`, `UMAP_*`, `TSNE_*`, `PCA_*`) are not features and are left out.
 
     Args:
-        path: CSV file; undefined values are empty or `nan`.
+        path: a table (`tables.read_table`); undefined values are empty or `nan`.
         ids: names of the cells wanted.
+        known: columns of the metadata, which are no features.
 
     Returns:
         The numeric features, float64, one row per id in the order of `ids`; a row of NaN where
         the file has no such cell. And the report: ids without a partner, text columns left out.
 
     Raises:
-        UserError: there is no such file, it is no table, `Unique_ID` is missing or not unique,
-            there is no numeric feature, or no id in common.
+        UserError: there is no such file, it is no table, no column holds the ids, one stands in two
+            rows, there is no numeric feature, or no id in common.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"`features` {path}: there is no such file")
-    table = read_table(path)
-    if "Unique_ID" not in table:
-        raise UserError(
-            f"{path}: no column Unique_ID; it has to hold the file name of each cell's image"
-        )
-    names = table.pop("Unique_ID").astype(str)
+    table = read_table(path, matrix=True)
+    names = pd.Series(list(ids), dtype=object).astype(str)
     if names.duplicated().any():
-        twice = names[names.duplicated()].iloc[0]
-        raise UserError(f"{path}: Unique_ID {twice} appears more than once; one row per cell")
-    table.index = pd.Index(names, name="Unique_ID")
-
+        raise UserError(f"cell {names[names.duplicated()].iloc[0]} is asked for twice")
+    places, notes = match_rows(table, names, str(path), all_images=True)
+    absent = names.drop(places[places >= 0])
+    if len(absent):
+        notes.append(f"{path}: no features for cells {_name_some(list(absent))}")
     candidates = table[[name for name in table if not is_metadata(str(name))]]
+    of_metadata = [n for n in candidates if n in set(known) and not _MEASURED.search(n)]
+    candidates = candidates.drop(columns=["Unique_ID", *of_metadata], errors="ignore")
     features = candidates.select_dtypes("number").astype(np.float64)
+    texts = candidates.columns.difference(features.columns)
+    features = features[[name for name in features if not counts_rows(features[name])]]
     if features.columns.empty:
         raise UserError(f"{path}: no numeric feature column besides metadata and positions")
-    return _join(features, ids, path, text_columns=candidates.columns.difference(features.columns))
+    if of_metadata := [name for name in of_metadata if name != "Unique_ID"]:
+        notes.append(f"{path}: no features, as the metadata has them: {_name_some(of_metadata)}")
+    if len(texts):
+        notes.append(f"{path}: left out as not numeric: columns {_name_some(texts)}")
+    row_of_cell = np.full(len(names), -1)
+    row_of_cell[places[places >= 0]] = np.flatnonzero(places >= 0)
+    index = pd.Index(names, name="Unique_ID")
+    return features.reindex(row_of_cell).set_axis(index, axis=0), table.attrs["notes"] + notes
 
 
 def is_metadata(column: str) -> bool:
     """Whether a column is not a feature: book-keeping, a position, or rounding errors only."""
-    return bool(_METADATA.search(column) or POSITION.search(column))
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", column).strip("_")
+    return bool(
+        _METADATA.search(plain) or POSITION.search(column) or _OF_PROJECTIONS.search(column)
+    )
 
 
 def clean_features(
@@ -375,27 +405,6 @@ def _read_cache(
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         return None, [f"{path} is damaged ({error}): the features were measured again"]
     return (table, found), []
-
-
-def _join(
-    features: pd.DataFrame, ids: Sequence[str], path: Path, text_columns: pd.Index
-) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of `features` in the order of `ids`, NaN where one is missing, and the report."""
-    wanted = pd.Index([str(name) for name in ids], name=features.index.name)
-    if wanted.has_duplicates:
-        raise UserError(f"cell {wanted[wanted.duplicated()][0]} is asked for twice")
-    absent = wanted.difference(features.index, sort=False)
-    if len(absent) == len(wanted):
-        raise UserError(
-            f"{path}: no Unique_ID matches a cell; it has {features.index[:1].tolist()}, "
-            f"the cells are called like {wanted[:1].tolist()}"
-        )
-    report = []
-    if len(absent):
-        report.append(f"{path}: no features for cells {_name_some(absent)}")
-    if len(text_columns):
-        report.append(f"{path}: left out as not numeric: columns {_name_some(text_columns)}")
-    return features.reindex(wanted), report
 
 
 def _is_constant(values: np.ndarray) -> np.ndarray:

@@ -34,7 +34,8 @@ from util.fitting import LOOK_AT, Fitter, choose_padding, choose_scaling, scalin
 from util.image_checks import ImageChecks, Seen, look_at
 from util.image_files import Meaning, Projection, read_array, try_read
 from util.image_folders import class_folders, in_nfc, list_images
-from util.metadata import count_and_name, join_metadata, read_table, refuse_duplicates
+from util.latents import rename_reserved
+from util.metadata import count_and_name, join_array, join_metadata, read_array_metadata
 from util.pixel_numbers import choose_numbers, kind_of
 
 CACHE_VERSION = 2  # raise it when the pixels that load_cells makes change
@@ -134,7 +135,8 @@ class CellSource:
     """`simulated` (BBBC031 drawn from its published law), a folder of TIFF, PNG or JPEG images
     (flat or one subfolder per class), or an .npz/.npy file."""
     metadata: str | None = None
-    """CSV with a row per cell; joined on Unique_ID for a folder, by row for an array file."""
+    """Table with a row per cell: CSV, Parquet or .h5ad; joined on Unique_ID, and for an array file
+    without matching ids by row."""
     label: str | None = None
     """Column of the classes to score by; None takes GT_label, else the class folders."""
     array_key: str | None = None
@@ -159,7 +161,7 @@ def load_cells(source: CellSource, progress: bool = True) -> Cells:
     """Turn a source into cells at the input size.
 
     Args:
-        source: which cells. Its `label` is not used here.
+        source: which cells. Its `label` stays text.
         progress: show progress bars.
 
     Raises:
@@ -218,7 +220,7 @@ def _load_folder(source: CellSource, progress: bool) -> Cells:
     if any(classes):
         table["class"] = classes
     if source.metadata is not None:  # before the images, which may take an hour to read
-        table, join_notes = join_metadata(table, Path(source.metadata))
+        table, join_notes = join_metadata(table, Path(source.metadata), source.label)
         notes += join_notes
 
     stamp = hashlib.sha256(f"{CACHE_VERSION} {image_size} {meaning}".encode())
@@ -261,9 +263,7 @@ def _load_array(source: CellSource) -> Cells:
     path, metadata, image_size = Path(source.dataset), source.metadata, source.image_size
     rows = None
     if metadata is not None:  # before the images, which may take an hour to read
-        rows = read_table(Path(metadata))
-        if "Unique_ID" in rows:
-            refuse_duplicates(rows, Path(metadata))
+        rows = read_array_metadata(Path(metadata), source.label)
     stat = path.stat()
     stamp = hashlib.sha256(
         f"{CACHE_VERSION} {image_size} {stat.st_size} {stat.st_mtime_ns} "
@@ -276,19 +276,15 @@ def _load_array(source: CellSource) -> Cells:
         _build_array_cache(cached, source)
     images, facts = cached.load()
     table = pd.DataFrame({"Unique_ID": [f"cell_{row:06d}" for row in range(len(images))]})
+    notes = []
     if rows is not None:
-        if len(rows) != len(images):
-            raise UserError(
-                f"{metadata} has {len(rows)} rows, but {path} holds {len(images)} images: "
-                "an array is joined by row, so give a table with one row per image"
-            )
-        table = rows if "Unique_ID" in rows else pd.concat([table, rows], axis=1)
+        table, notes = join_array(table, rows, metadata, str(path))
     return _assemble(
         images,
         table,
         facts,
         name=path.stem,
-        notes=[],
+        notes=notes,
         cache=cached.folder,
     )
 
@@ -302,6 +298,7 @@ def _assemble(
     notes: list[str],
     cache: Path | None,
 ) -> Cells:
+    table, renamed = rename_reserved(table)
     first = ["Unique_ID", *(["class"] if "class" in table else [])]
     return Cells(
         images=images,
@@ -312,7 +309,7 @@ def _assemble(
         low=np.array(facts["low"]),
         high=np.array(facts["high"]),
         channels=facts["channels"],
-        notes=facts["remarks"] + notes,
+        notes=facts["remarks"] + notes + renamed,
         fingerprint=facts["fingerprint"],
         cache=cache,
     )

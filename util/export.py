@@ -9,7 +9,7 @@
 All but the encoder need packages of the extra `export`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from util.data_processing import scale_pixels
 from util.errors import UserError
 from util.runs import write_atomically
+from util.tables import once_each, read_table
 
 ExportFormat = Literal["h5ad", "parquet", "encoder"]
 
@@ -78,7 +79,8 @@ def export_run(
         )
         written.append(path)
     if "parquet" in formats:
-        written += write_parquet(folder)
+        texts = latents.select_dtypes("object").columns
+        written += write_parquet(folder, texts)
     if "encoder" in formats:
         written.append(write_encoder(folder / "encoder.pt2", encoder(), shape))
     return written
@@ -109,12 +111,14 @@ def write_anndata(
     index = pd.Index(latents["Unique_ID"].astype(str), name="Unique_ID")
     known = latents.drop(columns=["Unique_ID", *coordinates])
     obs = pd.concat([known, local_quality.drop(columns="Unique_ID", errors="ignore")], axis=1)
+    obs.columns = _names_in_hdf5(obs.columns)
+    names = dict(zip(projections, _names_in_hdf5(map(str.lower, projections)), strict=True))
     data = anndata.AnnData(
         X=None if features is None else features.to_numpy(np.float32),
         obs=_plain(obs).set_axis(index),
         var=None if features is None else pd.DataFrame(index=features.columns.astype(str)),
         obsm={
-            f"X_{name.lower()}": latents[list(columns)].to_numpy(np.float32)
+            f"X_{names[name]}": latents[list(columns)].to_numpy(np.float32)
             for name, columns in projections.items()
         },
         uns={k: _plain(v) if isinstance(v, pd.DataFrame) else v for k, v in about.items()},
@@ -124,21 +128,32 @@ def write_anndata(
     return path
 
 
+def _names_in_hdf5(names: Iterable[str]) -> list[str]:
+    """The names as AnnData can hold them: a slash would part groups, `_index` is its own."""
+    plain = (str(name).replace("/", "|") for name in names)
+    return once_each([f"{name}_" if name == "_index" else name for name in plain])
+
+
 def _plain(table: pd.DataFrame) -> pd.DataFrame:
     """The table with numbers as they are and everything else as text, which HDF5 can hold."""
     texts = table.columns.difference(table.select_dtypes(["number", "bool"]).columns)
     return table.assign(**{name: table[name].fillna("").astype(str) for name in texts})
 
 
-def write_parquet(folder: Path) -> list[Path]:
-    """Write the large tables of a run folder as Parquet beside their CSVs; returns the files."""
+def write_parquet(folder: Path, text: Collection[str]) -> list[Path]:
+    """Write the large tables of a run folder as Parquet beside their CSVs; returns the files.
+
+    Args:
+        folder: of the run.
+        text: columns that hold text.
+    """
     written = []
     for name in TABLES:
         source = folder / f"{name}.csv"
         if source.is_file():
             path = source.with_suffix(".parquet")
             with write_atomically(path) as temporary:
-                pd.read_csv(source, low_memory=False).to_parquet(temporary, index=False)
+                read_table(source, text).to_parquet(temporary, index=False)
             written.append(path)
     return written
 

@@ -25,11 +25,12 @@ from util.errors import UserError
 from util.helpers import compose_rgb, draw_sheet, mix_channels
 from util.image_files import Meaning, image_shape, read_array, read_image
 from util.image_folders import list_images
-from util.metadata import choose_labels, read_table
+from util.metadata import choose_labels, text_columns
 from util.pages.report import write_report
 from util.runs import create_run_folder, describe_run, write_json, write_table
 from util.settings import parse_options, run_script
 from util.style import OKABE_ITO, house_style, save_figure
+from util.tables import read_table
 
 INPUT_SIZES = (32, 64, 128, 256)  # px, those of the networks
 CELLS_PER_CLASS = 10  # on the sheet of examples
@@ -299,7 +300,7 @@ def read_field(
         raise UserError("--field: give the table with the centroids as --metadata")
     if not Path(settings.field).is_file():
         raise UserError(f"--field {settings.field}: there is no such file")
-    rows = read_table(Path(settings.metadata))
+    rows = read_table(Path(settings.metadata), text_columns(settings.label))
     for part in settings.field_rows:
         column, _, value = part.partition("=")
         if column not in rows:

@@ -12,8 +12,8 @@ latents.csv is what a run hands on: a row per cell, in the order of the data set
 | UMAP_X, UMAP_Y, UMAP_Z, TSNE_X, ... | its place in the projections beside the VAE |
 
 A run that was fine-tuned with feedback also holds the means before it, VAE_before_x_coord, ...
-Tables from elsewhere name their coordinates UMAP_X, RTSNE_30_y or PCA_1; `find_projections` reads
-all of these.
+Tables from elsewhere name their coordinates UMAP_X, RTSNE_30_y, PC_30, X_umap-0, z_0 or umap1;
+`find_projections` reads all of these.
 """
 
 import re
@@ -24,20 +24,36 @@ import numpy as np
 import pandas as pd
 
 from util.errors import UserError
-from util.metadata import name_columns, read_table
+from util.metadata import name_columns, text_columns
+from util.tables import once_each, read_table
 
 OWN = "VAE"  # name of the projection that a run has learnt
 AXES = "xyz"  # more latent axes are called 4, 5, ...
 LEAST_AXES = 2  # of a projection that is found by the names of its columns
 
-# UMAP_X, RTSNE_30_y, PCA_1, VAE_z_coord, VAE_12_coord: name and axis of a coordinate
-_COORDINATE = re.compile(
-    r"^(?P<name>.+?)_(?P<axis>[xyz]|\d|\d+(?=_coord$))(?P<code>_coord)?$", re.IGNORECASE
+METHODS = (
+    "umap|r?t-?sne|pca?|ica?|nmf|mds|lda|lle|isomap|phate|pacmap|trimap|diffmap|dc|fa|factor|"
+    "latent|lv|vae|scvi|embedding|emb|dim|component|comp|z"
 )
-_POSITION = re.compile(r"^(GT|CP)(_|$)|loca|cent|pos|bound", re.IGNORECASE)  # in the field of view
+# UMAP_X, RTSNE_30_y, PC_30, X_umap-0, umap1, VAE_z_coord, VAE_12_coord: name and axis
+_COORDINATE = re.compile(
+    rf"^(?P<name>.+?(?=[-_. ])|(X_)?({METHODS}))[-_. ]?"
+    r"(?P<axis>(?<=[-_. ])[xyz]|0|[1-9]\d*)(?P<code>_coord)?$",
+    re.IGNORECASE,
+)
+# Positions in the field of view, and features that are numbered.
+_NO_PROJECTION = re.compile(
+    r"^(GT|CP)(_|$)|loca|cent|pos|bound|bbox|moment|inertia|zernike|haralick"
+    r"|^(AreaShape|Intensity|Texture|Granularity|RadialDistribution|Correlation|Metadata)_",
+    re.IGNORECASE,
+)
 _SWEPT = re.compile(r"^(?P<method>UMAP|R?TSNE|PCA)_(?P<value>[\d.]+)$", re.IGNORECASE)
 # Columns that a program like this one has written, as no feature of a cell.
-OF_PROJECTIONS = r"^(VAE|UMAP|R?TSNE|PCA)_|_(coord|logvar)$"
+OF_PROJECTIONS = (
+    r"^(VAE|UMAP|R?TSNE|PCA)_|_(coord|logvar)$|^(X_)?(UMAP|R?T-?SNE|PCA?)[-_. ]?([xyz]|\d+)$"
+    r"|_local_Q_score$|_backbone_distance$"
+)
+_RESERVED = re.compile(rf"^split$|{OF_PROJECTIONS}", re.IGNORECASE)
 
 
 def axis_names(latent_dim: int) -> list[str]:
@@ -87,11 +103,13 @@ def find_projections(
     Args:
         table: a row per cell.
         asked: columns of one projection, or NAME=COLUMN,COLUMN for each; empty finds columns named
-            like coordinates: at least two axes x, y, z or 1, 2, 3 of one name.
+            like coordinates: at least two axes of one name, x, y, z or numbers that count from 0
+            or 1 without a gap.
         source: what an error calls the table.
 
     Raises:
-        UserError: a column is missing, or none is asked for and none found.
+        UserError: a column is missing, none is asked for and none found, or two columns that are
+            found are the same axis.
 
     Examples:
         >>> table = pd.DataFrame(columns="UMAP_X UMAP_Y GT_x GT_y dose".split(), dtype=float)
@@ -102,6 +120,8 @@ def find_projections(
     """
     there = name_columns(table)
     found = _asked_for(asked) if asked else _named_like_coordinates(table)
+    if not asked:
+        _refuse_an_axis_twice(found, source)
     if not found:
         raise UserError(
             f"{source} has no columns named like coordinates (UMAP_X, UMAP_Y, ...): name them with "
@@ -134,12 +154,54 @@ def _common_name(columns: Sequence[str]) -> str:
 
 
 def _named_like_coordinates(table: pd.DataFrame) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for column in table.select_dtypes("number").columns:
-        match = _COORDINATE.match(str(column))
-        if match and not _POSITION.search(match["name"]):
-            found.setdefault(match["name"], []).append(str(column))
-    return {name: columns for name, columns in found.items() if len(columns) >= LEAST_AXES}
+    """Name -> columns in the order of their axes, of two axes or more without a gap."""
+    found: dict[str, dict[str, int]] = {}
+    for column in map(str, table.select_dtypes("number").columns):
+        match = _COORDINATE.match(column)
+        if match and not _NO_PROJECTION.search(match["name"]):
+            found.setdefault(match["name"], {})[column] = _axis_number(match["axis"].lower())
+    return {
+        name: sorted(axes, key=axes.get)
+        for name, axes in found.items()
+        if len(axes) >= LEAST_AXES and _count_up(set(axes.values()))
+    }
+
+
+def _axis_number(axis: str) -> int:
+    return AXES.index(axis) + 1 if axis in AXES else int(axis)
+
+
+def _refuse_an_axis_twice(projections: Mapping[str, Sequence[str]], source: str) -> None:
+    for name, columns in projections.items():
+        first: dict[int, str] = {}
+        for column in columns:
+            axis = _axis_number(_COORDINATE.match(column)["axis"].lower())
+            other = first.setdefault(axis, column)
+            if other != column:
+                raise UserError(
+                    f"{source}: {other} and {column} are the same axis of {name}: name the columns "
+                    "of each projection with `columns`"
+                )
+
+
+def _count_up(axes: set[int]) -> bool:
+    """Whether axes are numbered from 0 or 1 without a gap; letters alone may leave one out."""
+    return axes <= {1, 2, 3} or axes == set(range(min(axes), max(axes) + 1)) and min(axes) < 2
+
+
+def rename_reserved(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Rename the user's columns that a run writes itself, such as `split` or UMAP_X; and a note.
+
+    An earlier latents.csv, or coordinates of another program, would otherwise be taken for what the
+    run has made.
+    """
+    names = {str(name): f"{name}_metadata" for name in table if _RESERVED.search(str(name))}
+    if not names:
+        return table, []
+    table = table.rename(columns=names)
+    table.columns = once_each(list(map(str, table.columns)))
+    note = f"{len(names)} columns of the metadata have names that a run uses itself: renamed to "
+    return table, [note + ", ".join(list(names.values())[:3]) + (", ..." if len(names) > 3 else "")]
 
 
 def swept_parameter(name: str) -> tuple[str, float] | None:
@@ -210,7 +272,7 @@ def table_of_run(
 
 def read_latents(folder: Path) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """latents.csv of a run, and name -> coordinate columns of its projections, the VAE first."""
-    latents = read_table(folder / "latents.csv")
+    latents = read_table(folder / "latents.csv", text_columns())
     projections = find_projections(latents, source=str(folder / "latents.csv"))
     return latents, dict(sorted(projections.items(), key=lambda named: named[0] != OWN))
 

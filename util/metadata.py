@@ -1,4 +1,4 @@
-"""Tables of what is known of the cells: reading, joining on Unique_ID, choosing the class column.
+"""Tables of what is known of the cells: joining on Unique_ID, choosing the class column.
 
 A table has a row per cell. A column is one of three: a class (text, or few numbers), a gradation
 (numbers along which cells can be ordered), or a name that only says which cell it is.
@@ -6,14 +6,15 @@ A table has a row per cell. A column is one of three: a class (text, or few numb
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from io import StringIO
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from util.errors import UserError
+from util.image_folders import in_nfc
+from util.tables import counts_rows, ids_of, match_names, once_each, read_table
 
 # Names that say which cell it is, or where it lay: no property of the cell.
 NUMBERING = re.compile(
@@ -22,6 +23,9 @@ NUMBERING = re.compile(
 )
 IDS_NAMED = 3  # in a note
 COLUMNS_NAMED = 12  # in an error
+CLASS_COLUMNS = ("GT_label", "class")  # the first of these is the label unless one is named
+ENOUGH_MATCH = 0.9  # share of ids that match, below which something is probably wrong
+WARNING = "WARNING:"  # begins a note that a report shows first
 
 
 def count_and_name(what: str, items: list) -> str:
@@ -69,119 +73,158 @@ def numbers_in(table: pd.DataFrame, column: str, source: str) -> pd.Series:
     return numbers
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV whose columns are parted by commas, semicolons or tabs.
-
-    Its text may be UTF-8, UTF-16 or Windows-1252. Columns without a name are dropped.
-
-    Raises:
-        UserError: it is empty or cannot be read as a table.
-    """
-    try:
-        text = _decoded(path.read_bytes())
-        header = text.split("\n", 1)[0]
-        separator = max(",;\t", key=header.count)
-        table = pd.read_csv(StringIO(text), sep=separator, low_memory=False)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        reason = " ".join(str(error).split())  # pandas breaks its lines
-        raise UserError(f"{path} cannot be read as a table ({reason})") from error
-    if table.empty:
-        raise UserError(f"{path} has no rows")
-    return table.drop(columns=[c for c in table.columns if str(c).startswith("Unnamed:")])
-
-
-def _decoded(raw: bytes) -> str:
-    """Text of a file in UTF-8, UTF-16 or Windows-1252."""
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return raw.decode("utf-16")
-    if b"\0" in raw or raw.startswith(b"PK\x03\x04"):  # the second begins an .xlsx
-        raise ValueError("it is not text: save it as CSV, for example from the spreadsheet")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return raw.decode("cp1252", errors="replace")
-
-
-def refuse_duplicates(table: pd.DataFrame, path: Path) -> None:
-    """Raise a UserError that names the ids that occur more than once in `Unique_ID`."""
-    twice = table["Unique_ID"][table["Unique_ID"].duplicated()]
+def refuse_duplicates(ids: pd.Series, source: str) -> None:
+    """Raise a UserError that names the ids that occur more than once; "" is none."""
+    twice = ids[ids.duplicated() & (ids != "") & ids.notna()]
     if len(twice):
         raise UserError(
-            f"{path}: {count_and_name('ids occur in more than one row', list(twice.unique()))}; "
+            f"{source}: {count_and_name('ids occur in more than one row', list(twice.unique()))}; "
             "keep one row per cell"
         )
 
 
-def join_metadata(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Join the CSV at `path` to a table of images on `Unique_ID`, with or without the file ending.
+def text_columns(label: str | None = None) -> tuple[str, ...]:
+    """The columns that may be the classes, so that `read_table` keeps their text."""
+    return CLASS_COLUMNS if label is None else (*CLASS_COLUMNS, label)
+
+
+def warnings_first(notes: Iterable[str]) -> list[str]:
+    """The notes, each once, those that begin with WARNING in front."""
+    return sorted(dict.fromkeys(notes), key=lambda note: not note.startswith(WARNING))
+
+
+def join_metadata(
+    table: pd.DataFrame, path: Path, label: str | None = None
+) -> tuple[pd.DataFrame, list[str]]:
+    """Join the table at `path` to a table of images on `Unique_ID` (`match_rows`).
 
     Every image keeps its row; images without metadata and rows without image are counted and named.
+
+    Args:
+        table: N rows with `Unique_ID`, and `class` where there are class folders.
+        path: of the metadata.
+        label: its column of classes, which stays text.
 
     Returns:
         the joined table, N rows in its order, and the notes.
 
     Raises:
-        UserError: no column Unique_ID, an id in two rows, or no id that matches.
+        UserError: no column of ids, an id in two rows, or no id that matches.
     """
-    rows = read_table(path)
-    if "Unique_ID" not in rows:
-        raise UserError(
-            f"{path} has no column Unique_ID (the file name of each image); its columns are "
-            f"{name_columns(rows)}"
-        )
-    rows["Unique_ID"] = rows["Unique_ID"].astype(str)
-    refuse_duplicates(rows, path)
-    places, notes = match_ids(rows["Unique_ID"], table["Unique_ID"], path.name)
-    found = table["Unique_ID"].to_numpy()[places]
-    rows["Unique_ID"] = np.where(places >= 0, found, rows["Unique_ID"])
-    without_row = table["Unique_ID"][~table["Unique_ID"].isin(rows["Unique_ID"])]
-    without_image = rows["Unique_ID"][~rows["Unique_ID"].isin(table["Unique_ID"])]
-    if len(without_row):
-        notes.append(
-            count_and_name(
-                f"images have no row in {path.name} and keep empty metadata", list(without_row)
-            )
-        )
-    if len(without_image):
-        notes.append(
-            count_and_name(
-                f"rows of {path.name} have no image and were left out", list(without_image)
-            )
-        )
-    if "class" in rows and "class" in table:
+    rows = read_table(path, text_columns(label))
+    places, notes = match_rows(rows, table["Unique_ID"], path.name, all_images=True)
+    notes = rows.attrs["notes"] + notes
+    row_of_image = np.full(len(table), -1)
+    row_of_image[places[places >= 0]] = np.flatnonzero(places >= 0)
+    without_row = list(table["Unique_ID"][row_of_image < 0])
+    if without_row:
+        what = f"images have no row in {path.name} and keep empty metadata"
+        notes.append(count_and_name(what, without_row))
+    rows = rows.drop(columns="Unique_ID", errors="ignore")
+    if "class" in table:
         rows = rows.rename(columns={"class": "class_metadata"})
-    return table.merge(rows, on="Unique_ID", how="left", validate="one_to_one"), notes
+    joined = rows.reindex(row_of_image).set_axis(table.index, axis=0)
+    joined = pd.concat([table, joined], axis=1)
+    return joined.set_axis(once_each(list(joined.columns)), axis=1), notes
 
 
-def match_ids(ids: pd.Series, others: pd.Series, source: str) -> tuple[np.ndarray, list[str]]:
-    """Position of each id among others, with or without the file ending.
-
-    Args:
-        ids: of the table called `source`, each once.
-        others: of the images, each once.
-        source: name of the table, for the error.
-
-    Returns:
-        (len(ids),) positions, -1 where there is no partner; and notes.
+def read_array_metadata(path: Path, label: str | None = None) -> pd.DataFrame:
+    """The table of an array file, whose images have no names: ids may be missing.
 
     Raises:
-        UserError: no id has a partner.
+        UserError: an id stands in two rows, or some rows have none.
     """
-    asked, there = ids.astype(str), others.astype(str)
-    stems = [names.str.rsplit(".", n=1).str[0] for names in (asked, there)]
-    for left, right, note in (
-        (asked, there, None),
-        (asked, stems[1], f"{source} names the images without their ending"),
-        (stems[0], there, f"{source} names the images with an ending that they do not have"),
-    ):
-        if right.is_unique:
-            places = pd.Index(right).get_indexer(left)
-            if (places >= 0).any():
-                return places, [note] if note else []
-    raise UserError(
-        f"{source}: no Unique_ID matches an image; it has {asked.iloc[0]!r}, "
-        f"the images are named like {there.iloc[0]!r}"
-    )
+    rows = read_table(path, text_columns(label))
+    if "Unique_ID" in rows:
+        refuse_duplicates(rows["Unique_ID"], str(path))
+        absent = rows["Unique_ID"].isna()
+        if absent.any():
+            raise UserError(f"{path}: row {absent.argmax() + 1} has no Unique_ID: fill it")
+    return rows
+
+
+def join_array(
+    table: pd.DataFrame, rows: pd.DataFrame, source: str, array: str
+) -> tuple[pd.DataFrame, list[str]]:
+    """Give the images of an array file their rows: by ids where they match, else by position.
+
+    Args:
+        table: N rows with the `Unique_ID` that images have by their number, cell_000000.
+        rows: of `read_array_metadata`; its `Unique_ID`, if any, becomes that of the images.
+        source: name of the metadata.
+        array: name of the array file.
+
+    Returns:
+        the joined table, N rows in the order of the images, and notes.
+
+    Raises:
+        UserError: another number of rows than images.
+    """
+    notes, name = list(rows.attrs["notes"]), Path(source).name
+    if len(rows) != len(table):
+        raise UserError(
+            f"{source} has {len(rows)} rows, but {array} holds {len(table)} images: an array is "
+            "joined by row, so give a table with one row per image"
+        )
+    places = match_names(rows.get("Unique_ID", [""] * len(rows)), table["Unique_ID"])
+    if (places >= 0).all():
+        return rows.iloc[np.argsort(places)].reset_index(drop=True), notes
+    notes.append(f"{name}: joined by row, in the order of the images in {Path(array).name}")
+    rows = rows.drop(columns=rows.attrs.get("counter", []))  # numbers that pandas wrote, no names
+    return (rows if "Unique_ID" in rows else pd.concat([table, rows], axis=1)), notes
+
+
+def match_rows(
+    table: pd.DataFrame, names: Sequence[str], source: str, all_images: bool = False
+) -> tuple[np.ndarray, list[str]]:
+    """Position of the image of each row, by the ids of the table (`tables.ids_of`).
+
+    Args:
+        table: of `read_table`, or with `Unique_ID`.
+        names: of the images, each once.
+        source: name of the table, for messages.
+        all_images: warn also where images have no row, not only where rows have no image.
+
+    Returns:
+        (len(table),) positions, -1 where there is no partner; and notes: rows without an image,
+        and a warning where fewer than 90 % match.
+
+    Raises:
+        UserError: no column of ids, an id in two rows, or no id has a partner.
+    """
+    ids, notes = ids_of(table, names, source)
+    refuse_duplicates(ids, source)
+    names = pd.Series(list(names), dtype=object).astype(str)
+    places = match_names(ids, names)
+    found = places >= 0
+    lost, unused = ids[~found], names.drop(places[found])
+    if not found.any():
+        raise UserError(
+            f"{source}: no {ids.name} matches an image; it has {ids.iloc[0]!r}, "
+            f"the images are named like {names.iloc[0]!r}"
+        )
+    share = min(found.mean(), found.sum() / len(names) if all_images else 1)
+    if share < ENOUGH_MATCH:
+        notes.append(
+            f"{WARNING} only {100 * share:.0f} % match between {len(ids)} rows of {source} and "
+            f"{len(names)} images: rows without an image are {_examples(lost)}, images without a "
+            f"row {_examples(unused)}"
+        )
+    pairs = list(zip(ids[found], names[places[found]], strict=True))
+    unlike = [pair for pair in pairs if in_nfc(pair[0]) != in_nfc(pair[1])]
+    if unlike:
+        notes.append(
+            f"{source}: {len(unlike)} ids are not spelt like the names of their images, e.g. "
+            f"{unlike[0][0]!r} for {unlike[0][1]!r}"
+        )
+    if len(lost):
+        what = f"rows of {source} have no image and were left out"
+        notes.append(count_and_name(what, [name or "a row without an id" for name in lost]))
+    return places, notes
+
+
+def _examples(names: pd.Series) -> str:
+    return ", ".join(map(repr, names[:IDS_NAMED])) or "none"
 
 
 def choose_labels(
@@ -196,7 +239,7 @@ def choose_labels(
         UserError: the column asked for is not there or is empty.
     """
     if label is None:
-        label = next((name for name in ("GT_label", "class") if name in table), None)
+        label = next((name for name in CLASS_COLUMNS if name in table), None)
         if label is None:
             return (
                 None,
@@ -230,8 +273,7 @@ def gradations(table: pd.DataFrame, leave_out: Sequence[str] = ()) -> list[str]:
     columns = []
     for column in table.select_dtypes("number").columns.difference(leave_out, sort=False):
         values = table[column]
-        counts_rows = len(values) > 1 and (values.diff().iloc[1:] == 1).all()
-        if values.nunique() >= 3 and not counts_rows and not NUMBERING.search(str(column)):
+        if values.nunique() >= 3 and not counts_rows(values) and not NUMBERING.search(str(column)):
             columns.append(column)
     return columns
 

@@ -7,6 +7,7 @@ two runs started in the same second get two folders. A file appears in it whole 
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -17,7 +18,8 @@ import random
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,11 @@ SCRIPT_OF_CLASS = {
 }
 
 FINISHED = ("settings.json", "best.pt", "latents.csv")  # what a finished run holds at least
+
+LONGEST_NAME = 100  # bytes of a part of a file name, of which file systems allow 255
+RESERVED_BY_WINDOWS = frozenset(
+    ["CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))]
+)
 
 # What is written into settings.json, so that a number can be traced to the code that made it.
 RECORDED_PACKAGES = (
@@ -139,8 +146,39 @@ def numbered_runs(results: Path) -> list[Path]:
 
 
 def slug(name: str) -> str:
-    """The name as part of a file name: letters, digits, dots, underscores and hyphens only."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
+    """The name as part of a file name: letters, digits, and . _ + - only, 100 bytes at most.
+
+    A longer name is cut and ends in a number made from all of it; a name that Windows reserves
+    gets an underscore in front.
+    """
+    plain = re.sub(r"[^\w.+-]+", "-", unicodedata.normalize("NFC", name)).strip("-.") or "unnamed"
+    if plain.split(".")[0].upper() in RESERVED_BY_WINDOWS:
+        plain = f"_{plain}"
+    return plain if len(plain.encode()) <= LONGEST_NAME else _numbered(plain, name)
+
+
+def _numbered(plain: str, name: str) -> str:
+    """The beginning of a file name, and six hexadecimal digits made from the whole name."""
+    start = plain.encode()[: LONGEST_NAME - 7].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """Name -> its `slug`, with a number where others have the same one, in any case of letters.
+
+    Examples:
+        >>> file_names(["dose a", "10"])
+        {'10': '10', 'dose a': 'dose-a'}
+        >>> file_names(["10%", "10"])
+        {'10': '10', '10%': '10-3ccce1'}
+    """
+    given: dict[str, str] = {}
+    taken = set()
+    for name in sorted(dict.fromkeys(names), key=lambda name: slug(name) != name):  # as they are
+        plain = slug(name)
+        given[name] = _numbered(plain, name) if plain.casefold() in taken else plain
+        taken.add(given[name].casefold())
+    return given
 
 
 def create_run_folder(results: Path, name: str) -> Path:

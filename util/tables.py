@@ -8,8 +8,11 @@ numbers, and a column becomes numbers only if each of its values is one and noth
 import csv
 import io
 import re
+import warnings
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,7 +42,7 @@ NO_NUMBER = ("nan", "na", "n/a", "null", "none", "-")  # of a column that otherw
 WHOLE = re.compile(r"[-+]?\d+\.0+")  # how pandas writes whole numbers beside a gap
 
 
-def read_table(path: Path, text: Collection[str] = ()) -> pd.DataFrame:
+def read_table(path: Path, text: Collection[str] = (), matrix: bool = False) -> pd.DataFrame:
     """Read a table; `attrs["notes"]` holds a line for each thing that the user may not expect.
 
     Headers and values are stripped, rows without any value dropped. The separator of a CSV is the
@@ -50,6 +53,7 @@ def read_table(path: Path, text: Collection[str] = ()) -> pd.DataFrame:
     Args:
         path: .csv, .tsv, .txt, .parquet or .h5ad.
         text: columns that stay text, as the classes; ids always do.
+        matrix: also read the columns of X of an .h5ad.
 
     Raises:
         UserError: it is missing, empty or cannot be read as a table.
@@ -57,23 +61,21 @@ def read_table(path: Path, text: Collection[str] = ()) -> pd.DataFrame:
     path, text = Path(path), {ID, *text}
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
+    notes = []
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
-            table, notes = pd.read_parquet(path).reset_index(), []
-            table = table.drop(columns="index") if _counts(table.get("index")) else table
+            table = _settled(_with_index(pd.read_parquet(path)), text)
         elif path.suffix.lower() == ".h5ad":
-            table, notes = _read_anndata(path), []
+            table = _settled(_read_anndata(path, matrix), text)
         else:
             table, notes = _read_text(path, text)
     except ImportError as error:
         raise UserError(f"{path} needs a package: pip install -e '.[export]' ({error})") from error
-    except UserError:
-        raise
     except Exception as error:  # readers raise anything on a damaged file
         raise UserError(f"{path} cannot be read as a table ({_first_line(error)})") from error
     if table.empty:
         raise UserError(f"{path} has no rows")
-    table = _as_text(table, text).rename(columns=_id_name(table.columns))
+    table = table.rename(columns=_id_name(table.columns))
     table.attrs["notes"] = [f"{path.name}: {note}" for note in notes]
     return table
 
@@ -82,13 +84,17 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
 
 
-def _counts(values: pd.Series | None) -> bool:
-    """Whether a column only numbers the rows."""
-    return values is not None and np.array_equal(values, np.arange(len(values)))
+def counts_rows(values: pd.Series | None) -> bool:
+    """Whether a column only numbers the rows, from any number on."""
+    if values is None or len(values) < 2:
+        return False
+    return bool((pd.to_numeric(values, errors="coerce").diff().iloc[1:] == 1).all())
 
 
 def _id_name(columns: Iterable[str]) -> dict[str, str]:
     """The id column under its usual spelling, whatever the case, also Metadata_Unique_ID."""
+    if ID in columns:
+        return {}
     for column in columns:
         plain = str(column).lower().removeprefix("metadata_").replace(" ", "_")
         if plain in ID_NAMES:
@@ -96,48 +102,117 @@ def _id_name(columns: Iterable[str]) -> dict[str, str]:
     return {}
 
 
-def _read_anndata(path: Path) -> pd.DataFrame:
-    """obs, the names of the cells as its first column, and the columns of obsm: umap_1, ..."""
+def _with_index(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its index as its first columns, unless that only numbers the rows."""
+    if table.index.name is None and counts_rows(pd.Series(table.index)):
+        return table
+    return table.reset_index()
+
+
+def _read_anndata(path: Path, matrix: bool) -> pd.DataFrame:
+    """The names of the cells, obs, the columns of obsm (umap_1, ...), and on request those of X."""
     import anndata
 
-    data = anndata.read_h5ad(path, backed="r")
+    data = anndata.read_h5ad(path)
     parts = [data.obs.reset_index(names=data.obs.index.name or "index")]
-    for key in data.obsm:
-        values = np.asarray(data.obsm[key])
-        if values.ndim == 2:
+    for key, values in data.obsm.items():
+        if not isinstance(values, pd.DataFrame):
+            values = pd.DataFrame(np.asarray(values) if np.ndim(values) == 2 else [])
             names = [f"{key.removeprefix('X_')}_{i + 1}" for i in range(values.shape[1])]
-            parts.append(pd.DataFrame(values, columns=names))
-    return pd.concat(parts, axis=1)
+            values = values.set_axis(names, axis=1)
+        parts.append(values.reset_index(drop=True))
+    if matrix and data.X is not None:
+        parts.append(data.to_df().reset_index(drop=True))
+    table = pd.concat(parts, axis=1)
+    return table.loc[:, ~table.columns.duplicated()]
 
 
 def _read_text(path: Path, text: set[str]) -> tuple[pd.DataFrame, list[str]]:
+    """A CSV; numbers are parsed by pandas where nothing can get lost, else looked at as text."""
     content = _decoded(path.read_bytes())
     first, _, rest = content.partition("\n")
     asked = re.fullmatch(r"\ufeff?\"?sep=(.)\"?\s*", first)
     content, separator = (rest, asked[1]) if asked else (content, _separator(content))
-    table = pd.read_csv(
-        io.StringIO(content), sep=separator, dtype=str, keep_default_na=False, low_memory=False,
-        skipinitialspace=True,
-    )  # fmt: skip
-    table.columns = [str(name).strip() for name in table.columns]
-    for column in table.columns:
-        table[column] = table[column].str.strip()
-    table = table[(table != "").any(axis=1)].reset_index(drop=True)
-    unnamed = [name for name in table.columns if re.fullmatch(r"Unnamed: \d+", name)]
-    if unnamed and unnamed[0] == table.columns[0] and table[unnamed[0]].is_unique:
-        table, unnamed = table.rename(columns={unnamed[0]: "index"}), unnamed[1:]
-        if _counts(pd.to_numeric(table["index"], errors="coerce")):
-            table = table.drop(columns="index")
-    table = table.drop(columns=unnamed)
-    notes = []
-    ids = _id_name(table.columns)
-    for column in table.columns:
+    names = _longer_header(content, separator)
+
+    def read(**options: Any) -> pd.DataFrame:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # values beyond the header
+            table = pd.read_csv(
+                io.StringIO(content), sep=separator, skipinitialspace=True, low_memory=False,
+                keep_default_na=False, na_values=[""], header=0, index_col=False, **names | options,
+            )  # fmt: skip
+        return table.set_axis(once_each([str(name).strip() for name in table]), axis=1)
+
+    raw = list(pd.read_csv(io.StringIO(content), sep=separator, nrows=0, skipinitialspace=True))
+    raw = names.get("names", raw)
+    ids = _id_name([str(name).strip() for name in raw])
+    stay = {name: str for name in raw if str(name).strip() in {*text, *ids}}
+    table = read(dtype=stay)
+    unsure = [i for i, name in enumerate(raw) if name not in stay and _unsure(table.iloc[:, i])]
+    if unsure:
+        as_text = read(dtype=str, usecols=[raw[i] for i in unsure])
+        for i, column in zip(unsure, as_text, strict=True):
+            table.isetitem(i, as_text[column])
+    texts = [i for i, kind in enumerate(table.dtypes) if kind.kind == "O"]
+    for i in texts:
+        table.isetitem(i, table.iloc[:, i].str.strip().replace("", np.nan))
+    table = table.dropna(how="all").reset_index(drop=True)
+    table = _named_only(table)
+    notes: dict[str, list[str]] = {}
+    for column in [c for c in table if table[c].dtype.kind == "O"]:
         if column in text or column in ids:
             table[column] = _plain(table[column])
             continue
         table[column], note = _typed(table[column], separator != ",")
-        notes += [f"column {column!r}: {note}"] if note else []
-    return table, notes
+        if note:
+            notes.setdefault(note, []).append(repr(column))
+    return table, [f"{_columns(names)}: {note}" for note, names in notes.items()]
+
+
+def _columns(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"column{'s' if len(names) > 1 else ''} {', '.join(names[:3])}{more}"
+
+
+def once_each(names: list[str]) -> list[str]:
+    """The names with .1, .2 after those that stood there before, as pandas does it."""
+    seen, unique = Counter(), []
+    for name in names:
+        unique.append(f"{name}.{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return unique
+
+
+def _longer_header(content: str, separator: str) -> dict[str, list[str]]:
+    """Names for pandas where each row has one value more than the header: R's names of rows."""
+    lines = [line for line in content.split("\n", LOOK_AT)[:LOOK_AT] if line.strip()]
+    header, *rows = csv.reader(lines, delimiter=separator) if lines else [[]]
+    if not rows or {len(row) for row in rows} != {len(header) + 1}:
+        return {}
+    trailing = all(not row[-1].strip() for row in rows)
+    return {"names": once_each([*header, "Unnamed: 0"] if trailing else ["index", *header])}
+
+
+def _unsure(values: pd.Series) -> bool:
+    """Whether pandas may have lost something: True, 007 and 1E1 may be names."""
+    if values.dtype.kind == "O":
+        return pd.api.types.infer_dtype(values, skipna=True) not in ("string", "empty")
+    if values.dtype.kind != "f":
+        return values.dtype.kind in "biu"
+    finite = values[np.isfinite(values)]
+    return len(finite) > 0 and bool((finite == finite.round()).all())
+
+
+def _named_only(table: pd.DataFrame) -> pd.DataFrame:
+    """The table without columns that have no name; the first may be the ids, as `index`."""
+    unnamed = [name for name in table.columns if re.fullmatch(r"Unnamed: \d+", name)]
+    if unnamed and unnamed[0] == table.columns[0] and table[unnamed[0]].is_unique:
+        counter = counts_rows(table[unnamed[0]])
+        if not (counter and (ID in table or _id_name(table.columns))):
+            table = table.rename(columns={unnamed.pop(0): "index"})
+            table.attrs["counter"] = ["index"] if counter else []
+    return table.drop(columns=unnamed)
 
 
 def _decoded(raw: bytes) -> str:
@@ -174,53 +249,61 @@ def _separator(content: str) -> str:
 
 
 def _plain(values: pd.Series) -> pd.Series:
-    """Text with empty as missing; 3.0 is 3 where all numbers are whole, as pandas writes them."""
-    filled = values[values != ""]
-    if len(filled) and filled.map(lambda value: bool(WHOLE.fullmatch(value))).all():
+    """Text with None where it is missing; 3.0 is 3 if all are whole, as pandas writes them."""
+    filled = values.dropna().unique()
+    if len(filled) and all(WHOLE.fullmatch(value) for value in filled):
         values = values.str.replace(r"\.0+$", "", regex=True)
-    return values.where(values != "", None)
+    return values.where(values.notna(), None)
 
 
 def _typed(values: pd.Series, commas: bool) -> tuple[pd.Series, str]:
     """The column as numbers if it holds nothing else, else as text; and a note."""
-    filled = values[values != ""].unique()
-    if commas and any(DECIMAL_COMMA.fullmatch(v) for v in filled):
-        decimal = [v.replace(",", ".") for v in filled]
-        if all(NUMBER.fullmatch(v) for v in decimal):
-            values = values.str.replace(",", ".")
-            filled = values[values != ""].unique()
-    numbers = [v for v in filled if v.lower() not in NO_NUMBER]
+    filled = values.dropna().unique()
     others = [v for v in filled if v.lower() in NO_NUMBER]
-    numeric = numbers and all(NUMBER.fullmatch(v) for v in numbers)
-    if not numeric or any(NAME_LIKE.fullmatch(v) for v in numbers):
-        said = f"{', '.join(others)} is text like any other, not missing" if others else ""
-        return values.where(values != "", None), said
-    parsed = pd.to_numeric(values.where(~values.isin(["", *others]), np.nan))
-    if parsed.notna().all() and all(re.fullmatch(r"[-+]?\d{1,18}", v) for v in numbers):
-        parsed = parsed.astype(np.int64)
+    numbers = [v for v in filled if v.lower() not in NO_NUMBER]
+    said = f"{', '.join(others)} is text like any other, not missing" if others else ""
+    if commas and any(DECIMAL_COMMA.fullmatch(v) for v in numbers):
+        pointed = [v.replace(",", ".") for v in numbers]
+        if all(map(NUMBER.fullmatch, pointed)):
+            values, numbers = values.str.replace(",", "."), pointed
+    if not numbers or not all(map(NUMBER.fullmatch, numbers)):
+        return values.where(values.notna(), None), said
+    whole = all(float(v).is_integer() for v in numbers)
+    if whole and any(map(NAME_LIKE.fullmatch, numbers)):
+        return values.where(values.notna(), None), said
+    parsed = pd.to_numeric(values.where(~values.isin(others), np.nan))
     return parsed, f"{', '.join(others)} among numbers is missing" if others else ""
 
 
-def _as_text(table: pd.DataFrame, text: set[str]) -> pd.DataFrame:
-    """Ids and classes of a typed file (Parquet, AnnData) as text; categories as what they hold."""
-    for column in table.columns:
-        values = table[column]
+def _settled(table: pd.DataFrame, text: set[str]) -> pd.DataFrame:
+    """Columns of a typed file (Parquet, AnnData) as NumPy's types; ids and classes as text."""
+    columns = {}
+    for column, values in table.items():
+        column = str(column).strip()
         if isinstance(values.dtype, pd.CategoricalDtype):
             values = values.astype(values.cat.categories.dtype)
         if column in text or _id_name([column]):
-            values = values.map(_as_name, na_action="ignore").astype(object)
-        table[column] = values
-    return table
+            values = values.map(as_name, na_action="ignore").astype(object)
+        elif pd.api.types.is_datetime64_any_dtype(values.dtype):
+            values = values.astype(str).where(values.notna(), None)
+        elif pd.api.types.is_extension_array_dtype(values.dtype):
+            if pd.api.types.is_numeric_dtype(values.dtype):
+                values = values.astype(float if values.hasnans else values.dtype.type)
+            else:
+                values = values.astype(object).where(values.notna(), None)
+        columns[column] = values
+    return pd.DataFrame(columns, index=table.index)
 
 
-def _as_name(value: object) -> str:
+def as_name(value: object) -> str:
+    """A value as text: 3.0 of a column with gaps is 3."""
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     return str(value).strip()
 
 
 def ids_of(table: pd.DataFrame, names: Sequence[str], source: str) -> tuple[pd.Series, list[str]]:
-    """The column of a table that says which image each row is.
+    """The ids of a table, which say which image each row is, "" where there is none; and notes.
 
     `Unique_ID`, else the column whose values match most image names, more than half of its own: an
     unnamed first column, `index`, `cell_id` or any other.
@@ -233,23 +316,33 @@ def ids_of(table: pd.DataFrame, names: Sequence[str], source: str) -> tuple[pd.S
     Raises:
         UserError: no column matches.
     """
-    if ID in table:
-        return table[ID].astype(str), []
-    known = set(map(key_of, names))
+    column, notes = ID, []
+    if ID not in table:
+        column = _column_of_ids(table, names)
+        if column is None:
+            there = ", ".join(map(str, table.columns[:12]))
+            raise UserError(
+                f"{source} has no column {ID} (the file name of each image), and no other column "
+                f"holds their names; its columns are {there}: add {ID}"
+            )
+        notes = [f"{source}: column {column!r} says which image a row is"]
+    return table[column].map(as_name, na_action="ignore").fillna("").astype(str), notes
+
+
+def _column_of_ids(table: pd.DataFrame, names: Sequence[str]) -> str | None:
+    """The column that names most images; numbers only where the column is called like an index."""
     best, share = None, 0.5
     for column in table.columns:
         values = table[column]
-        if values.dtype.kind == "f" or not values.is_unique:
+        is_index = str(column).lower() in INDEX_NAMES
+        if not (values.dtype.kind == "O" or (values.dtype.kind in "iu" and is_index)):
             continue
-        matched = np.mean([key_of(str(value)) in known for value in values])
-        if matched > share or (matched == share and best and column.lower() in INDEX_NAMES):
+        if values.isna().any() or not values.is_unique:
+            continue
+        matched = np.mean(match_names(values.map(as_name), names) >= 0)
+        if matched > share or (matched == share and best and is_index):
             best, share = column, matched
-    if best is None:
-        raise UserError(
-            f"{source} has no column {ID} (the file name of each image), and no other column holds "
-            f"their names; its columns are {', '.join(map(str, table.columns[:12]))}"
-        )
-    return table[best].astype(str), [f"{source}: column {best!r} says which image a row is"]
+    return best
 
 
 def key_of(name: str) -> str:

@@ -30,7 +30,7 @@ from human_guidance.page.state import PageState
 from quantitative_metrics.catalogue import better_when, counts_by_size
 from quantitative_metrics.score_table import scores_table
 from util.errors import UserError
-from util.metadata import read_table
+from util.tables import read_table
 
 MESSAGE = "message shown"  # class of the element
 FARTHEST = 1e6  # latent units; points beyond are ignored

@@ -17,8 +17,9 @@ from util.devices import pick_device
 from util.errors import UserError
 from util.helpers import compose_rgb, mix_channels
 from util.latents import OF_PROJECTIONS, OWN, axis_names, code_columns, find_code_columns
-from util.metadata import choose_labels, gradations, read_table
+from util.metadata import choose_labels, gradations
 from util.style import ClassColours, NumberColours, colour_column, is_colourable, thinning_stride
+from util.tables import read_table
 from VAE_framework import load_again, open_finished_run
 
 

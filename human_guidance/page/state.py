@@ -17,7 +17,7 @@ from human_guidance.page.run import GuidedRun, codes_of, colouring
 from human_guidance.page.selection import Differences, parse_strokes, select
 from human_guidance.page.training import FineTuning, guided_runs
 from util.errors import UserError
-from util.metadata import read_table
+from util.tables import read_table
 
 MOST_SELECTED = 3_000  # selected cells that are drawn above the others
 
@@ -83,7 +83,7 @@ class PageState:
             UserError: it lacks a cell.
         """
         table = read_table(folder / "latents.csv")
-        table.index = pd.Index(table["Unique_ID"].astype(str))
+        table.index = pd.Index(table["Unique_ID"])
         return codes_of(table.reindex(self.run.ids), folder)
 
     def groups_used(self, folder: Path) -> list[Group]:

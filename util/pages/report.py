@@ -27,6 +27,7 @@ from PIL import Image
 
 from util.errors import UserError
 from util.latents import coordinates_of
+from util.metadata import WARNING
 from util.pages.plot_page import beside, json_for_page, write_page
 from util.style import (
     MAX_CLASSES,
@@ -313,7 +314,8 @@ def write_report(
         tables: caption and table; one with `attrs["best"]`, (row, column) pairs, has its best
             entries in bold and a row per column, since scores are many.
         figures: caption and PNG file, in their order.
-        notes: lines on cells that were left out, and other remarks.
+        notes: lines on cells that were left out, and other remarks; those that begin with WARNING
+            also stand below the summary.
         latent_page: the view that `write_latent_page` returned, for this page too.
         versions: name -> version of the software, or a property of the machine.
         details: caption and table, shown below the figures.
@@ -334,7 +336,10 @@ def write_report(
     sections.append(("Notes", "notes", f"<ul>{remarks}</ul>" if remarks else ""))
     sections.append(("Settings", "settings", _pairs_html(settings)))
     sections.append(("Versions", "versions", _pairs_html(versions or {})))
-    body = _report_html(title, summary_lines, [section for section in sections if section[2]])
+    alarms = [note for note in notes if str(note).startswith(WARNING)]
+    body = _report_html(
+        title, [*summary_lines, *alarms], [section for section in sections if section[2]]
+    )
     _write_page(path, title, body, latent_page)
     return Path(path)
 

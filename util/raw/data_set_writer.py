@@ -308,14 +308,14 @@ def _numbers_or_text(column: pd.Series) -> pd.Series:
     """Integers, floats or text: the first of these that fits every value of a column.
 
     Text such as "NA" or "None" may be a class, so only an empty field is missing. A number with a
-    leading zero is a name (plate 001).
+    leading zero is a name (plate 001), and so is one like 1E1 (a clone).
     """
     values = column.dropna()
     if column.name == "reason" or values.empty:
         return column
     if values.str.fullmatch(r"-?(0|[1-9]\d{0,17})").all():
         return column.astype("Int64" if len(values) < len(column) else np.int64)
-    if values.str.match(r"-?0\d").any():
+    if values.str.match(r"-?0\d|\d+[eE]\d+$").any():
         return column
     try:
         return column.astype(np.float64)  # exact, unlike pandas' parser

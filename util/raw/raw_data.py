@@ -4,7 +4,6 @@ A fault in a table stops the conversion before it begins; a fault in one image i
 reason, to be counted.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,9 +12,9 @@ import pandas as pd
 
 from util.errors import UserError
 from util.image_files import read_image
-from util.metadata import read_table
 from util.raw.cellprofiler import SEVERAL, index_crops, numbers
 from util.raw.data_set_writer import Cut
+from util.tables import read_table
 
 
 def read_channels(files: Sequence[Path]) -> tuple[np.ndarray | None, str]:
@@ -77,17 +76,23 @@ def first_line(error: Exception) -> str:
 
 
 def read_ground_truth(
-    path: Path, numeric: Sequence[str] = (), text: Sequence[str] = ()
+    path: Path,
+    numeric: Sequence[str] = (),
+    text: Sequence[str] = (),
+    keep_text: Sequence[str] = (),
 ) -> pd.DataFrame:
     """A user's table with its required columns, numeric where they have to be.
+
+    Args:
+        path: of the table.
+        numeric, text: required columns.
+        keep_text: more columns whose values stay text, such as classes; they may have gaps.
 
     Raises:
         UserError: the file is missing or empty, a column is missing or has gaps, or text stands
             where a number belongs.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
-    table = read_table(path)
+    table = read_table(path, (*text, *keep_text))
     for column in (*numeric, *text):
         if column not in table:
             raise UserError(
@@ -115,8 +120,3 @@ def find_in(folder: Path, *names: str) -> Path:
         if (folder / name).exists():
             return folder / name
     raise UserError(f"--raw {folder}: there is no {' or '.join(names)} in it")
-
-
-def safe_name(text: str) -> str:
-    """The text as part of a file name; characters that a file system may refuse become hyphens."""
-    return re.sub(r"[^\w.+-]+", "-", str(text)).strip(".-") or "unnamed"
