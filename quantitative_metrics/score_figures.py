@@ -241,6 +241,7 @@ def write_score_report(
         tables=[*tables, ("Each projection by each score.", scores_table(scores.table))],
         figures=[*figures, *drawn],
         notes=notes,
+        warnings=[] if cells is None else cells.warnings,
         latent_page=view,
         versions=described["versions"] | described["machine"],
         details=detail_tables(scores),
@@ -298,10 +299,11 @@ def _draw_neighbours(
         figures.append((f"Co-ranking with {reference}: pairs by both ranks", path))
         quality[reference] = {
             name: scores.local_quality[f"{name}_{reference}_local_Q_score"].to_numpy()
-            for name in codes
+            for name in corners
         }
         path = folder / f"local_quality_{reference}.png"
-        plot_local_quality(codes, quality[reference], path, reference)
+        ranked = {name: codes[name] for name in corners}
+        plot_local_quality(ranked, quality[reference], path, reference)
         figures.append((f"Local quality of each cell against {reference}", path))
     if quality:
         path = plot_local_quality_densities(quality, folder / "local_quality.png")

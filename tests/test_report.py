@@ -282,3 +282,16 @@ def test_the_pages_work_in_a_browser_and_the_report_without_plotly_too(
     assert page.locator("figure img").first.is_visible()
     assert page.locator("td.best").first.is_visible()
     assert not page.locator(".view").is_visible()
+
+
+def test_warnings_stand_under_the_title(tmp_path):
+    common = {"summary_lines": ["lead"], "settings": {}, "tables": [], "figures": []}
+    odd = ["DNA is dead: it is 0 in every pixel", "<b> is saturated"]
+    path = write_report(tmp_path / "odd.html", title="Odd", warnings=odd, **common)
+    html = path.read_text(encoding="utf-8")
+    places = [
+        html.index(text) for text in ("<h1>", "DNA is dead", "&lt;b&gt; is saturated", "lead<")
+    ]
+    assert places == sorted(places)
+    path = write_report(tmp_path / "plain.html", title="Plain", **common)
+    assert 'class="warnings"' not in path.read_text(encoding="utf-8")

@@ -56,7 +56,10 @@ class Cells:
             median.
         low, high: (C,) raw values that become 0 and 1; values beyond are clipped.
         channels: C names.
-        notes: what was left out or decided (unreadable files, ids without partner), a line each.
+        notes: what was left out or decided (unreadable files, ids without partner), a line each;
+            the warnings come first.
+        warnings: what is odd about the images (`image_checks`), a line each, to be read before any
+            number.
         fingerprint: changes when a pixel does.
         cache: folder for what is derived from the images; None where nothing can be written.
     """
@@ -70,6 +73,7 @@ class Cells:
     high: np.ndarray
     channels: list[str]
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     fingerprint: str = ""
     cache: Path | None = None
 
@@ -312,7 +316,8 @@ def _assemble(
         low=np.array(facts["low"]),
         high=np.array(facts["high"]),
         channels=facts["channels"],
-        notes=facts["remarks"] + notes,
+        notes=facts["warnings"] + facts["remarks"] + notes,
+        warnings=facts["warnings"],
         fingerprint=facts["fingerprint"],
         cache=cache,
     )
@@ -372,7 +377,8 @@ def _build_folder_cache(
             "unreadable": unreadable,
             "alpha_dropped": alpha_dropped,
             "channels": channels,
-            "remarks": [*numbers.notes(n_clipped), *checks.notes(channels)],
+            "warnings": checks.notes(channels),
+            "remarks": numbers.notes(n_clipped),
         }
         finish(row, facts)
 
@@ -446,7 +452,8 @@ def _build_array_cache(cached: CellCache, source: CellSource) -> None:
                 "low": low.tolist(),
                 "high": high.tolist(),
                 "channels": channels,
-                "remarks": [*numbers.notes(n_clipped), *checks.notes(channels)],
+                "warnings": checks.notes(channels),
+                "remarks": numbers.notes(n_clipped),
             },
         )
 
