@@ -48,12 +48,14 @@ def folder(tmp_path):
 
 
 def test_folder_with_classes_and_metadata(folder):
-    cells = load(folder, folder.parent / "meta.csv")
+    cells = load(folder, folder.parent / "meta.csv", fit="squeeze")
     assert cells.images.shape == (12, 3, 64, 64) and cells.images.dtype == np.uint8
     assert list(cells.table.columns) == ["Unique_ID", "class", "dose", "drug"]
     by_id = cells.table.set_index("Unique_ID")
     assert by_id.loc["cell_3.tiff", "dose"] == 1.5 and by_id.loc["cell_9.tiff", "class"] == "B"
-    assert cells.masked and cells.notes == []
+    assert cells.masked
+    [note] = cells.notes
+    assert note.startswith("7 of 12 crops are larger than 64 pixels")
     row = list(cells.table["Unique_ID"]).index("cell_0.tiff")  # 50 x 60: padded
     expected = np.zeros((64, 64, 3), np.uint8)
     expected[7:57, 2:62] = masked_crop(50, 60, seed=0)

@@ -105,6 +105,17 @@ def test_settings_of_an_older_version_take_defaults_and_a_newer_one_is_refused()
         settings_from_json(Made, {"epochs": 1, "depth": 2})
 
 
+def test_a_field_of_today_means_what_an_older_version_did():
+    @dataclasses.dataclass(frozen=True)
+    class Made:
+        epochs: int = 5
+        fit: str = "scale"
+        BEFORE: ClassVar = {"fit": "squeeze"}
+
+    assert settings_from_json(Made, {"epochs": 1}) == Made(epochs=1, fit="squeeze")
+    assert settings_from_json(Made, {"fit": "scale"}) == Made()
+
+
 def test_a_users_mistake_is_one_line_and_code_2(capsys):
     def fails():
         raise UserError("`array_key` x: there is no such array; give `dataset` too")

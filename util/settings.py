@@ -135,8 +135,9 @@ def settings_from_json(
 ) -> SettingsT:
     """Rebuild a settings dataclass; tuples come back from JSON as lists.
 
-    A field that an older version did not have takes its default, which does what was done before. A
-    field that has been renamed since (`RENAMED` of the class) keeps its value.
+    A field that an older version did not have takes its value in `BEFORE` of the class, which is
+    what was done then, or else its default. A field that has been renamed since (`RENAMED` of the
+    class) keeps its value.
 
     Args:
         kind: the dataclass.
@@ -148,6 +149,7 @@ def settings_from_json(
     """
     renamed = getattr(kind, "RENAMED", {})
     values = {renamed.get(name, name): value for name, value in values.items()}
+    values = dict(getattr(kind, "BEFORE", {})) | values
     names = {field.name for field in dataclasses.fields(kind)}
     odd = sorted(set(values) - names)
     if more:
