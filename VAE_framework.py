@@ -52,7 +52,7 @@ from util import processes
 from util.augmentation import TARGETS, TargetName, align
 from util.cell_features import hand_crafted_features
 from util.crops import Fit
-from util.data_processing import Batches, Cells, CellSource, load_cells, split_cells
+from util.data_processing import Batches, Cells, CellSource, load_cells
 from util.devices import (
     Precision,
     describe_device,
@@ -90,6 +90,7 @@ from util.settings import (
     run_script,
     take_fields,
 )
+from util.splitting import split_cells
 from util.streaming import make_batches
 from util.tensorboard_log import TensorBoardLog, summary_writer
 from util.workers import Beside
@@ -115,6 +116,11 @@ class Settings:
     files."""
     project_z: Projection | None = None
     """How focal planes become one image: `max` or `mean`; None refuses images of several planes."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels in their order, e.g. `DNA Actin`; none takes those of the files."""
+    subset: str | None = None
+    """Part of the data set: a number of cells, shared out over the classes and always the same
+    ones, or a CSV whose Unique_ID names the cells."""
     simulated_cells: int = 7387
     """Cells to draw when the data set is `simulated`; 7,387 is the size of the real matched set."""
     simulated_seed: int = 0

@@ -59,7 +59,6 @@ from optimization.grid_scores import score_each, subset
 from optimization.grid_workers import output_to, train_all
 from quantitative_metrics.score_figures import draw_scores
 from quantitative_metrics.scores import Plan, Scores, reference_spaces
-from util.data_processing import split_cells
 from util.devices import pick_device
 from util.errors import UserError
 from util.helpers import compose_rgb, plot_losses
@@ -68,6 +67,7 @@ from util.metadata import choose_labels
 from util.pages.report import write_latent_page
 from util.runs import slug, write_table
 from util.settings import parse_settings, run_script
+from util.splitting import split_cells
 from util.style import thinning_stride
 from VAE_framework import ALIGNED, EVEN, Loaded
 

@@ -1,7 +1,7 @@
 """From a folder or an array file to cells, from cells to batches on the device.
 
     source --load_cells--> Cells (images uint8|uint16 (N, C, S, S), table)
-           --split_cells--> train / valid
+           --splitting.split_cells--> train / valid
            --CellBatches--> float batches (B, C, S, S) in 0..1, scaled, augmented, on the device
 
 Images stay integers, with their own range, until they reach the device. What reading and resizing
@@ -38,6 +38,7 @@ from util.image_files import Meaning, Projection, read_array, try_read
 from util.image_folders import class_folders, in_nfc, list_images
 from util.metadata import count_and_name, join_metadata, read_table, refuse_duplicates
 from util.pixel_numbers import choose_numbers, kind_of
+from util.splitting import choose_part
 
 CACHE_VERSION = 2  # raise it when the pixels that load_cells makes change
 SIMULATED = Path("DataSets") / "simulated"  # caches of simulated cells
@@ -166,6 +167,11 @@ class CellSource:
     files."""
     project_z: Projection | None = None
     """How focal planes become one image: `max` or `mean`; None refuses images of several planes."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels in their order, e.g. `DNA Actin`; none takes those of the files."""
+    subset: str | None = None
+    """Part of the data set: a number of cells, shared out over the classes and always the same
+    ones, or a CSV whose Unique_ID names the cells."""
     simulated_cells: int = 7387
     """Cells to draw when the data set is `simulated`; 7,387 is the size of the real matched set."""
     simulated_seed: int = 0
@@ -178,12 +184,38 @@ def load_cells(source: CellSource, progress: bool = True) -> Cells:
     """Turn a source into cells at the input size.
 
     Args:
-        source: which cells. Its `label` is not used here.
+        source: which cells. Its `label` only shares out a `subset` over the classes.
         progress: show progress bars.
 
     Raises:
         UserError: a file or value is wrong.
     """
+    cells = _load_all(source, progress)
+    if source.channels:
+        cells = dataclasses.replace(cells, channels=_named(cells.channels, source.channels))
+    warnings = [
+        text if channel is None else f"{cells.channels[channel]} {text}"
+        for channel, text in cells.warnings
+    ]
+    cells = dataclasses.replace(cells, warnings=warnings, notes=warnings + cells.notes)
+    if source.subset is None:
+        return cells
+    places, notes = choose_part(source.subset, cells.table, source.label)
+    return dataclasses.replace(cells.subset(places), notes=cells.notes + notes)
+
+
+def _named(channels: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The names that the user gives to the channels."""
+    if len(set(names)) != len(names) or len(names) != len(channels):
+        raise UserError(
+            f"`channels` {' '.join(names)}: the images have {len(channels)} channels "
+            f"({', '.join(channels)}); give one name for each, all different"
+        )
+    return list(names)
+
+
+def _load_all(source: CellSource, progress: bool) -> Cells:
+    """All cells of a source; its warnings are still pairs of a channel, or None, and a text."""
     dataset, metadata = source.dataset, source.metadata
     if metadata is not None and not Path(metadata).is_file():
         raise UserError(f"`metadata` {metadata}: there is no such file")
@@ -337,7 +369,7 @@ def _assemble(
         low=np.array(facts["low"]),
         high=np.array(facts["high"]),
         channels=facts["channels"],
-        notes=facts["warnings"] + facts["remarks"] + notes,
+        notes=facts["remarks"] + notes,
         warnings=facts["warnings"],
         originals=originals,
         fingerprint=facts["fingerprint"],
@@ -396,7 +428,7 @@ def _build_folder_cache(
             unreadable=unreadable,
             alpha_dropped=alpha_dropped,
             channels=channels,
-            warnings=checks.notes(channels),
+            warnings=checks.warnings(),
             remarks=numbers.notes(n_clipped),
         )
 
@@ -476,50 +508,9 @@ def _build_array_cache(cached: CellCache, source: CellSource) -> None:
             crops,
             masked,
             channels=channels,
-            warnings=checks.notes(channels),
+            warnings=checks.warnings(),
             remarks=numbers.notes(n_clipped),
         )
-
-
-def split_cells(
-    labels: Sequence | None, n_cells: int, valid_fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Seeded, stratified split into (train, valid) indices, each ascending.
-
-    Each class gives its share to the validation set, rounded so that the shares add up (largest
-    remainder). A class too small for a share, or of one cell, stays in the training set.
-
-    Args:
-        labels: class of each cell (None where missing), or None for no classes at all.
-        n_cells: N.
-        valid_fraction: share of the validation set, above 0 and below 1.
-        seed: of the run.
-
-    Raises:
-        UserError: a share outside 0..1, or one that leaves fewer than 2 cells to train on.
-    """
-    if not 0 < valid_fraction < 1:
-        raise UserError(f"`valid_fraction` {valid_fraction}: must lie between 0 and 1, e.g. 0.15")
-    n_valid = max(1, round(valid_fraction * n_cells))
-    if n_cells - n_valid < 2:
-        raise UserError(
-            f"{n_cells} cells with `valid_fraction` {valid_fraction} leave {n_cells - n_valid} to "
-            "train on: at least 2 are needed"
-        )
-    classes = pd.Series([None] * n_cells if labels is None else labels, dtype=object)
-    codes = pd.factorize(classes)[0]  # -1 where missing: one more class
-    rng = np.random.default_rng([seed, 1])
-    groups = [rng.permutation(np.flatnonzero(codes == code)) for code in np.unique(codes)]
-    shares = np.array([valid_fraction * len(group) if len(group) > 1 else 0.0 for group in groups])
-    counts = np.floor(shares).astype(int)
-    by_remainder = np.argsort(counts - shares, kind="stable")
-    with_room = [g for g in by_remainder if len(groups[g]) - counts[g] > 1]
-    counts[with_room[: n_valid - counts.sum()]] += 1
-    if counts.sum() == 0:  # only classes of one cell: any cell may validate
-        groups, counts = [rng.permutation(n_cells)], np.array([n_valid])
-    chosen = [group[:count] for group, count in zip(groups, counts, strict=True)]
-    valid = np.sort(np.concatenate(chosen))
-    return np.setdiff1d(np.arange(n_cells), valid), valid
 
 
 def scale_pixels(
