@@ -128,10 +128,11 @@ class Settings:
     image_size: int = 64
     """Side of the network's input in pixels: 32, 64, 128 or 256. Smaller cells are padded; see
     `fit` for larger ones."""
-    fit: Fit = "scale"
+    fit: Fit | None = None
     """How cells larger than that are brought to it: `scale` rescales all cells by one factor, so
     that sizes and shapes stay comparable; `squeeze` brings each larger cell alone to the square,
-    as in the thesis. Features are measured on the original pixels."""
+    as in the thesis. None squeezes the `simulated` cells and scales all others. Features are
+    measured on the original pixels."""
     downsample: int = 1
     """Factor by which the network's input is downsampled (means over squares of pixels); features
     and reference spaces keep all pixels. A factor of 2 trains two to three times faster."""
@@ -272,7 +273,7 @@ EVEN = {"density_balance": 1.0, "target_view": "turns", "likelihood": "gaussian"
 LAPTOP = {"simulated_cells": 2500, "base": 8, "epochs": 20, "learning_rate": 1e-3}
 PRESETS = {
     "default": {},
-    "thesis": {"fit": "squeeze"},  # all other defaults are the thesis's numbers
+    "thesis": {"fit": "squeeze"},  # of any cells; all other defaults are the thesis's numbers
     "laptop": LAPTOP,
     "aligned": LAPTOP | ALIGNED | {"epochs": 40, "freeze_norm_after": 10},
     "even": LAPTOP | EVEN | {"base": 16, "batch_size": 32},

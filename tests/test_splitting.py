@@ -1,5 +1,7 @@
 """Training, validation and subsets: stratified, seeded, and every class keeps a cell."""
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pytest
