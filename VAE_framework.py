@@ -237,6 +237,7 @@ class Settings:
     it."""
 
     BEFORE: ClassVar = CellSource.BEFORE
+    PRESETS_ELSEWHERE: ClassVar = {"views": "InfoMAX_VAE_framework.py"}
     RENAMED: ClassVar = {"shrink": "downsample", "evenness": "density_balance"}
     RANGES: ClassVar = {
         "downsample": AT_LEAST_1,

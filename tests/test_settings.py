@@ -177,3 +177,13 @@ def test_last_run_is_that_of_the_script(tmp_path, words):
     default = dataclasses.replace(VAE_framework.SETTINGS, results=str(tmp_path))
     asked = parse_settings(default, VAE_framework.PRESETS, words)
     assert asked.base == 4 and str(tmp_path / "0001-x") in (asked.resume, asked.original)
+
+
+@pytest.mark.parametrize("words", [["--preset", "views"], ["--seed", "1", "--preset=views"]])
+def test_a_preset_of_another_script_is_named(words, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Made(Toy):
+        PRESETS_ELSEWHERE: ClassVar = {"views": "Other_framework.py"}
+
+    with pytest.raises(UserError, match=r"--preset views: a preset of Other_framework\.py"):
+        parse_settings(Made(), {"default": {}}, words)

@@ -44,6 +44,7 @@ def parse_settings(
         SystemExit: code 2 for a misspelt option or a value of the wrong kind, 0 after `--help`.
     """
     argv = _give_bare_resume_a_value(list(sys.argv[1:] if argv is None else argv))
+    _refuse_preset_of_another_script(argv, presets, getattr(default, "PRESETS_ELSEWHERE", {}))
 
     def parse(base: SettingsT) -> SettingsT:
         return parse_options(base, argv)
@@ -116,6 +117,15 @@ def _give_bare_resume_a_value(argv: list[str]) -> list[str]:
         if argv[place] == "--resume" and bare:
             argv = [*argv[: place + 1], "last", *argv[place + 1 :]]
     return argv
+
+
+def _refuse_preset_of_another_script(
+    argv: Sequence[str], presets: Mapping[str, Any], elsewhere: Mapping[str, str]
+) -> None:
+    words = [part for word in argv for part in word.split("=", 1)]
+    for option, name in zip(words, words[1:], strict=False):
+        if option == "--preset" and name in elsewhere and name not in presets:
+            raise UserError(f"--preset {name}: a preset of {elsewhere[name]}; run that script")
 
 
 def _refuse_changes(new: Any, saved: Any, changeable: Sequence[str], folder: Path) -> None:

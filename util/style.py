@@ -76,9 +76,15 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 
 def one_line(text: object, width: int = 28) -> str:
-    """The text without line breaks, cut to `width` characters."""
+    """The text without line breaks, cut to `width` characters in its middle.
+
+    Names that begin alike, as `treatment with 10 nM` and `treatment with 100 nM`, end differently.
+    """
     line = " ".join(str(text).split())
-    return line if len(line) <= width else f"{line[: width - 1]}…"
+    if len(line) <= width:
+        return line
+    end = (width - 1) // 2
+    return f"{line[: width - 1 - end]}…{line[len(line) - end :]}"
 
 
 @dataclass(frozen=True)
