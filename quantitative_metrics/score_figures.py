@@ -268,9 +268,11 @@ def draw_scores(
         captions and PNG files in the order of a report.
     """
     figures = []
+    progress = scores.continuum.progress if scores.continuum else None
     for column in coloured_columns(known_of(latents, projections), label):
         path = folder / f"projections_{slug(column)}.png"
-        plot_projections(latents, projections, column, path)
+        graded = column != label or column == progress  # the others are gradations
+        plot_projections(latents, projections, column, path, graded)
         figures.append((f"The projections, coloured by {column}", path))
     codes = {name: latents[list(columns)].to_numpy(float) for name, columns in projections.items()}
     curves = plot_scores(scores.table, folder / "scores.png")
