@@ -312,8 +312,10 @@ def test_a_3d_panel_is_seen_from_where_its_groups_lie_apart(monkeypatch, across,
     table["class"], table["dose"] = np.where(side > 0, "x", "y"), side + rng.normal(0, 0.1, 200)
     panel = figure_axes(monkeypatch, table, {"VAE": list("abc")}, by)[0]
     x, y, _ = (2 * 5 * direction) / np.ptp(points, axis=0)  # the panel is a cube
-    seen = abs(np.sin(np.radians(panel.azim) - np.arctan2(y, x)))
-    assert seen > 0.8, panel.azim
+    # of the sides from which the labels do not meet
+    turns = np.radians([panel.azim, *range(-75, -10, 5)])
+    seen = abs(np.sin(turns - np.arctan2(y, x)))
+    assert seen[0] > 0.6 and seen[0] == pytest.approx(seen.max(), abs=0.05)
 
 
 def test_few_doses_are_on_a_scale_only_if_graded(monkeypatch):

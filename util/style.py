@@ -131,8 +131,9 @@ def colour_column(values: pd.Series, graded: bool = False) -> ClassColours | Num
     """Decide how a column of metadata is shown: as classes or on a colour scale.
 
     Numbers go on a scale, but whole numbers of at most 20 distinct values are classes unless they
-    are graded, as doses and times are, and so is anything that is no number. Up to 10 classes are coloured by `CLASS_PALETTE`, up to 20 by tab20;
-    beyond, the 19 most frequent keep a colour and the others share a grey one.
+    are graded, as doses and times are, and so is anything that is no number. Up to 10 classes are
+    coloured by `CLASS_PALETTE`, up to 20 by tab20; beyond, the 19 most frequent keep a colour and
+    the others share a grey one.
     """
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         numbers = values.to_numpy(float, na_value=np.nan)
