@@ -39,7 +39,7 @@ from VAE_framework import (
 
 @dataclass(frozen=True)
 class InfoMaxSettings(Settings):
-    """Every number of a run. The defaults are those of the thesis's text."""
+    """Every number of a run. The defaults are those of the thesis's text, but for `fit`."""
 
     alpha: float = 20.0
     """Weight of the mutual information between image and code, dimensionless; 0 is the plain
@@ -86,7 +86,7 @@ OTHER_VIEWS = {
 }
 # `thesis` is what the thesis's code did; the other presets are those of VAE_framework.py.
 PRESETS = VAE_framework.PRESETS | {
-    "thesis": {"bound": "infonce"},
+    "thesis": VAE_framework.PRESETS["thesis"] | {"bound": "infonce"},
     "views": VAE_framework.LAPTOP | {"batch_size": 128} | OTHER_VIEWS,
 }
 

@@ -51,7 +51,8 @@ from quantitative_metrics.scores import (
 from util import processes
 from util.augmentation import TARGETS, TargetName, align
 from util.cell_features import hand_crafted_features
-from util.data_processing import Batches, Cells, CellSource, load_cells, split_cells
+from util.crops import Fit
+from util.data_processing import Batches, Cells, CellSource, load_cells
 from util.devices import (
     Precision,
     describe_device,
@@ -89,6 +90,7 @@ from util.settings import (
     run_script,
     take_fields,
 )
+from util.splitting import split_cells
 from util.streaming import make_batches
 from util.tensorboard_log import TensorBoardLog, summary_writer
 from util.workers import Beside
@@ -96,7 +98,7 @@ from util.workers import Beside
 
 @dataclass(frozen=True)
 class Settings:
-    """Every number of a run. The defaults are those of the thesis."""
+    """Every number of a run. The defaults are those of the thesis, but for `fit`."""
 
     dataset: str = "simulated"
     """What to learn from: `simulated`, a folder of images (flat or one subfolder per class), or an
@@ -115,13 +117,23 @@ class Settings:
     files."""
     project_z: Projection | None = None
     """How focal planes become one image: `max` or `mean`; None refuses images of several planes."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels in their order, e.g. `DNA Actin`; none takes those of the files."""
+    subset: str | None = None
+    """Part of the data set: a number of cells, shared out over the classes and always the same
+    ones, or a CSV whose Unique_ID names the cells."""
     simulated_cells: int = 7387
     """Cells to draw when the data set is `simulated`; 7,387 is the size of the real matched set."""
     simulated_seed: int = 0
     """Seed of the simulator, apart from the seed of the run."""
     image_size: int = 64
-    """Side of the network's input in pixels: 32, 64, 128 or 256. Larger cells are rescaled, smaller
-    ones padded."""
+    """Side of the network's input in pixels: 32, 64, 128 or 256. Smaller cells are padded; see
+    `fit` for larger ones."""
+    fit: Fit | None = None
+    """How cells larger than that are brought to it: `scale` rescales all cells by one factor, so
+    that sizes and shapes stay comparable; `squeeze` brings each larger cell alone to the square,
+    as in the thesis. None squeezes the `simulated` cells and scales all others. Features are
+    measured on the original pixels."""
     downsample: int = 1
     """Factor by which the network's input is downsampled (means over squares of pixels); features
     and reference spaces keep all pixels. A factor of 2 trains two to three times faster."""
@@ -225,6 +237,8 @@ class Settings:
     """Continue a run (its folder or number; without a value the newest); --epochs may lengthen
     it."""
 
+    BEFORE: ClassVar = CellSource.BEFORE
+    PRESETS_ELSEWHERE: ClassVar = {"views": "InfoMAX_VAE_framework.py"}
     RENAMED: ClassVar = {"shrink": "downsample", "evenness": "density_balance"}
     RANGES: ClassVar = {
         "downsample": AT_LEAST_1,
@@ -261,7 +275,7 @@ EVEN = {"density_balance": 1.0, "target_view": "turns", "likelihood": "gaussian"
 LAPTOP = {"simulated_cells": 2500, "base": 8, "epochs": 20, "learning_rate": 1e-3}
 PRESETS = {
     "default": {},
-    "thesis": {},  # the defaults are the thesis's numbers
+    "thesis": {"fit": "squeeze"},  # of any cells; all other defaults are the thesis's numbers
     "laptop": LAPTOP,
     "aligned": LAPTOP | ALIGNED | {"epochs": 40, "freeze_norm_after": 10},
     "even": LAPTOP | EVEN | {"base": 16, "batch_size": 32},

@@ -212,6 +212,7 @@ def features_of_space(space: LatentSpace) -> tuple[pd.DataFrame | None, list[str
         table, notes = features_of(
             cells.images,
             cells.masked,
+            originals=cells.originals,
             channel_names=cells.channels,
             ids=ids,
             groups=settings.feature_groups,

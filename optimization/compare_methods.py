@@ -23,6 +23,7 @@ and then place the validation cells; t-SNE cannot place new cells and keeps its 
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -44,6 +45,7 @@ from optimization.grid import (
     Train,
     Trial,
     open_grid,
+    read_grid,
     write_grid,
 )
 from optimization.grid_runs import (
@@ -59,15 +61,16 @@ from optimization.grid_scores import score_each, subset
 from optimization.grid_workers import output_to, train_all
 from quantitative_metrics.score_figures import draw_scores
 from quantitative_metrics.scores import Plan, Scores, reference_spaces
-from util.data_processing import split_cells
+from util.data_processing import CellSource
 from util.devices import pick_device
 from util.errors import UserError
 from util.helpers import compose_rgb, plot_losses
 from util.latents import AXES, map_columns, read_codes
 from util.metadata import choose_labels
 from util.pages.report import write_latent_page
-from util.runs import slug, write_table
-from util.settings import parse_settings, run_script
+from util.runs import read_description, slug, write_table
+from util.settings import parse_settings, run_script, settings_from_json
+from util.splitting import split_cells
 from util.style import thinning_stride
 from VAE_framework import ALIGNED, EVEN, Loaded
 
@@ -112,6 +115,8 @@ MODELS: dict[str, dict[str, Any]] = {
 PROJECTIONS = ("UMAP", "TSNE", "PCA")
 METHODS = (*MODELS, *PROJECTIONS)
 HELD_OUT = "held_out.csv"  # coordinates in a map fitted to the training cells only
+# Settings that decide how a projection is scored.
+OF_SCORES = ("features", "feature_groups", "progress", "branch", "rank_all_up_to")
 LEAST_HELD_OUT = 50  # validation cells; fewer are not scored by themselves
 
 
@@ -299,7 +304,7 @@ def read_methods(settings: CompareSettings) -> dict[str, Method]:
 
 
 def _read_values(where: str, text: str, settings: CompareSettings) -> dict[str, Any]:
-    """Parse setting=value,... into values of the types of the settings."""
+    """Parse setting=value,... into values of the types of the settings; lists are A+B."""
     hints = get_type_hints(type(settings))
     values = {}
     for part in filter(None, text.split(",")):
@@ -308,7 +313,11 @@ def _read_values(where: str, text: str, settings: CompareSettings) -> dict[str, 
         key = settings.RENAMED.get(key, key)
         if key not in hints or not value:
             raise UserError(f"{where}: {part!r} is not setting=value of InfoMAX_VAE_framework.py")
-        choices = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
+        kinds = (hints[key], *get_args(hints[key]))
+        if get_origin(hints[key]) is tuple:
+            values[key] = tuple(value.split("+"))
+            continue
+        choices = [one for kind in kinds if get_origin(kind) is Literal for one in get_args(kind)]
         if choices and value not in choices:
             raise UserError(f"{where}: {part!r} must be one of {', '.join(map(str, choices))}")
         if hints[key] is bool:
@@ -316,7 +325,7 @@ def _read_values(where: str, text: str, settings: CompareSettings) -> dict[str, 
                 raise UserError(f"{where}: {part!r} must be True or False")
             values[key] = value == "True"
             continue
-        kind = next((k for k in (int, float) if k in (hints[key], *get_args(hints[key]))), str)
+        kind = next((k for k in (int, float) if k in kinds), str)
         try:
             values[key] = kind(value)
         except ValueError as error:
@@ -399,18 +408,44 @@ def _make_projection(folder: Path, data_set: DataSet, method: Method, seed: int)
     return {"value": 0.0, "said": "projected"}
 
 
-def codes_of(trial: Trial, held_out: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+def codes_of(folder: Path, held_out: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
     """Coordinates (N, d) of a trained trial, and the log-variances if it is a model.
 
     Args:
-        trial: of the grid.
+        folder: of the trial.
         held_out: take the map that was fitted without the validation cells, if there is one.
     """
-    if (trial.folder / "best.pt").is_file():
-        return read_codes(trial.folder)
-    name = HELD_OUT if held_out and (trial.folder / HELD_OUT).is_file() else "latents.csv"
-    table = pd.read_csv(trial.folder / name)
+    if (folder / "settings.json").is_file():
+        return read_codes(folder)
+    name = HELD_OUT if held_out and (folder / HELD_OUT).is_file() else "latents.csv"
+    table = pd.read_csv(folder / name)
     return table.drop(columns="Unique_ID").to_numpy(np.float32), None
+
+
+def describe_projection(folder: Path) -> dict[str, Any]:
+    """What settings.json of a model would say of the cells, for a projection of a comparison.
+
+    Args:
+        folder: of the trial.
+
+    Raises:
+        UserError: it is no trial of a comparison.
+    """
+    comparison = read_description(folder.parent)
+    trials = read_grid(folder.parent)["trials"]
+    trial = next((t for t in trials if t["folder"] == folder.name), None)
+    if trial is None or "data_set" not in trial:
+        raise UserError(f"{folder} holds no settings.json: give a finished run or a grid")
+    settings = settings_from_json(CompareSettings, comparison["settings"])
+    specs = {spec.partition(":")[0]: spec for spec in settings.sets}
+    of_set = replace(settings, **read_set(specs[trial["data_set"]], settings)[1])
+    shared = {*(f.name for f in dataclasses.fields(CellSource)), *OF_SCORES, "valid_fraction"}
+    values = {name: getattr(of_set, name) for name in sorted(shared)}
+    return {
+        "script": "VAE_framework",
+        "settings": json.loads(json.dumps(values)),  # lists as in the settings.json of a model
+        "data": comparison[trial["data_set"]],
+    }
 
 
 def score_and_draw(grid: Grid, settings: CompareSettings, sets: Mapping[str, DataSet]) -> Path:
@@ -451,7 +486,7 @@ def _score_set(
     """Write scores.csv and the figures of one data set; figures.csv, written last, lists them."""
     codes, logvars = {}, {}
     for trial in trials:
-        codes[trial.name], logvar = codes_of(trial)
+        codes[trial.name], logvar = codes_of(trial.folder)
         if logvar is not None:
             logvars[trial.name] = logvar
     loaded = data_set.loaded
@@ -503,7 +538,7 @@ def _score_validation_cells(
     if valid.sum() < LEAST_HELD_OUT:
         return {}
     found = score_each(
-        codes={trial.name: codes_of(trial, held_out=True)[0][valid] for trial in trials},
+        codes={trial.name: codes_of(trial.folder, held_out=True)[0][valid] for trial in trials},
         references={name: space[valid] for name, space in references.items()},
         table=data_set.loaded.cells.table[valid].reset_index(drop=True),
         plan=replace(plan, metrics=tuple(m for m in plan.metrics if m != "information")),

@@ -4,9 +4,10 @@
     python optimization/score_optimization.py results/0003-... results/0009-... --metrics backbone
     python optimization/score_optimization.py results/0003-... --metrics neighbours --seed 1
 
-Sources are folders of grids and of single runs, all on the same cells, so the reference spaces are
-ranked only once. Nothing in the run folders changes. Results go to results/NNNN-<source>-scores/:
-scores.csv (long), runs.csv (a row per run) and, if the runs differ in two settings, heat maps.
+Sources are folders of grids, of comparisons (with their UMAP, t-SNE and PCA) and of single runs or
+trials, all on the same cells, so the reference spaces are ranked only once. Nothing in the run
+folders changes. Results go to results/NNNN-<source>-scores/: scores.csv (long), runs.csv (a row per
+run) and, if the runs differ in two settings, heat maps.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ import InfoMAX_VAE_framework
 import VAE_framework
 from InfoMAX_VAE_framework import TRAINING_SCRIPTS
 from models.train_net import read_history
+from optimization.compare_methods import codes_of, describe_projection
 from optimization.grid import GRID_FILE, read_facts, read_grid
 from optimization.grid_figures import draw_runs
 from optimization.grid_runs import (
@@ -34,7 +36,6 @@ from quantitative_metrics.catalogue import GROUPS, GROUPS_HELP, Group
 from quantitative_metrics.score_table import headline
 from quantitative_metrics.scores import reference_spaces
 from util.errors import UserError
-from util.latents import read_codes
 from util.runs import (
     create_run_folder,
     describe_run,
@@ -50,7 +51,7 @@ class Settings:
     """What to score, and how."""
 
     sources: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Folders of grids, or of single runs."""
+    """Folders of grids, comparisons, single runs or trials."""
     metrics: Annotated[tuple[Group, ...], tyro.conf.arg(help=GROUPS_HELP)] = GROUPS
     goal: str = "reconstruction"
     """Score by which the best run is named."""
@@ -70,14 +71,15 @@ SETTINGS = Settings()
 def main(settings: Settings) -> Path:
     """Score the runs; returns the folder of the results."""
     folders = find_runs(settings.sources)
-    described = {name: read_description(run) for name, run in folders.items()}
+    described = {name: _describe(run) for name, run in folders.items()}
     _refuse_other_cells(described)
     first = next(iter(described.values()))
     of_runs = _settings_of(first, settings)
     loaded = VAE_framework.load(of_runs)
     codes, logvars = {}, {}
     for name, run in folders.items():
-        codes[name], logvars[name] = read_codes(run)
+        codes[name], logvar = codes_of(run)
+        logvars |= {} if logvar is None else {name: logvar}
     found = score_each(
         codes=codes,
         references=reference_spaces(loaded.cells, loaded.features),
@@ -93,6 +95,12 @@ def main(settings: Settings) -> Path:
         print(f"[{number} of {len(codes)}] scored {name}", flush=True)
     table = pd.concat(tables, ignore_index=True)
     return _write(settings, folders, described, table=table, notes=notes)
+
+
+def _describe(run: Path) -> dict[str, Any]:
+    """settings.json of a run, or what it would say of the cells of a projection."""
+    described = (run / "settings.json").is_file()
+    return read_description(run) if described else describe_projection(run)
 
 
 def find_runs(sources: Sequence[str]) -> dict[str, Path]:
@@ -134,7 +142,10 @@ def _refuse_other_cells(described: dict[str, dict[str, Any]]) -> None:
     prints = {name: described[name]["data"]["fingerprint"] for name in names}
     for name in names:
         if prints[name] != prints[names[0]]:
-            raise UserError(f"{name} and {names[0]} learned from different cells: score them apart")
+            raise UserError(
+                f"{name} and {names[0]} learned from different cells: score them apart; of a grid "
+                "or comparison, give folders of trials"
+            )
         if (script := described[name]["script"]) not in TRAINING_SCRIPTS:
             raise UserError(f"{name}: a run of {script}.py cannot be scored by this script")
 
@@ -157,7 +168,7 @@ def _write(
     rows = [
         {"run": name, **{axis: described[name]["settings"][axis] for axis in axes}}
         | {"status": "trained"}
-        | {k: v for k, v in facts_of(read_history(run)).items() if k != "said"}
+        | _training_of(run)
         | wide.loc[name].to_dict()
         for name, run in folders.items()
     ]
@@ -173,6 +184,13 @@ def _write(
     )
     print(f"report: {report}")
     return folder
+
+
+def _training_of(run: Path) -> dict[str, Any]:
+    """The facts of a run's training; none of a projection."""
+    if not (run / "settings.json").is_file():
+        return {}
+    return {k: v for k, v in facts_of(read_history(run)).items() if k != "said"}
 
 
 def varying(described: dict[str, dict[str, Any]]) -> list[str]:

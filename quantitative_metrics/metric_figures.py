@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from quantitative_metrics.backbone_metric import BackboneScore
 from util.errors import UserError
-from util.helpers import projection_panel
+from util.helpers import projection_panel, turn_to
 from util.style import (
     CLASS_PALETTE,
     LINE_STYLES,
@@ -189,23 +189,7 @@ def _draw_line(panel: Axes, knots: np.ndarray, colour: str, marker: str) -> None
 
 def _turn_to_lines(panel: Axes, view: _View) -> None:
     """Look at a 3-D panel from the side on which the knots spread most."""
-    knots = np.vstack([*view.lines, view.cells.mean(axis=0)])
-    extent = np.ptp(view.cells, axis=0)
-    knots = (knots - knots.mean(axis=0)) / np.where(extent > 0, extent, 1)  # the panel is a cube
-    elevation = math.radians(panel.elev)
-    turns = np.arange(-75, -10, 5)  # from here the labels of the axes do not meet
-    turns = np.radians([*turns, *(turns + 180)])
-    right = np.stack([-np.sin(turns), np.cos(turns), np.zeros_like(turns)])  # (3, turns)
-    up = np.stack(
-        [
-            -math.sin(elevation) * np.cos(turns),
-            -math.sin(elevation) * np.sin(turns),
-            np.full_like(turns, math.cos(elevation)),
-        ]
-    )
-    seen = np.stack([knots @ right, knots @ up])  # (2, knots, turns)
-    area = np.linalg.det(np.einsum("akt,bkt->tab", seen, seen))
-    panel.view_init(elev=panel.elev, azim=math.degrees(turns[area.argmax()]))
+    turn_to(panel, np.vstack([*view.lines, view.cells.mean(axis=0)]), view.cells)
 
 
 def _label_panel(panel: Axes, title: str, view: _View) -> None:

@@ -241,6 +241,7 @@ def write_score_report(
         tables=[*tables, ("Each projection by each score.", scores_table(scores.table))],
         figures=[*figures, *drawn],
         notes=notes,
+        warnings=[] if cells is None else cells.warnings,
         latent_page=view,
         versions=described["versions"] | described["machine"],
         details=detail_tables(scores),
@@ -267,11 +268,13 @@ def draw_scores(
         captions and PNG files in the order of a report.
     """
     figures = []
+    progress = scores.continuum.progress if scores.continuum else None
     columns = coloured_columns(known_of(latents, projections), label)
     files = file_names(columns)
     for column in columns:
         path = folder / f"projections_{files[column]}.png"
-        plot_projections(latents, projections, column, path)
+        graded = column != label or column == progress  # the others are gradations
+        plot_projections(latents, projections, column, path, graded)
         figures.append((f"The projections, coloured by {column}", path))
     codes = {name: latents[list(columns)].to_numpy(float) for name, columns in projections.items()}
     curves = plot_scores(scores.table, folder / "scores.png")
@@ -300,10 +303,11 @@ def _draw_neighbours(
         figures.append((f"Co-ranking with {reference}: pairs by both ranks", path))
         quality[reference] = {
             name: scores.local_quality[f"{name}_{reference}_local_Q_score"].to_numpy()
-            for name in codes
+            for name in corners
         }
         path = folder / f"local_quality_{reference}.png"
-        plot_local_quality(codes, quality[reference], path, reference)
+        ranked = {name: codes[name] for name in corners}
+        plot_local_quality(ranked, quality[reference], path, reference)
         figures.append((f"Local quality of each cell against {reference}", path))
     if quality:
         path = plot_local_quality_densities(quality, folder / "local_quality.png")

@@ -51,6 +51,7 @@ from util.metadata import count_and_name, gradations, refuse_missing_column
 COLUMNS = ["projection", "reference", "metric", "k", "value", "std", "n_cells", "seed"]
 EVERY_K_UP_TO = 5000  # neighbourhood sizes; of more, scores.csv holds a thousand
 RANK_ALL_UP_TO = 15_000  # cells: about a minute for three projections and two spaces on 2 cores
+ROWS_COMPARED = 512  # at a time, to see whether any cells differ
 RANKED_SAMPLE = 2000  # cells ranked against all where there are too many for exact ranks
 
 
@@ -312,21 +313,17 @@ class _Scoring:
 
     def score_neighbours(self) -> None:
         """Trustworthiness, continuity and LCMC at every k, local quality, per reference space."""
-        if not self.references:
-            self.notes.append(
-                "neighbours skipped: no images (`dataset`) and no features (`features`) to compare "
-                "with"
-            )
+        references, codes = self._comparable("neighbours")
         sample = self.plan.sample_of(len(self.table))
-        if sample is not None and self.references:
+        if sample is not None and references:
             self.notes.append(
                 f"neighbours: {sample:,} of {len(self.table):,} cells were ranked against all, "
                 f"since exact ranks of more than {self.plan.rank_all_up_to:,} take minutes; std is "
                 "the standard error of each score"
             )
-        for reference, data in self.references.items():
+        for reference, data in references.items():
             found = co_ranking(
-                data, self.codes, sample=sample, seed=self.plan.seed, device=self.plan.device
+                data, codes, sample=sample, seed=self.plan.seed, device=self.plan.device
             )
             self.corners[reference] = {name: ranking.corner for name, ranking in found.items()}
             for name, ranking in found.items():
@@ -338,18 +335,36 @@ class _Scoring:
 
     def score_information(self) -> None:
         """Mutual information with each reference space."""
+        references, codes = self._comparable("information")
+        for name, data in references.items():
+            self._try("information", partial(self._add_information, name, data, codes))
+
+    def _comparable(self, group: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The reference spaces and projections in which cells differ; the others are noted.
+
+        Where all cells are alike, every order of the neighbours is as good as any other, and a
+        score would only tell the order of the rows.
+        """
         if not self.references:
             self.notes.append(
-                "information skipped: no images (`dataset`) and no features (`features`)"
+                f"{group} skipped: no images (`dataset`) and no features (`features`) to compare "
+                "with"
             )
-        for reference, data in self.references.items():
-            self._try("information", lambda r=reference, d=data: self._add_information(r, d))
+        varied = []
+        for spaces in (self.references, self.codes):
+            flat = [name for name, space in spaces.items() if not has_variation(space)]
+            self.notes += [f"{group} skipped for {name}: all cells are alike" for name in flat]
+            varied.append({name: space for name, space in spaces.items() if name not in flat})
+        references, codes = varied
+        return (references if codes else {}), codes
 
-    def _add_information(self, reference: str, data: np.ndarray) -> None:
+    def _add_information(
+        self, reference: str, data: np.ndarray, codes: dict[str, np.ndarray]
+    ) -> None:
         plan = self.plan
         found = mutual_information_of(
             data,
-            self.codes,
+            codes,
             mode=plan.information_mode,
             seed=plan.seed,
             device=plan.device,
@@ -444,6 +459,12 @@ class _Scoring:
             score()
         except UserError as error:
             self.notes.append(f"{what} skipped: {error}")
+
+
+def has_variation(space: np.ndarray) -> bool:
+    """Whether any two rows of (N, ...) differ; stops at the first block of rows that do."""
+    blocks = range(1, len(space), ROWS_COMPARED)
+    return any((space[i : i + ROWS_COMPARED] != space[0]).any() for i in blocks)
 
 
 def has_continuum(table: pd.DataFrame) -> bool:

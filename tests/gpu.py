@@ -171,8 +171,9 @@ def fit(context: Context, name: str, epochs: int, **changes: Any) -> SimpleNames
     from models.losses import ELBOObjective
     from models.networks import build_vae
     from models.train_net import Schedule, train
-    from util.data_processing import CellBatches, split_cells
+    from util.data_processing import CellBatches
     from util.runs import seed_everything
+    from util.splitting import split_cells
 
     asked = SimpleNamespace(
         cells=context.size(2000, 48),

@@ -62,6 +62,7 @@ def test_specs_of_data_sets():
         ("unknown", "known are simulated, jurkat"),
         ("mine:colour=red", "'colour=red' is not setting=value"),
         ("mine:base=wide", "'base=wide' is no number"),
+        ("mine:fit=squash", "'fit=squash' must be one of scale, squeeze"),
         ("mine:views=sideways", "'views=sideways' must be one of none, turns"),
     ):
         with pytest.raises(UserError, match=words):

@@ -1,7 +1,6 @@
 """Sources become cells, cells become batches; checked against scikit-image and by hand."""
 
 import shutil
-from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,8 @@ import torch
 from PIL import Image
 from skimage.transform import resize
 
-from util.data_processing import CellBatches, Cells, CellSource, load_cells, split_cells
+from util.cell_features import hand_crafted_features
+from util.data_processing import CellBatches, Cells, CellSource, load_cells
 from util.errors import UserError
 from util.fitting import Fitter, choose_padding, choose_scaling
 from util.image_files import read_image
@@ -48,12 +48,14 @@ def folder(tmp_path):
 
 
 def test_folder_with_classes_and_metadata(folder):
-    cells = load(folder, folder.parent / "meta.csv")
+    cells = load(folder, folder.parent / "meta.csv", fit="squeeze")
     assert cells.images.shape == (12, 3, 64, 64) and cells.images.dtype == np.uint8
     assert list(cells.table.columns) == ["Unique_ID", "class", "dose", "drug"]
     by_id = cells.table.set_index("Unique_ID")
     assert by_id.loc["cell_3.tiff", "dose"] == 1.5 and by_id.loc["cell_9.tiff", "class"] == "B"
-    assert cells.masked and cells.notes == []
+    assert cells.masked
+    [note] = cells.notes
+    assert note.startswith("7 of 12 crops are larger than 64 pixels")
     row = list(cells.table["Unique_ID"]).index("cell_0.tiff")  # 50 x 60: padded
     expected = np.zeros((64, 64, 3), np.uint8)
     expected[7:57, 2:62] = masked_crop(50, 60, seed=0)
@@ -276,20 +278,6 @@ def test_labels():
     assert choose_labels(table[["Unique_ID"]], None)[0] is None
 
 
-def test_split_is_seeded_stratified_and_survives_rare_classes():
-    labels = ["a"] * 100 + ["b"] * 20 + ["c"] * 2 + ["d"] + [None] * 7
-    train, valid = split_cells(labels, len(labels), 0.15, 0)
-    assert sorted([*train, *valid]) == list(range(130)) and len(valid) == round(0.15 * 130)
-    counts = Counter(np.array(labels, object)[valid])
-    assert counts["a"] in (15, 16) and counts["b"] == 3 and counts["d"] == 0
-    np.testing.assert_array_equal(valid, split_cells(labels, len(labels), 0.15, 0)[1])
-    assert not np.array_equal(valid, split_cells(labels, len(labels), 0.15, 1)[1])
-    train, valid = split_cells([str(i) for i in range(10)], 10, 0.2, 0)  # only classes of one cell
-    assert len(train) == 8 and len(valid) == 2
-    with pytest.raises(UserError, match="at least 2"):
-        split_cells(None, 2, 0.15, 0)
-
-
 def cells_of(images, padding=0.0, high=255.0):
     channels = images.shape[1]
     return Cells(
@@ -331,3 +319,27 @@ def test_cells_are_downsampled_by_the_mean_of_squares(downsample):
     ordered = torch.cat(list(batches.in_order(np.arange(9))))
     np.testing.assert_allclose(ordered.numpy(), expected, atol=1e-6)
     assert next(batches.shuffled(np.arange(9))).shape == (4, 2, side, side)
+
+
+def test_channels_get_the_names_of_the_user(folder):
+    cells = load(folder, channels=("DNA", "Actin", "ER"))
+    assert cells.channels == ["DNA", "Actin", "ER"]
+    features, _ = hand_crafted_features("measure", cells, list(cells.table["Unique_ID"]))
+    assert any(name.endswith("_Actin") for name in features)
+    assert load(folder).channels != cells.channels  # the same cache, other names
+
+
+def test_warnings_name_the_channel_as_the_user_does(tmp_path):
+    images = np.zeros((9, 20, 20, 2), np.uint8)
+    images[:, 5:15, 5:15, 1] = np.random.default_rng(0).integers(1, 250, (9, 10, 10))
+    np.save(tmp_path / "set.npy", images)
+    cells = load(tmp_path / "set.npy", channels=("DNA", "Actin"))
+    assert cells.warnings == ["DNA is dead: it is 0 in every pixel of every cell"]
+    assert cells.notes[0] == cells.warnings[0]
+    assert load(tmp_path / "set.npy").warnings[0].startswith("channel_0 is dead")
+
+
+@pytest.mark.parametrize("names", [("DNA",), ("a", "a", "b"), ("a", "b", "c", "d")])
+def test_wrong_names_of_channels_are_refused(folder, names):
+    with pytest.raises(UserError, match=r"`channels` .*3 channels"):
+        load(folder, channels=names)

@@ -152,7 +152,7 @@ def test_thesis_numbers_stand_on_top():
     infomax = InfoMAX_VAE_framework.SETTINGS
     assert (infomax.alpha, infomax.critic_learning_rate) == (20.0, 5e-4)
     assert infomax.bound == "interpolated"
-    assert InfoMAX_VAE_framework.PRESETS["thesis"] == {"bound": "infonce"}
+    assert InfoMAX_VAE_framework.PRESETS["thesis"] == {"fit": "squeeze", "bound": "infonce"}
     laptop = VAE_framework.PRESETS["laptop"]
     assert laptop["simulated_cells"] >= 2000 and laptop["base"] >= 8 and laptop["epochs"] >= 10
 

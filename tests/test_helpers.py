@@ -288,3 +288,40 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
 def test_no_window_can_open():
     for module in (util.helpers, util.pages.report):
         assert "pyplot" not in Path(module.__file__).read_text(encoding="utf-8")
+
+
+def figure_axes(monkeypatch, *arguments, **more):
+    kept = []
+    monkeypatch.setattr(
+        util.helpers, "save_figure", lambda figure, path: kept.append(figure) or path
+    )
+    plot_projections(*arguments, Path("unused.png"), **more)
+    return kept[0].axes
+
+
+@pytest.mark.parametrize("by", ["class", "dose"])
+@pytest.mark.parametrize("across", [20.0, 60.0, 110.0])
+def test_a_3d_panel_is_seen_from_where_its_groups_lie_apart(monkeypatch, across, by):
+    """Two groups apart along one horizontal direction: the eye looks across it."""
+    rng = np.random.default_rng(0)
+    side = np.repeat([-1.0, 1.0], 100)
+    angle = np.radians(across)
+    direction = np.array([np.cos(angle), np.sin(angle), 0])
+    points = 5 * side[:, None] * direction + rng.normal(0, 0.3, (200, 3))
+    table = pd.DataFrame(points, columns=list("abc"))
+    table["class"], table["dose"] = np.where(side > 0, "x", "y"), side + rng.normal(0, 0.1, 200)
+    panel = figure_axes(monkeypatch, table, {"VAE": list("abc")}, by)[0]
+    x, y, _ = (2 * 5 * direction) / np.ptp(points, axis=0)  # the panel is a cube
+    # of the sides from which the labels do not meet
+    turns = np.radians([panel.azim, *range(-75, -10, 5)])
+    seen = abs(np.sin(turns - np.arctan2(y, x)))
+    assert seen[0] > 0.6 and seen[0] == pytest.approx(seen.max(), abs=0.05)
+
+
+def test_few_doses_are_on_a_scale_only_if_graded(monkeypatch):
+    table = pd.DataFrame({"a": [0.0, 1, 2, 3], "b": [0.0, 1, 0, 1], "dose": [0, 1, 10, 100]})
+    drawn = {"VAE": ["a", "b"]}
+    assert len(figure_axes(monkeypatch, table, drawn, "dose")) == 1
+    assert len(figure_axes(monkeypatch, table, drawn, "dose", graded=True)) == 2  # a colour bar
+    text = table.assign(dose=list("wxyz"))
+    assert len(figure_axes(monkeypatch, text, drawn, "dose", graded=True)) == 1

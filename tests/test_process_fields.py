@@ -306,3 +306,44 @@ def test_the_real_cellprofiler_run_becomes_cells_with_features(process, tmp_path
     assert features["Unique_ID"].tolist() == metadata_of(tmp_path)["Unique_ID"].tolist()
     kinds = {name.split("_")[0] for name in features.columns[1:]}
     assert kinds == {"Nuclei", "Cells", "Cytoplasm"}
+
+
+def draw_series(folder, translocates, seed=0):
+    """Eight fields of a dose series, DNA and a stain; outlines and nuclei are those of all doses.
+
+    The stain fades towards the edge of the cell. It moves into the nucleus with the dose, or else
+    stays where it is.
+    """
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    grid = [(y, x) for y in range(40, 300, 70) for x in range(40, 380, 70)]
+    y, x = np.mgrid[:320, :400]
+    for dose in range(8):
+        dna, stain = rng.normal(200, 10, (2, 320, 400))
+        moved = dose / 7 if translocates else 0.0
+        for cy, cx in grid:
+            a, b = rng.uniform(20, 25, 2)
+            away = np.hypot((y - cy) / a, (x - cx) / b)
+            nucleus = np.hypot(y - cy, x - cx) <= 8
+            level = rng.uniform(1500, 1900)
+            inside = away < 1
+            stain += np.where(inside, level * (1 - 0.85 * moved) * (1.2 - away), 0)
+            stain += np.where(nucleus, level * 3 * moved, 0)
+            dna += np.where(nucleus, 3000, 0)
+        for name, plane in (("DNA", dna), ("NFkB", stain)):
+            path = folder / f"A{dose + 1}_s1_{name}.tif"
+            tifffile.imwrite(path, plane.clip(0).astype(np.uint16))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("translocates", [True, False])
+def test_outlines_that_follow_the_stain_are_warned_of(process, tmp_path, translocates, seed):
+    draw_series(tmp_path / "raw", translocates, seed)
+    said = process(*BARE, "--cell-channels", "NFkB")
+    table = metadata_of(tmp_path)
+    area = table.groupby("well")["area"].median()
+    assert not [name for name in table if "stain" in name]
+    assert ("the outlines may follow the stain NFkB" in said) == translocates, said
+    assert (area.max() > 1.5 * area.min()) == translocates
+    if translocates:
+        assert "across 8 fields" in said and "--crop window" in said

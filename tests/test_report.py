@@ -290,3 +290,16 @@ def test_a_warning_stands_on_top_of_the_page(tmp_path):
     page = path.read_text()
     assert page.count("WARNING: only") == 2 and page.count("one cell") == 1
     assert page.index("WARNING: only") < page.index("<h2>")
+
+
+def test_warnings_stand_under_the_title(tmp_path):
+    common = {"summary_lines": ["lead"], "settings": {}, "tables": [], "figures": []}
+    odd = ["DNA is dead: it is 0 in every pixel", "<b> is saturated"]
+    path = write_report(tmp_path / "odd.html", title="Odd", warnings=odd, **common)
+    html = path.read_text(encoding="utf-8")
+    places = [
+        html.index(text) for text in ("<h1>", "DNA is dead", "&lt;b&gt; is saturated", "lead<")
+    ]
+    assert places == sorted(places)
+    path = write_report(tmp_path / "plain.html", title="Plain", **common)
+    assert 'class="warnings"' not in path.read_text(encoding="utf-8")

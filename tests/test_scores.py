@@ -12,7 +12,7 @@ from quantitative_metrics.performance_metrics import (
     compute_perf_metrics,
     main,
 )
-from quantitative_metrics.scores import COLUMNS, Plan, score_projections
+from quantitative_metrics.scores import COLUMNS, Plan, has_variation, score_projections
 from util.errors import UserError
 from util.settings import name_options, parse_options
 
@@ -84,6 +84,42 @@ def test_what_cannot_be_scored_is_named(line):
     skipped = [note for note in scores.notes if "skipped" in note]
     assert [note.split()[0] for note in skipped] == ["neighbours", "classifier", "backbone"]
     assert set(scores.table["metric"]) == {"spearman[dose]"}
+
+
+@pytest.mark.parametrize(
+    "flat",
+    [np.zeros((120, 2, 8, 8), np.uint8), np.full((120, 3), 7.5), np.tile([1.0, 2.0], (120, 1))],
+    ids=["black", "constant", "equal rows"],
+)
+def test_a_space_in_which_all_cells_are_alike_gives_no_score(line, flat):
+    codes, space, table = line
+    plan = Plan(("neighbours", "information"), information_mode="thesis")
+    scores = score_projections(codes, {"pixels": flat, "features": space}, table, plan)
+    assert set(scores.table["reference"]) == {"features"}
+    assert set(scores.corners) == {"features"}
+    for group in plan.metrics:
+        assert f"{group} skipped for pixels: all cells are alike" in scores.notes
+    alone = score_projections(codes, {"pixels": flat}, table, plan)
+    assert alone.table.empty and alone.local_quality.empty
+
+
+def test_a_projection_in_which_all_cells_are_alike_gets_no_score(line):
+    codes, space, table = line
+    codes = {"kept": codes["kept"], "collapsed": np.ones((120, 3))}
+    plan = Plan(("neighbours", "information"), information_mode="thesis")
+    scores = score_projections(codes, {"features": space}, table, plan)
+    assert set(scores.table["projection"]) == {"kept"}
+    assert "neighbours skipped for collapsed: all cells are alike" in scores.notes
+    only = score_projections({"collapsed": codes["collapsed"]}, {"features": space}, table, plan)
+    assert only.table.empty
+
+
+def test_one_cell_apart_is_variation(line):
+    _, space, _ = line
+    flat = np.zeros((2000, 3))
+    assert not has_variation(flat)
+    flat[1999, 2] = 1e-9
+    assert has_variation(flat) and has_variation(space)
 
 
 def test_a_sample_of_ranked_cells_is_said(line):

@@ -105,6 +105,17 @@ def test_settings_of_an_older_version_take_defaults_and_a_newer_one_is_refused()
         settings_from_json(Made, {"epochs": 1, "depth": 2})
 
 
+def test_a_field_of_today_means_what_an_older_version_did():
+    @dataclasses.dataclass(frozen=True)
+    class Made:
+        epochs: int = 5
+        fit: str = "scale"
+        BEFORE: ClassVar = {"fit": "squeeze"}
+
+    assert settings_from_json(Made, {"epochs": 1}) == Made(epochs=1, fit="squeeze")
+    assert settings_from_json(Made, {"fit": "scale"}) == Made()
+
+
 def test_a_users_mistake_is_one_line_and_code_2(capsys):
     def fails():
         raise UserError("`array_key` x: there is no such array; give `dataset` too")
@@ -166,3 +177,13 @@ def test_last_run_is_that_of_the_script(tmp_path, words):
     default = dataclasses.replace(VAE_framework.SETTINGS, results=str(tmp_path))
     asked = parse_settings(default, VAE_framework.PRESETS, words)
     assert asked.base == 4 and str(tmp_path / "0001-x") in (asked.resume, asked.original)
+
+
+@pytest.mark.parametrize("words", [["--preset", "views"], ["--seed", "1", "--preset=views"]])
+def test_a_preset_of_another_script_is_named(words, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Made(Toy):
+        PRESETS_ELSEWHERE: ClassVar = {"views": "Other_framework.py"}
+
+    with pytest.raises(UserError, match=r"--preset views: a preset of Other_framework\.py"):
+        parse_settings(Made(), {"default": {}}, words)

@@ -13,8 +13,9 @@ import torch
 from models.losses import ELBOObjective
 from models.networks import build_vae
 from models.train_net import Schedule, embed, train
-from util.data_processing import CellBatches, Cells, split_cells
+from util.data_processing import CellBatches, Cells
 from util.runs import seed_everything
+from util.splitting import split_cells
 from util.streaming import StreamedBatches, make_batches, memory_budget, read_ahead
 
 ROOT = Path(__file__).parents[1]

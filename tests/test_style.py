@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from util.style import DPI, house_style, is_colourable, save_figure
+from util.style import DPI, house_style, is_colourable, one_line, save_figure
 
 
 def saved(figure, path):
@@ -46,3 +46,11 @@ def test_text_that_names_every_cell_has_no_colours():
     assert is_colourable(pd.Series([0.1, 0.2, 0.3, None]))
     assert not is_colourable(pd.Series(["a", "b", "c", None]))
     assert not is_colourable(pd.Series([None, None], dtype=object))
+
+
+def test_long_names_that_begin_alike_stay_apart():
+    names = [f"treatment with the inhibitor at {dose} nM" for dose in (1, 10, 100)]
+    cut = [one_line(name) for name in names]
+    assert len(set(cut)) == 3 and all(len(name) == 28 and "…" in name for name in cut)
+    assert one_line("a\n b") == "a b" and one_line("x" * 28) == "x" * 28
+    assert [len(one_line("y" * 50, width)) for width in (10, 11)] == [10, 11]

@@ -23,10 +23,11 @@ from models.train_net import (
     refuse_unusable_checkpoint,
     train,
 )
-from util.data_processing import CellBatches, Cells, split_cells
+from util.data_processing import CellBatches, Cells
 from util.errors import UserError
 from util.mutual_information import InformationEstimator
 from util.runs import load_checkpoint, save_checkpoint, seed_everything
+from util.splitting import split_cells
 
 
 @pytest.fixture

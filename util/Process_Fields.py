@@ -37,6 +37,7 @@ from util.raw.data_set_writer import (
 from util.raw.field_tables import objects_of_fields, rows_of_fields
 from util.raw.file_patterns import match_files, pattern_to_regex
 from util.raw.masks import Mask, read_mask
+from util.raw.outline_checks import PREFIX, measure_stain, outline_warnings
 from util.raw.raw_data import first_line, read_channels, read_ground_truth
 from util.raw.segmentation import (
     cut_off,
@@ -91,7 +92,8 @@ class Settings:
 
     crop: Literal["masked", "window"] = "masked"
     """The bounding box of a cell, 0 outside the cell (masked), or a square of the field around it
-    (window)."""
+    (window). Masked crops show nothing of the neighbours and keep the size of the cell; take
+    windows where the outlines follow a stain, which a warning says."""
     window_size: int = 128
     """Side of that square in px. Cells too near the edge of the field are left out and listed."""
 
@@ -162,9 +164,11 @@ def main(settings: Settings = SETTINGS) -> Outcome:
 
     def finish(outcome: Outcome) -> tuple[dict[str, pd.DataFrame], dict]:
         cells = outcome.cells
+        for warning in outline_warnings(cells, list(fields[0].key)):
+            print(f"warning: {warning}")
         made = {
-            target.tables[-1]: cells.drop(columns="folder"),
-            target.tables[0]: outcome.unmatched,
+            target.tables[-1]: _without_stains(cells.drop(columns="folder")),
+            target.tables[0]: _without_stains(outcome.unmatched),
         }
         if features:
             made[features[0]] = cp.feature_table(spreadsheet, settings.centres, cells)
@@ -180,6 +184,10 @@ def main(settings: Settings = SETTINGS) -> Outcome:
         [len(files), sum(file.stat().st_size for file in files)],
     ]
     return write_data_set(target, settings, inputs=inputs, groups=groups, cut=cutter, finish=finish)
+
+
+def _without_stains(table: pd.DataFrame) -> pd.DataFrame:
+    return table.drop(columns=[name for name in table if str(name).startswith(PREFIX)])
 
 
 def _tell_of_masks(settings: Settings, fields: Sequence[Field]) -> None:
@@ -400,7 +408,18 @@ def find_objects(image: np.ndarray, field: Field, settings: Settings) -> Found |
         )
         labels = grow_cells(seeds, inside)
         labels = np.where(np.isin(labels, np.unique(labels[inside])), labels, 0)
-    return Found(_objects(labels, seeds, field.centres), labels)
+    objects = _objects(labels, seeds, field.centres)
+    if settings.crop == "masked" and cell_mask is None:
+        names = settings.cell_channels
+        stains = measure_stain(
+            image=image,
+            labels=labels,
+            objects=objects,
+            channels=[settings.channels.index(name) for name in names],
+            diameter=settings.nucleus_diameter,
+        )
+        objects = objects.assign(**{PREFIX + n: s for n, s in zip(names, stains.T, strict=True)})
+    return Found(objects, labels)
 
 
 def _read_mask(path: Path | None, pattern: str, shape: tuple[int, int]) -> tuple[Mask | None, str]:

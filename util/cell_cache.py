@@ -1,4 +1,6 @@
-"""The cache of a data set: images at the input size and facts about them, in one folder."""
+"""The cache of a data set in one folder: images at the input size, facts about them, and the crops
+at their own size where some are larger than the input.
+"""
 
 import hashlib
 import json
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from util.crops import Crops, read_crops
 from util.errors import UserError, explain_os_error
 from util.runs import read_json
 
@@ -32,12 +35,14 @@ def cache_folder(beside: Path, name: str) -> Path | None:
 
 
 class CellCache:
-    """`images.npy` and `facts.json` in one folder, valid for one stamp of the source."""
+    """`images.npy`, `facts.json` and perhaps crops in one folder, valid for one stamp of the
+    source.
+    """
 
     def __init__(self, folder: Path | None, stamp: str):
         self.folder = folder
         self.stamp = stamp
-        self.in_memory: tuple[np.ndarray, dict] | None = None
+        self.in_memory: tuple[np.ndarray, dict, Crops | None] | None = None
 
     def fresh(self) -> bool:
         """Whether the folder holds the images of this stamp, undamaged as far as its facts tell."""
@@ -45,26 +50,37 @@ class CellCache:
             return False
         try:
             facts = read_json(self.folder / "facts.json")
-            images = np.load(self.folder / "images.npy", mmap_mode="r")
+            if facts.get("stamp") != self.stamp:
+                return False
+            images, _, _ = self.load()
         except (UserError, OSError, ValueError):
             return False
-        return facts.get("stamp") == self.stamp and len(images) == facts.get("rows")
+        return len(images) == facts.get("rows")
 
-    def load(self) -> tuple[np.ndarray, dict]:
-        """Images (N, C, S, S), a read-only memory map where on disk, and the facts."""
+    def load(self) -> tuple[np.ndarray, dict, Crops | None]:
+        """Images (N, C, S, S), a read-only memory map where on disk, the facts, and the crops at
+        their own size, or None where all fit the input.
+        """
         if self.in_memory is not None:
             return self.in_memory
-        return np.load(self.folder / "images.npy", mmap_mode="r"), read_json(
-            self.folder / "facts.json"
-        )
+        images = np.load(self.folder / "images.npy", mmap_mode="r")
+        facts = read_json(self.folder / "facts.json")
+        return images, facts, read_crops(self.folder, images.dtype, facts["padding"])
 
     def writing(self, shape: tuple[int, ...], dtype: np.dtype) -> "CacheWriter":
-        """Context that gives an array to fill and a function to call when it is full."""
+        """Context that gives a writer with `images` to fill; its `finish` is called when they are
+        full.
+        """
         return CacheWriter(self, shape, dtype)
 
 
 class CacheWriter:
-    """Context that fills a new cache in a temporary folder and puts it in place whole."""
+    """Context that fills a new cache in a temporary folder and puts it in place whole.
+
+    Attributes:
+        images: (N, C, S, S) to fill.
+        folder: the temporary one; None where nothing can be written.
+    """
 
     def __init__(self, cached: CellCache, shape: tuple[int, ...], dtype: np.dtype):
         self.cached, self.shape, self.dtype = cached, shape, dtype
@@ -82,15 +98,21 @@ class CacheWriter:
                 self._give_up()
         if self.folder is None:
             self.images = np.empty(self.shape, self.dtype)
-        return self.images, self.finish
+        return self
 
     def _give_up(self) -> None:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.folder = self.cached.folder = None
 
-    def finish(self, rows: int, facts: dict) -> None:
-        """Keep the first `rows` images with their facts and put the cache in place."""
+    def finish(self, rows: int, facts: dict, originals: Crops | None) -> None:
+        """Keep the first `rows` images with their facts and put the cache in place.
+
+        Args:
+            rows: images that are filled.
+            facts: for `facts.json`.
+            originals: the crops at their own size, already in `folder` where there is one.
+        """
         facts = {
             **facts,
             "rows": rows,
@@ -98,7 +120,7 @@ class CacheWriter:
             "fingerprint": fingerprint(self.images[:rows]),
         }
         if self.folder is None:
-            self.cached.in_memory = (self.images[:rows], facts)
+            self.cached.in_memory = (self.images[:rows], facts, originals)
             return
         if rows < len(self.images):
             with explain_os_error(self.folder):

@@ -26,6 +26,7 @@ import scipy
 from tqdm import tqdm
 
 from util.cell_cache import fingerprint
+from util.crops import Crops
 from util.data_processing import Cells
 from util.errors import UserError, explain_os_error
 from util.features.cell_blocks import POSITION, Groups, measure_block
@@ -35,6 +36,7 @@ from util.runs import write_atomically
 from util.tables import counts_rows, read_table
 
 CELLS_PER_BLOCK = 64  # larger blocks fall out of the CPU cache, smaller ones cost calls
+SIDE_STEP = 16  # crops are padded to multiples of this many pixels, to be measured in blocks
 CACHE_FORMAT = 2  # raise it when masks or measurements change, so that old caches are not read
 
 # Book-keeping, positions, boxes, ids and counters, as CellProfiler, pycytominer, scikit-image's
@@ -68,6 +70,7 @@ def measure_features(
     images: np.ndarray,
     masked: bool,
     *,
+    originals: Crops | None = None,
     channel_names: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
     groups: Groups = "fast",
@@ -88,6 +91,7 @@ def measure_features(
     Args:
         images: (N, C, S, S) uint8 or uint16, an array or a memory map.
         masked: whether the background is exactly 0 (see `cell_masks.find_masks`).
+        originals: the cells at their own size, where `images` are rescaled; these are measured.
         channel_names: C different names, the suffix of columns that belong to a channel
             (`Intensity_MeanIntensity_DNA`) or a pair of them; `ch0`, `ch1`, ... by default.
         ids: N different names, the index of the table; 0..N-1 by default.
@@ -104,6 +108,7 @@ def measure_features(
         UserError: wrong shape or type of the images, names that do not fit, unknown group.
     """
     names = _check_request(images, channel_names, ids, groups)
+    images = images if originals is None else originals
     table, found = _measure(images, masked, names, groups, n_jobs=n_jobs, progress=progress)
     return _with_ids(table, found, ids)
 
@@ -112,6 +117,7 @@ def features_of(
     images: np.ndarray,
     masked: bool,
     *,
+    originals: Crops | None = None,
     channel_names: Sequence[str] | None = None,
     ids: Sequence[str] | None = None,
     groups: Groups = "fast",
@@ -130,12 +136,14 @@ def features_of(
         return measure_features(
             images,
             masked,
+            originals=originals,
             channel_names=names,
             ids=ids,
             groups=groups,
             n_jobs=n_jobs,
             progress=progress,
         )
+    images = images if originals is None else originals
     path = Path(cache_dir) / f"features-{groups}-{_fingerprint(images, masked, names, groups)}.npz"
     cached, report = _read_cache(path, len(images))
     if cached is None:
@@ -168,6 +176,7 @@ def hand_crafted_features(
         raw, notes = features_of(
             cells.images,
             cells.masked,
+            originals=cells.originals,
             channel_names=cells.channels,
             ids=list(ids),
             groups=groups,
@@ -313,7 +322,7 @@ def _check_request(
 
 
 def _measure(
-    images: np.ndarray,
+    images: np.ndarray | Crops,
     masked: bool,
     names: Sequence[str],
     groups: Groups,
@@ -325,34 +334,54 @@ def _measure(
     from joblib import Parallel, cpu_count, delayed
 
     full_scale = _full_scale(images)
-    starts = range(0, len(images), CELLS_PER_BLOCK)
+    blocks = _blocks(images)
     jobs = (
-        delayed(measure_block)(
-            np.asarray(images[i : i + CELLS_PER_BLOCK]),
-            masked,
-            names,
-            groups,
-            full_scale=full_scale,
-        )
-        for i in starts
+        delayed(measure_block)(_take(images, *block), masked, names, groups, full_scale=full_scale)
+        for block in blocks
     )
-    workers = min(n_jobs or cpu_count(), len(starts))
-    blocks = Parallel(n_jobs=workers, return_as="generator")(jobs)
+    workers = min(n_jobs or cpu_count(), len(blocks))
+    measured = Parallel(n_jobs=workers, return_as="generator")(jobs)
     with tqdm(total=len(images), desc="features", unit="cell", disable=not progress) as bar:
         tables, found = [], []
-        for columns, block_found in blocks:
+        for columns, block_found in measured:
             tables.append(pd.DataFrame(columns))
             found.append(block_found)
             bar.update(len(block_found))
-    return pd.concat(tables, ignore_index=True), np.concatenate(found)
+    in_order = np.argsort(np.concatenate([rows for rows, _ in blocks]))
+    return pd.concat(tables).iloc[in_order].reset_index(drop=True), np.concatenate(found)[in_order]
 
 
-def _full_scale(images: np.ndarray) -> int:
+def _blocks(images: np.ndarray | Crops) -> list[tuple[np.ndarray, int]]:
+    """Rows that are measured together, and the side they are padded to.
+
+    The side of a crop depends on the crop alone, so that its features do, too.
+    """
+    if isinstance(images, Crops):
+        sides = -(-images.shapes.max(axis=1) // SIDE_STEP) * SIDE_STEP
+    else:
+        sides = np.full(len(images), images.shape[-1])
+    blocks = []
+    for side in np.unique(sides):
+        rows = np.flatnonzero(sides == side)
+        starts = range(CELLS_PER_BLOCK, len(rows), CELLS_PER_BLOCK)
+        blocks += [(block, int(side)) for block in np.split(rows, starts)]
+    return blocks
+
+
+def _take(images: np.ndarray | Crops, rows: np.ndarray, side: int) -> np.ndarray:
+    """(n, C, side, side) of the cells of a block."""
+    if isinstance(images, Crops):
+        return images.padded(rows, side)
+    return np.asarray(images[rows[0] : rows[-1] + 1])  # all rows are of one side
+
+
+def _full_scale(images: np.ndarray | Crops) -> int:
     """The grey level that becomes 1: 255, or the smallest 2^b - 1 that no uint16 pixel exceeds."""
     if images.dtype == np.uint8:
         return 255
-    starts = range(0, len(images), 1024)
-    highest = max(int(images[i : i + 1024].max()) for i in starts)
+    pixels = images.pixels if isinstance(images, Crops) else images.reshape(-1)
+    starts = range(0, len(pixels), 2**24)
+    highest = max(int(pixels[i : i + 2**24].max()) for i in starts)
     return 2 ** max(highest.bit_length(), 8) - 1
 
 
@@ -373,12 +402,15 @@ def _name_some(names: Sequence[Any], most: int = 5) -> str:
     return f"{len(names)} ({listed})"
 
 
-def _fingerprint(images: np.ndarray, masked: bool, names: Sequence[str], groups: Groups) -> str:
+def _fingerprint(
+    images: np.ndarray | Crops, masked: bool, names: Sequence[str], groups: Groups
+) -> str:
     """24 hexadecimal digits that change with the pixels, the settings or the measuring code."""
     settings = [bool(masked), list(names), groups]
     packages = ("cp_measure", "centrosome", "scikit-image")
     code = [CACHE_FORMAT, *map(version, packages)]
-    words = json.dumps([fingerprint(images), *settings, *code])
+    pixels = images.fingerprint() if isinstance(images, Crops) else fingerprint(images)
+    words = json.dumps([pixels, *settings, *code])
     return hashlib.sha256(words.encode()).hexdigest()[:24]
 
 

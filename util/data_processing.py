@@ -1,7 +1,7 @@
 """From a folder or an array file to cells, from cells to batches on the device.
 
     source --load_cells--> Cells (images uint8|uint16 (N, C, S, S), table)
-           --split_cells--> train / valid
+           --splitting.split_cells--> train / valid
            --CellBatches--> float batches (B, C, S, S) in 0..1, scaled, augmented, on the device
 
 Images stay integers, with their own range, until they reach the device. What reading and resizing
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -27,16 +28,18 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from util.augmentation import augment
-from util.cell_cache import CellCache, cache_folder, fingerprint
+from util.cell_cache import CacheWriter, CellCache, cache_folder, fingerprint
+from util.crops import Crops, CropWriter, Fit
 from util.devices import select_rows, tensor_type
 from util.errors import UserError
-from util.fitting import LOOK_AT, Fitter, choose_padding, choose_scaling, scaling_rule
+from util.fitting import LOOK_AT, choose_padding, choose_scaling, scaling_rule
 from util.image_checks import ImageChecks, Seen, look_at
 from util.image_files import Meaning, Projection, read_array, try_read
 from util.image_folders import class_folders, in_nfc, list_images
 from util.latents import rename_reserved
 from util.metadata import count_and_name, join_array, join_metadata, read_array_metadata
 from util.pixel_numbers import choose_numbers, kind_of
+from util.splitting import choose_part
 
 CACHE_VERSION = 2  # raise it when the pixels that load_cells makes change
 SIMULATED = Path("DataSets") / "simulated"  # caches of simulated cells
@@ -57,7 +60,12 @@ class Cells:
             median.
         low, high: (C,) raw values that become 0 and 1; values beyond are clipped.
         channels: C names.
-        notes: what was left out or decided (unreadable files, ids without partner), a line each.
+        notes: what was left out or decided (unreadable files, ids without partner), a line each;
+            the warnings come first.
+        warnings: what is odd about the images (`image_checks`), a line each, to be read before any
+            number.
+        originals: the N crops at their own size, where some are larger than the input; features are
+            measured on them. None where `images` hold every pixel.
         fingerprint: changes when a pixel does.
         cache: folder for what is derived from the images; None where nothing can be written.
     """
@@ -71,6 +79,8 @@ class Cells:
     high: np.ndarray
     channels: list[str]
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    originals: Crops | None = None
     fingerprint: str = ""
     cache: Path | None = None
 
@@ -79,7 +89,11 @@ class Cells:
         images = np.asarray(self.images[places])
         table = self.table.iloc[places].reset_index(drop=True)
         return dataclasses.replace(
-            self, images=images, table=table, fingerprint=fingerprint(images)
+            self,
+            images=images,
+            table=table,
+            originals=self.originals and self.originals.subset(places),
+            fingerprint=fingerprint(images),
         )
 
     def reference_space(self) -> np.ndarray:
@@ -144,29 +158,76 @@ class CellSource:
     array_axes: str | None = None
     """Axes of that array, e.g. NHWC or NCHW; None finds the channel axis."""
     image_size: int = 64
-    """Side of the square cell images in pixels: 32, 64, 128 or 256. Larger images are rescaled,
-    smaller ones padded."""
+    """Side of the square cell images in pixels: 32, 64, 128 or 256. Smaller cells are padded; see
+    `fit` for larger ones."""
+    fit: Fit | None = None
+    """How cells larger than that are brought to it: `scale` rescales all cells by one factor, so
+    that sizes and shapes stay comparable; `squeeze` brings each larger cell alone to the square,
+    as in the thesis. None squeezes the `simulated` cells and scales all others. Features are
+    measured on the original pixels."""
     image_axes: str | None = None
     """Axes of every TIFF, e.g. CYX, YXC or ZYX, where the files do not name them; None believes the
     files."""
     project_z: Projection | None = None
     """How focal planes become one image: `max` or `mean`; None refuses images of several planes."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels in their order, e.g. `DNA Actin`; none takes those of the files."""
+    subset: str | None = None
+    """Part of the data set: a number of cells, shared out over the classes and always the same
+    ones, or a CSV whose Unique_ID names the cells."""
     simulated_cells: int = 7387
     """Cells to draw when the data set is `simulated`; 7,387 is the size of the real matched set."""
     simulated_seed: int = 0
     """Seed of the simulator, apart from the seed of the run."""
+
+    BEFORE: ClassVar = {"fit": "squeeze"}
+
+    @property
+    def fitting(self) -> Fit:
+        """The `fit` that is done.
+
+        Simulated cells are about as large as the input and differ in texture, so one scale for all
+        would cost detail that tells them apart: m1 falls from .81 to .66 (`--preset views`).
+        """
+        return self.fit or ("squeeze" if self.dataset == "simulated" else "scale")
 
 
 def load_cells(source: CellSource, progress: bool = True) -> Cells:
     """Turn a source into cells at the input size.
 
     Args:
-        source: which cells. Its `label` stays text.
+        source: which cells. Its `label` stays text, and shares out a `subset` over the classes.
         progress: show progress bars.
 
     Raises:
         UserError: a file or value is wrong.
     """
+    cells = _load_all(source, progress)
+    if source.channels:
+        cells = dataclasses.replace(cells, channels=_named(cells.channels, source.channels))
+    warnings = [
+        text if channel is None else f"{cells.channels[channel]} {text}"
+        for channel, text in cells.warnings
+    ]
+    cells = dataclasses.replace(cells, warnings=warnings, notes=warnings + cells.notes)
+    if source.subset is None:
+        return cells
+    places, notes = choose_part(source.subset, cells.table, source.label)
+    return dataclasses.replace(cells.subset(places), notes=cells.notes + notes)
+
+
+def _named(channels: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The names that the user gives to the channels."""
+    if len(set(names)) != len(names) or len(names) != len(channels):
+        raise UserError(
+            f"`channels` {' '.join(names)}: the images have {len(channels)} channels "
+            f"({', '.join(channels)}); give one name for each, all different"
+        )
+    return list(names)
+
+
+def _load_all(source: CellSource, progress: bool) -> Cells:
+    """All cells of a source; its warnings are still pairs of a channel, or None, and a text."""
     dataset, metadata = source.dataset, source.metadata
     if metadata is not None and not Path(metadata).is_file():
         raise UserError(f"`metadata` {metadata}: there is no such file")
@@ -192,8 +253,11 @@ def _load_simulated(source: CellSource) -> Cells:
     crops, table = simulate_bbbc031(source.simulated_cells, source.simulated_seed)
     with contextlib.suppress(OSError):  # read-only here: the user's cache folder serves
         SIMULATED.mkdir(parents=True, exist_ok=True)
-    fit = Fitter(source.image_size, np.zeros(3))
-    images = np.stack([fit(np.moveaxis(crop, -1, 0)) for crop in crops])
+    images = np.empty((len(crops), 3, source.image_size, source.image_size), np.uint8)
+    writer = CropWriter(images, np.zeros(3), source.fitting, folder=None)
+    for crop in crops:
+        writer.add(np.moveaxis(crop, -1, 0))
+    originals, notes = writer.finish()
     return Cells(
         images=images,
         table=table.reset_index(drop=True),
@@ -203,13 +267,15 @@ def _load_simulated(source: CellSource) -> Cells:
         low=np.zeros(3),
         high=np.full(3, 255.0),
         channels=["Red", "Green", "Blue"],
+        notes=notes,
+        originals=originals,
         fingerprint=fingerprint(images),
         cache=cache_folder(SIMULATED, f"cells_{source.image_size}"),
     )
 
 
 def _load_folder(source: CellSource, progress: bool) -> Cells:
-    folder, image_size = Path(source.dataset), source.image_size
+    folder = Path(source.dataset)
     meaning = Meaning(source.image_axes, source.project_z)
     files = list_images(folder)
     paths = [in_nfc(file.relative_to(folder).as_posix()) for file in files]
@@ -223,16 +289,16 @@ def _load_folder(source: CellSource, progress: bool) -> Cells:
         table, join_notes = join_metadata(table, Path(source.metadata), source.label)
         notes += join_notes
 
-    stamp = hashlib.sha256(f"{CACHE_VERSION} {image_size} {meaning}".encode())
+    stamp = hashlib.sha256(
+        f"{CACHE_VERSION} {source.image_size} {source.fitting} {meaning}".encode()
+    )
     for file in files:
         stat = file.stat() if file.exists() else file.lstat()
         stamp.update(f"{file.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    cached = CellCache(cache_folder(folder, f"cells_{image_size}"), stamp.hexdigest())
+    cached = CellCache(cache_folder(folder, f"cells_{source.image_size}"), stamp.hexdigest())
     if not cached.fresh():
-        _build_folder_cache(
-            cached, folder, files, image_size=image_size, meaning=meaning, progress=progress
-        )
-    images, facts = cached.load()
+        _build_folder_cache(cached, source, files, meaning=meaning, progress=progress)
+    images, facts, originals = cached.load()
 
     unreadable = dict(facts["unreadable"])
     kept = [
@@ -255,26 +321,27 @@ def _load_folder(source: CellSource, progress: bool) -> Cells:
         facts,
         name=folder.resolve().name,
         notes=notes,
+        originals=originals,
         cache=cached.folder,
     )
 
 
 def _load_array(source: CellSource) -> Cells:
-    path, metadata, image_size = Path(source.dataset), source.metadata, source.image_size
+    path, metadata = Path(source.dataset), source.metadata
     rows = None
     if metadata is not None:  # before the images, which may take an hour to read
         rows = read_array_metadata(Path(metadata), source.label)
     stat = path.stat()
     stamp = hashlib.sha256(
-        f"{CACHE_VERSION} {image_size} {stat.st_size} {stat.st_mtime_ns} "
+        f"{CACHE_VERSION} {source.image_size} {source.fitting} {stat.st_size} {stat.st_mtime_ns} "
         f"{source.array_key} {source.array_axes}".encode()
     )
     cached = CellCache(
-        cache_folder(path.parent, f"{path.stem}.cells_{image_size}"), stamp.hexdigest()
+        cache_folder(path.parent, f"{path.stem}.cells_{source.image_size}"), stamp.hexdigest()
     )
     if not cached.fresh():
         _build_array_cache(cached, source)
-    images, facts = cached.load()
+    images, facts, originals = cached.load()
     table = pd.DataFrame({"Unique_ID": [f"cell_{row:06d}" for row in range(len(images))]})
     notes = []
     if rows is not None:
@@ -285,6 +352,7 @@ def _load_array(source: CellSource) -> Cells:
         facts,
         name=path.stem,
         notes=notes,
+        originals=originals,
         cache=cached.folder,
     )
 
@@ -296,6 +364,7 @@ def _assemble(
     *,
     name: str,
     notes: list[str],
+    originals: Crops | None,
     cache: Path | None,
 ) -> Cells:
     table, renamed = rename_reserved(table)
@@ -310,6 +379,8 @@ def _assemble(
         high=np.array(facts["high"]),
         channels=facts["channels"],
         notes=facts["remarks"] + notes + renamed,
+        warnings=facts["warnings"],
+        originals=originals,
         fingerprint=facts["fingerprint"],
         cache=cache,
     )
@@ -317,20 +388,19 @@ def _assemble(
 
 def _build_folder_cache(
     cached: CellCache,
-    folder: Path,
+    source: CellSource,
     files: list[Path],
     *,
-    image_size: int,
     meaning: Meaning,
     progress: bool,
 ) -> None:
+    folder = Path(source.dataset)
     looked = _look_at_some(folder, files, meaning)
     reference_file, reference = looked[0]
     some = [image for _, image in looked]
     masked, _ = choose_padding(some)
     numbers = choose_numbers(some, masked, str(folder))
     masked, padding = choose_padding([numbers.convert(image, "")[0] for image in some])
-    fit = Fitter(image_size, padding)
 
     def prepare(file: Path) -> tuple[np.ndarray | None, Seen | str, bool, int]:
         image, reason, alpha = try_read(file, meaning)
@@ -338,12 +408,13 @@ def _build_folder_cache(
             return None, reason, alpha, 0
         _refuse_other_kind(file, image, reference_file, reference)
         image, clipped = numbers.convert(image, str(file))
-        return fit(image), look_at(image), alpha, clipped
+        return image, look_at(image), alpha, clipped
 
-    unreadable, alpha_dropped, n_clipped, row = [], False, 0, 0
+    unreadable, alpha_dropped, n_clipped = [], False, 0
     checks = ImageChecks(numbers.dtype)
-    shape = (len(files), len(reference), image_size, image_size)
-    with cached.writing(shape, numbers.dtype) as (images, finish):
+    shape = (len(files), len(reference), source.image_size, source.image_size)
+    with cached.writing(shape, numbers.dtype) as cache:
+        crops = CropWriter(cache.images, padding, source.fitting, cache.folder)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for chunk in _chunks(files, f"reading {folder.name}", progress):
                 # A chunk at a time: a pool would run ahead and fill the memory.
@@ -354,24 +425,31 @@ def _build_folder_cache(
                         unreadable.append((name, seen))
                         continue
                     checks.add(name, seen)
-                    images[row] = image
-                    row += 1
+                    crops.add(image)
                     alpha_dropped |= alpha
                     n_clipped += clipped
-        low, high = choose_scaling(images[:row], masked)
         coloured = len(reference) == 3 and reference_file.suffix.lower() not in (".tif", ".tiff")
         channels = ["Red", "Green", "Blue"] if coloured else channel_names(len(reference))
-        facts = {
-            "masked": masked,
-            "padding": padding.tolist(),
-            "low": low.tolist(),
-            "high": high.tolist(),
-            "unreadable": unreadable,
-            "alpha_dropped": alpha_dropped,
-            "channels": channels,
-            "remarks": [*numbers.notes(n_clipped), *checks.notes(channels)],
-        }
-        finish(row, facts)
+        _finish(
+            cache,
+            crops,
+            masked,
+            unreadable=unreadable,
+            alpha_dropped=alpha_dropped,
+            channels=channels,
+            warnings=checks.warnings(),
+            remarks=numbers.notes(n_clipped),
+        )
+
+
+def _finish(cache: CacheWriter, crops: CropWriter, masked: bool, **facts) -> None:
+    """Bring all crops to the input size and put the cache in place."""
+    originals, notes = crops.finish()
+    rows = len(crops.shapes)
+    low, high = choose_scaling(cache.images[:rows], masked)
+    facts["remarks"] += notes
+    facts |= {"masked": masked, "padding": crops.padding.tolist()}
+    cache.finish(rows, facts | {"low": low.tolist(), "high": high.tolist()}, originals)
 
 
 def _look_at_some(
@@ -417,76 +495,31 @@ def _chunks(files: list[Path], what: str, progress: bool) -> Iterator[list[Path]
 
 
 def _build_array_cache(cached: CellCache, source: CellSource) -> None:
-    path, image_size = Path(source.dataset), source.image_size
+    path = Path(source.dataset)
     array, channels = read_array(path, source.array_key, source.array_axes)
     channels = channels or channel_names(array.shape[1])
     some = array[:: max(1, len(array) // LOOK_AT)]
     masked, _ = choose_padding(some)
     numbers = choose_numbers(list(some), masked, str(path))
     masked, padding = choose_padding(numbers.convert(some, str(path))[0])
-    fit = Fitter(image_size, padding)
     n_clipped, checks = 0, ImageChecks(numbers.dtype)
-    shape = (len(array), array.shape[1], image_size, image_size)
-    with cached.writing(shape, numbers.dtype) as (images, finish):
+    shape = (len(array), array.shape[1], source.image_size, source.image_size)
+    with cached.writing(shape, numbers.dtype) as cache:
+        crops = CropWriter(cache.images, padding, source.fitting, cache.folder)
         for start in range(0, len(array), CHUNK):
             block, clipped = numbers.convert(array[start : start + CHUNK], str(path))
-            images[start : start + CHUNK] = fit(block)
             n_clipped += clipped
             for row, image in enumerate(block, start):
+                crops.add(image)
                 checks.add(f"cell_{row:06d}", look_at(image))
-        low, high = choose_scaling(images, masked)
-        finish(
-            len(array),
-            {
-                "masked": masked,
-                "padding": padding.tolist(),
-                "low": low.tolist(),
-                "high": high.tolist(),
-                "channels": channels,
-                "remarks": [*numbers.notes(n_clipped), *checks.notes(channels)],
-            },
+        _finish(
+            cache,
+            crops,
+            masked,
+            channels=channels,
+            warnings=checks.warnings(),
+            remarks=numbers.notes(n_clipped),
         )
-
-
-def split_cells(
-    labels: Sequence | None, n_cells: int, valid_fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Seeded, stratified split into (train, valid) indices, each ascending.
-
-    Each class gives its share to the validation set, rounded so that the shares add up (largest
-    remainder). A class too small for a share, or of one cell, stays in the training set.
-
-    Args:
-        labels: class of each cell (None where missing), or None for no classes at all.
-        n_cells: N.
-        valid_fraction: share of the validation set, above 0 and below 1.
-        seed: of the run.
-
-    Raises:
-        UserError: a share outside 0..1, or one that leaves fewer than 2 cells to train on.
-    """
-    if not 0 < valid_fraction < 1:
-        raise UserError(f"`valid_fraction` {valid_fraction}: must lie between 0 and 1, e.g. 0.15")
-    n_valid = max(1, round(valid_fraction * n_cells))
-    if n_cells - n_valid < 2:
-        raise UserError(
-            f"{n_cells} cells with `valid_fraction` {valid_fraction} leave {n_cells - n_valid} to "
-            "train on: at least 2 are needed"
-        )
-    classes = pd.Series([None] * n_cells if labels is None else labels, dtype=object)
-    codes = pd.factorize(classes)[0]  # -1 where missing: one more class
-    rng = np.random.default_rng([seed, 1])
-    groups = [rng.permutation(np.flatnonzero(codes == code)) for code in np.unique(codes)]
-    shares = np.array([valid_fraction * len(group) if len(group) > 1 else 0.0 for group in groups])
-    counts = np.floor(shares).astype(int)
-    by_remainder = np.argsort(counts - shares, kind="stable")
-    with_room = [g for g in by_remainder if len(groups[g]) - counts[g] > 1]
-    counts[with_room[: n_valid - counts.sum()]] += 1
-    if counts.sum() == 0:  # only classes of one cell: any cell may validate
-        groups, counts = [rng.permutation(n_cells)], np.array([n_valid])
-    chosen = [group[:count] for group, count in zip(groups, counts, strict=True)]
-    valid = np.sort(np.concatenate(chosen))
-    return np.setdiff1d(np.arange(n_cells), valid), valid
 
 
 def scale_pixels(

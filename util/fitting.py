@@ -8,8 +8,7 @@ import numpy as np
 import skimage
 
 MASKED_BORDER = 0.1  # crops are masked from this share of border pixels 0 in every channel
-
-
+OUTLIER = 2.0  # times the 99th percentile of the sides
 LOOK_AT = 1000  # images looked at to choose padding and scaling
 
 
@@ -84,32 +83,98 @@ def _resize_matrix(length: int, size: int) -> np.ndarray:
     ).astype(np.float32)
 
 
+def choose_scale(shapes: np.ndarray, size: int) -> float:
+    """The one factor, at most 1, by which a set is rescaled so that its crops fit the input.
+
+    The largest crop decides, but for outliers (`outliers`), which must not make all others small:
+    a `Fitter` gives those a factor of their own.
+
+    Args:
+        shapes: (N, 2) height and width of the crops.
+        size: side of the input in pixels.
+    """
+    usual = shapes.max(axis=1)[~outliers(shapes)]
+    return min(1.0, size / usual.max())
+
+
+def outliers(shapes: np.ndarray) -> np.ndarray:
+    """(N,) crops (N, 2) whose larger side is more than twice the 99th percentile of the set."""
+    sides = shapes.max(axis=1)
+    return sides > OUTLIER * np.quantile(sides, 0.99, method="lower")
+
+
+def scale_notes(shapes: np.ndarray, size: int, scale: float | None) -> list[str]:
+    """What was done to a set with crops larger than the input, in lines for the user.
+
+    Args:
+        shapes: (N, 2) height and width of the crops.
+        size: side of the input in pixels.
+        scale: of all crops; None where larger ones were squeezed.
+    """
+    sides = shapes.max(axis=1)
+    larger = f"{(sides > size).sum():,} of {len(sides):,} crops are larger than {size} pixels"
+    if scale is None:
+        return [f"{larger}: each was squeezed to {size} x {size} alone, so sizes and shapes differ"]
+    notes = []
+    if scale < 1:
+        usual, median = sides[~outliers(shapes)].max(), np.median(sides)
+        notes.append(
+            f"{larger}: all were rescaled by {scale:.3f}, so that one of {usual} pixels fits (the "
+            f"median crop has {median:.0f} pixels, and {scale * median:.0f} in the input); a "
+            "larger `image_size` keeps more detail"
+        )
+    own = outliers(shapes) & (sides * scale > size)
+    if own.any():
+        notes.append(
+            f"{own.sum():,} crops of up to {sides.max()} pixels are more than twice as large as "
+            "99 % of the set: each was rescaled alone to fit"
+        )
+    return notes
+
+
 class Fitter:
-    """Brings images to S x S: rescaled, whatever their aspect, if a side is larger, else padded to
-    the centre.
+    """Brings images to S x S.
 
     Args:
         size: S in pixels.
         padding: (C,) value around smaller images.
+        scale: factor of every image, at most 1, before it is padded; an image that is still larger
+            gets the factor that makes it fit. None squeezes each larger image to S x S, whatever
+            its aspect, and leaves the others at their size.
     """
 
-    def __init__(self, size: int, padding: np.ndarray):
+    def __init__(self, size: int, padding: np.ndarray, scale: float | None = None):
         self.size = size
         self.padding = np.asarray(padding)
+        self.scale = scale
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """(..., C, H, W) integers -> (..., C, S, S) of the same type."""
-        height, width = images.shape[-2:]
-        size = self.size
-        if height > size or width > size:
-            rows, columns = _resize_matrix(height, size), _resize_matrix(width, size)
-            scaled = rows @ images.astype(np.float32) @ columns.T  # (..., C, S, S)
-            limit = np.iinfo(images.dtype).max
-            return np.clip(np.round(scaled), 0, limit).astype(images.dtype)
-        if (height, width) == (size, size):
+        shape = self._new_shape(*images.shape[-2:])
+        if shape != images.shape[-2:]:
+            images = _resize(images, shape)
+        if shape == (self.size, self.size):
             return images
-        out = np.empty((*images.shape[:-2], size, size), images.dtype)
+        out = np.empty((*images.shape[:-2], self.size, self.size), images.dtype)
         out[...] = np.round(self.padding).astype(images.dtype)[:, None, None]
-        top, left = round((size - height) / 2), round((size - width) / 2)
+        (height, width), (top, left) = shape, self.corner(*shape)
         out[..., top : top + height, left : left + width] = images
         return out
+
+    def corner(self, height: int, width: int) -> tuple[int, int]:
+        """Row and column at which an image of that size begins."""
+        return round((self.size - height) / 2), round((self.size - width) / 2)
+
+    def _new_shape(self, height: int, width: int) -> tuple[int, int]:
+        largest = max(height, width)
+        if self.scale is None:
+            return (self.size, self.size) if largest > self.size else (height, width)
+        factor = min(self.scale, self.size / largest)
+        return tuple(max(1, round(factor * side)) for side in (height, width))
+
+
+def _resize(images: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(..., H, W) integers -> (..., *shape), anti-aliased, of the same type."""
+    rows, columns = map(_resize_matrix, images.shape[-2:], shape)
+    scaled = rows @ images.astype(np.float32) @ columns.T
+    return np.clip(np.round(scaled), 0, np.iinfo(images.dtype).max).astype(images.dtype)

@@ -341,12 +341,19 @@ def _draw_term(panel: Axes, name: str, epochs: np.ndarray, curves: dict, best: i
 
 
 def plot_projections(
-    latents: pd.DataFrame, projections: Mapping[str, Sequence[str]], column: str, path: Path
+    latents: pd.DataFrame,
+    projections: Mapping[str, Sequence[str]],
+    column: str,
+    path: Path,
+    graded: bool = False,
 ) -> Path:
     """The projections side by side, each cell a point coloured by a column of the table.
 
     Cells without coordinates in a projection are left out there and counted in its title. Above
     20,000 cells every n-th is drawn and the title says so; the legend still counts all.
+
+    Every 3-D panel is turned by the same rule: to the side from which the means of the classes, or
+    of the tenths of a number, lie furthest apart (`turn_to`).
 
     Args:
         latents: one row per cell with the coordinates and `column`.
@@ -354,6 +361,7 @@ def plot_projections(
             three).
         column: shown as classes or as numbers, see `colour_column`.
         path: PNG to write.
+        graded: show numbers on a colour scale even if they take few values, as doses do.
 
     Raises:
         UserError: if a column is not in the table or there is no cell or no projection.
@@ -364,7 +372,7 @@ def plot_projections(
         )
     if latents.empty or not projections:
         raise UserError("nothing to draw: expected at least 1 cell and 1 projection")
-    colouring = colour_column(latents[column])
+    colouring = colour_column(latents[column], graded)
     stride = thinning_stride(len(latents))
     columns = min(len(projections), 3)
     rows = math.ceil(len(projections) / columns)
@@ -377,6 +385,8 @@ def plot_projections(
             panel = projection_panel(figure, (rows, columns, i + 1), len(axis_names))
             points = coordinates_of(latents, axis_names)
             draw_points(panel, points[::stride], point_colours(colouring)[::stride])
+            if points.shape[1] == 3:
+                _turn_to_groups(panel, points, _groups(colouring))
             _title_projection(panel, name, list(axis_names), points)
             panels.append(panel)
         add_key(figure, panels, colouring, column)
@@ -402,6 +412,54 @@ def projection_panel(figure: Figure, position: tuple[int, int, int], dimensions:
         axis.set_major_locator(MaxNLocator(4, prune="both"))  # ticks in a corner would collide
         axis.set_pane_color((1, 1, 1, 1))
     return panel
+
+
+def turn_to(panel: Axes, knots: np.ndarray, cells: np.ndarray) -> None:
+    """Turn a 3-D panel to the side from which some places lie furthest apart.
+
+    Of the sides from which the labels of the axes do not meet, the one whose projection of the
+    places has the largest area.
+
+    Args:
+        panel: in perspective.
+        knots: (n, 3) places, such as the means of classes or the knots of a line.
+        cells: (N, 3), what the panel shows.
+    """
+    extent = np.ptp(cells, axis=0)
+    knots = (knots - knots.mean(axis=0)) / np.where(extent > 0, extent, 1)  # the panel is a cube
+    elevation = math.radians(panel.elev)
+    turns = np.arange(-75, -10, 5)
+    turns = np.radians([*turns, *(turns + 180)])
+    right = np.stack([-np.sin(turns), np.cos(turns), np.zeros_like(turns)])  # (3, turns)
+    up = np.stack(
+        [
+            -math.sin(elevation) * np.cos(turns),
+            -math.sin(elevation) * np.sin(turns),
+            np.full_like(turns, math.cos(elevation)),
+        ]
+    )
+    seen = np.stack([knots @ right, knots @ up])  # (2, knots, turns)
+    spread_seen = np.einsum("akt,bkt->tab", seen, seen)
+    # Two places have no area: then, and only then, their distance decides.
+    area = np.linalg.det(spread_seen + 1e-9 * np.eye(2))
+    panel.view_init(elev=panel.elev, azim=math.degrees(turns[area.argmax()]))
+
+
+def _groups(colouring: ClassColours | NumberColours) -> np.ndarray:
+    """(N,) group of each cell: its class, or its tenth of the numbers; -1 where it has none."""
+    if isinstance(colouring, ClassColours):
+        unnamed = [i for i, colour in enumerate(colouring.colours) if colour == MISSING_COLOUR]
+        return np.where(np.isin(colouring.codes, unnamed), -1, colouring.codes)
+    ranks = pd.Series(colouring.values).rank(pct=True).to_numpy()
+    return np.nan_to_num(np.ceil(10 * ranks), nan=-1).astype(int)
+
+
+def _turn_to_groups(panel: Axes, points: np.ndarray, groups: np.ndarray) -> None:
+    known = np.isfinite(points).all(axis=1) & (groups >= 0)
+    names = np.unique(groups[known])
+    if len(names) > 1:
+        knots = [points[known & (groups == name)].mean(axis=0) for name in names]
+        turn_to(panel, np.array(knots), points[known])
 
 
 def draw_points(panel: Axes, points: np.ndarray, colours: np.ndarray) -> None:

@@ -1,7 +1,6 @@
 """What is odd about the images of a set: constant or identical ones, dead or saturated channels."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,26 +80,23 @@ class ImageChecks:
         if first is not name:
             self.copies.append((name, f"as {first}"))
 
-    def notes(self, channels: Sequence[str]) -> list[str]:
-        """A line for each thing that is odd."""
+    def warnings(self) -> list[tuple[int | None, str]]:
+        """A line for each thing that is odd, and the channel whose name begins it, or None."""
         if self.all is None:
             return []
-        notes = []
+        notes: list[tuple[int | None, str]] = []
         if self.constant:
-            notes.append(count_and_name("images are constant in every channel", [*self.constant]))
+            said = count_and_name("images are constant in every channel", [*self.constant])
+            notes.append((None, said))
         dead = (self.all.low == self.all.high) & (len(self.constant) < self.n_images)
         for channel in np.flatnonzero(dead):
-            notes.append(
-                f"{channels[channel]} is dead: it is {self.all.low[channel]} in every pixel of "
-                "every cell"
-            )
+            only = self.all.low[channel]
+            notes.append((int(channel), f"is dead: it is {only} in every pixel of every cell"))
         shares = self.all.at_top / self.all.pixels
         for channel in np.flatnonzero(self.all.grey & (shares >= SATURATED)):
-            notes.append(
-                f"{channels[channel]} is saturated: {shares[channel]:.1%} of its pixels are "
-                f"{self.top}"
-            )
+            said = f"is saturated: {shares[channel]:.1%} of its pixels are {self.top}"
+            notes.append((int(channel), said))
         copies = [copy for copy in self.copies if copy[0] not in self.constant]
         if copies:
-            notes.append(count_and_name("images are identical to another one", copies))
+            notes.append((None, count_and_name("images are identical to another one", copies)))
         return notes

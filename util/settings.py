@@ -44,6 +44,7 @@ def parse_settings(
         SystemExit: code 2 for a misspelt option or a value of the wrong kind, 0 after `--help`.
     """
     argv = _give_bare_resume_a_value(list(sys.argv[1:] if argv is None else argv))
+    _refuse_preset_of_another_script(argv, presets, getattr(default, "PRESETS_ELSEWHERE", {}))
 
     def parse(base: SettingsT) -> SettingsT:
         return parse_options(base, argv)
@@ -118,6 +119,15 @@ def _give_bare_resume_a_value(argv: list[str]) -> list[str]:
     return argv
 
 
+def _refuse_preset_of_another_script(
+    argv: Sequence[str], presets: Mapping[str, Any], elsewhere: Mapping[str, str]
+) -> None:
+    words = [part for word in argv for part in word.split("=", 1)]
+    for option, name in zip(words, words[1:], strict=False):
+        if option == "--preset" and name in elsewhere and name not in presets:
+            raise UserError(f"--preset {name}: a preset of {elsewhere[name]}; run that script")
+
+
 def _refuse_changes(new: Any, saved: Any, changeable: Sequence[str], folder: Path) -> None:
     for field in dataclasses.fields(saved):
         name = field.name
@@ -135,8 +145,9 @@ def settings_from_json(
 ) -> SettingsT:
     """Rebuild a settings dataclass; tuples come back from JSON as lists.
 
-    A field that an older version did not have takes its default, which does what was done before. A
-    field that has been renamed since (`RENAMED` of the class) keeps its value.
+    A field that an older version did not have takes its value in `BEFORE` of the class, which is
+    what was done then, or else its default. A field that has been renamed since (`RENAMED` of the
+    class) keeps its value.
 
     Args:
         kind: the dataclass.
@@ -148,6 +159,7 @@ def settings_from_json(
     """
     renamed = getattr(kind, "RENAMED", {})
     values = {renamed.get(name, name): value for name, value in values.items()}
+    values = dict(getattr(kind, "BEFORE", {})) | values
     names = {field.name for field in dataclasses.fields(kind)}
     odd = sorted(set(values) - names)
     if more:

@@ -76,9 +76,15 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 
 def one_line(text: object, width: int = 28) -> str:
-    """The text without line breaks, cut to `width` characters."""
+    """The text without line breaks, cut to `width` characters in its middle.
+
+    Names that begin alike, as `treatment with 10 nM` and `treatment with 100 nM`, end differently.
+    """
     line = " ".join(str(text).split())
-    return line if len(line) <= width else f"{line[: width - 1]}…"
+    if len(line) <= width:
+        return line
+    end = (width - 1) // 2
+    return f"{line[: width - 1 - end]}…{line[len(line) - end :]}"
 
 
 @dataclass(frozen=True)
@@ -121,18 +127,19 @@ def is_colourable(values: pd.Series) -> bool:
     return bool(values.notna().any()) and not names_cells
 
 
-def colour_column(values: pd.Series) -> ClassColours | NumberColours:
+def colour_column(values: pd.Series, graded: bool = False) -> ClassColours | NumberColours:
     """Decide how a column of metadata is shown: as classes or on a colour scale.
 
-    Numbers go on a scale, but whole numbers of at most 20 distinct values are classes, and so is
-    anything that is no number. Up to 10 classes are coloured by `CLASS_PALETTE`, up to 20 by tab20;
-    beyond, the 19 most frequent keep a colour and the others share a grey one.
+    Numbers go on a scale, but whole numbers of at most 20 distinct values are classes unless they
+    are graded, as doses and times are, and so is anything that is no number. Up to 10 classes are
+    coloured by `CLASS_PALETTE`, up to 20 by tab20; beyond, the 19 most frequent keep a colour and
+    the others share a grey one.
     """
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         numbers = values.to_numpy(float, na_value=np.nan)
         numbers = np.where(np.isfinite(numbers), numbers, np.nan)
         distinct = np.unique(numbers[np.isfinite(numbers)])
-        if len(distinct) > MAX_CLASSES or (distinct != np.round(distinct)).any():
+        if graded or len(distinct) > MAX_CLASSES or (distinct != np.round(distinct)).any():
             return NumberColours(numbers, *_colour_range(distinct, numbers))
         names = np.array([f"{number:.0f}" for number in distinct], object)
         codes = np.where(np.isnan(numbers), -1, np.searchsorted(distinct, numbers))

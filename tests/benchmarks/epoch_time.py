@@ -28,9 +28,10 @@ from models.infoMAX_VAE import InfoMaxObjective  # noqa: E402  the root has to b
 from models.losses import ELBOObjective  # noqa: E402
 from models.networks import build_vae  # noqa: E402
 from models.train_net import Schedule, train  # noqa: E402
-from util.data_processing import CellBatches, CellSource, load_cells, split_cells  # noqa: E402
+from util.data_processing import CellBatches, CellSource, load_cells  # noqa: E402
 from util.mutual_information import InformationEstimator  # noqa: E402
 from util.runs import seed_everything  # noqa: E402
+from util.splitting import split_cells  # noqa: E402
 
 PEAK_SIZE = 4096
 

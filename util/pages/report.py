@@ -301,6 +301,7 @@ def write_report(
     latent_page: LatentView | None = None,
     versions: Mapping[str, Any] | None = None,
     details: Sequence[tuple[str, pd.DataFrame]] = (),
+    warnings: Sequence[str] = (),
 ) -> Path:
     """Write `report.html`: all results of a run on one page.
 
@@ -319,6 +320,7 @@ def write_report(
         latent_page: the view that `write_latent_page` returned, for this page too.
         versions: name -> version of the software, or a property of the machine.
         details: caption and table, shown below the figures.
+        warnings: what to know before any number is read, a line each, under the title.
 
     Returns:
         the path.
@@ -332,22 +334,23 @@ def write_report(
     images = "".join(_figure_html(i, *entry) for i, entry in enumerate(figures, start=1))
     sections.append(("Figures", "figures", images))
     sections.append(("Details", "details", "".join(_table_html(*entry) for entry in details)))
-    remarks = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
-    sections.append(("Notes", "notes", f"<ul>{remarks}</ul>" if remarks else ""))
+    sections.append(("Notes", "notes", _list_html(notes)))
     sections.append(("Settings", "settings", _pairs_html(settings)))
     sections.append(("Versions", "versions", _pairs_html(versions or {})))
     alarms = [note for note in notes if str(note).startswith(WARNING)]
-    body = _report_html(
-        title, [*summary_lines, *alarms], [section for section in sections if section[2]]
-    )
+    shown = [section for section in sections if section[2]]
+    body = _report_html(title, [*warnings, *alarms], summary_lines, shown)
     _write_page(path, title, body, latent_page)
     return Path(path)
 
 
 def _report_html(
-    title: str, summary_lines: Sequence[str], sections: Sequence[tuple[str, str, str]]
+    title: str,
+    warnings: Sequence[str],
+    summary_lines: Sequence[str],
+    sections: Sequence[tuple[str, str, str]],
 ) -> str:
-    """Contents, summary and sections, each with its name, anchor and HTML."""
+    """Contents, warnings, summary and sections, each with its name, anchor and HTML."""
     links = "".join(f'<li><a href="#{anchor}">{name}</a></li>' for name, anchor, _ in sections)
     content = "".join(
         f'<section id="{anchor}"><h2>{name}</h2>{html}</section>' for name, anchor, html in sections
@@ -356,8 +359,13 @@ def _report_html(
     summary = f'<p class="lead">{lead}</p>' + "".join(f"<p>{line}</p>" for line in more)
     return (
         f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
-        f"<main><h1>{escape(title)}</h1>{summary}{content}</main>"
+        f"<main><h1>{escape(title)}</h1>{_list_html(warnings, 'warnings')}{summary}{content}</main>"
     )
+
+
+def _list_html(lines: Sequence[str], kind: str = "notes") -> str:
+    items = "".join(f"<li>{escape(str(line))}</li>" for line in lines)
+    return f'<ul class="{kind}">{items}</ul>' if items else ""
 
 
 def _table_html(caption: str, table: pd.DataFrame) -> str:

@@ -1,0 +1,102 @@
+"""Parts of a data set: the cells to train on and to validate, or a subset to work on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from util.errors import UserError
+from util.metadata import (
+    choose_labels,
+    column_in,
+    count_and_name,
+    match_ids,
+    read_table,
+    refuse_duplicates,
+)
+
+SUBSET_SEED = 0  # the same cells for every seed of a run
+
+
+def split_cells(
+    labels: Sequence | None, n_cells: int, valid_fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seeded, stratified split into (train, valid) indices, each ascending.
+
+    Each class gives its share to the validation set, rounded so that the shares add up (largest
+    remainder). A class too small for a share, or of one cell, stays in the training set.
+
+    Args:
+        labels: class of each cell (None where missing), or None for no classes at all.
+        n_cells: N.
+        valid_fraction: share of the validation set, above 0 and below 1.
+        seed: of the run.
+
+    Raises:
+        UserError: a share outside 0..1, or one that leaves fewer than 2 cells to train on.
+    """
+    if not 0 < valid_fraction < 1:
+        raise UserError(f"`valid_fraction` {valid_fraction}: must lie between 0 and 1, e.g. 0.15")
+    n_valid = max(1, round(valid_fraction * n_cells))
+    if n_cells - n_valid < 2:
+        raise UserError(
+            f"{n_cells} cells with `valid_fraction` {valid_fraction} leave {n_cells - n_valid} to "
+            "train on: at least 2 are needed"
+        )
+    classes = pd.Series([None] * n_cells if labels is None else labels, dtype=object)
+    codes = pd.factorize(classes)[0]  # -1 where missing: one more class
+    rng = np.random.default_rng([seed, 1])
+    groups = [rng.permutation(np.flatnonzero(codes == code)) for code in np.unique(codes)]
+    shares = np.array([valid_fraction * len(group) if len(group) > 1 else 0.0 for group in groups])
+    counts = np.floor(shares).astype(int)
+    by_remainder = np.argsort(counts - shares, kind="stable")
+    with_room = [g for g in by_remainder if len(groups[g]) - counts[g] > 1]
+    counts[with_room[: n_valid - counts.sum()]] += 1
+    if counts.sum() == 0:  # only classes of one cell: any cell may validate
+        groups, counts = [rng.permutation(n_cells)], np.array([n_valid])
+    chosen = [group[:count] for group, count in zip(groups, counts, strict=True)]
+    valid = np.sort(np.concatenate(chosen))
+    return np.setdiff1d(np.arange(n_cells), valid), valid
+
+
+def choose_part(part: str, table: pd.DataFrame, label: str | None) -> tuple[np.ndarray, list[str]]:
+    """Rows of a subset of the cells, ascending, and notes.
+
+    Args:
+        part: a number of cells, shared out over the classes with at least one of each, or a CSV
+            whose Unique_ID names the cells.
+        table: N rows with Unique_ID.
+        label: column of the classes, as in `choose_labels`.
+
+    Raises:
+        UserError: it is neither, there are not so many cells, or no id has a cell.
+    """
+    n_cells = len(table)
+    if part.isdecimal():
+        places, notes = _share_out(int(part), table, label), []
+    elif Path(part).is_file():
+        rows = read_table(Path(part))
+        ids = column_in(rows, "Unique_ID", part)
+        refuse_duplicates(rows, Path(part))
+        found, notes = match_ids(ids, table["Unique_ID"], Path(part).name)
+        if (found < 0).any():
+            notes.append(count_and_name(f"ids of {part} have no cell", list(ids[found < 0])))
+        places = np.sort(found[found >= 0])
+    else:
+        raise UserError(f"`subset` {part}: give a number of cells or a CSV with Unique_ID")
+    return places, [f"a subset of {len(places):,} of {n_cells:,} cells is used", *notes]
+
+
+def _share_out(number: int, table: pd.DataFrame, label: str | None) -> np.ndarray:
+    """Rows of that many cells, stratified by class."""
+    n_cells = len(table)
+    labels = choose_labels(table, label)[1]
+    least = max(3, 0 if labels is None else labels.nunique(dropna=False))
+    if not least <= number <= n_cells:
+        raise UserError(
+            f"`subset` {number}: give {least} to {n_cells}, so that each class keeps a cell"
+        )
+    if number == n_cells:
+        return np.arange(n_cells)
+    return split_cells(labels, n_cells, 1 - number / n_cells, SUBSET_SEED)[0]
