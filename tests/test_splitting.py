@@ -65,7 +65,7 @@ def test_a_subset_is_a_table_of_ids(folder, tmp_path):
     cells = load(folder, folder.parent / "meta.csv", subset=str(ids))
     assert set(cells.table["Unique_ID"]) == {"cell_10.tiff", "cell_2.tiff"}
     assert cells.table.set_index("Unique_ID").loc["cell_10.tiff", "dose"] == 5
-    assert any("1 ids of" in note and "cell_99" in note for note in cells.notes)
+    assert any("1 rows of" in note and "cell_99" in note for note in cells.notes)
     simulated = load("simulated", simulated_cells=30, subset="12")
     assert len(simulated.table) == 12
 

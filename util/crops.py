@@ -131,7 +131,7 @@ class CropWriter:
         if self.any_larger:
             self._keep(crop)
         else:
-            self.inputs[len(self.shapes)] = self.pad(crop)
+            self.pad(crop, self.inputs[len(self.shapes)])
         self.shapes.append(crop.shape[1:])
 
     def _cut_out(self, row: int) -> np.ndarray:

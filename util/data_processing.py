@@ -35,7 +35,7 @@ from util.errors import UserError
 from util.fitting import LOOK_AT, choose_padding, choose_scaling, scaling_rule
 from util.image_checks import ImageChecks, Seen, look_at
 from util.image_files import Meaning, Projection, read_array, try_read
-from util.image_folders import class_folders, in_nfc, list_images
+from util.image_folders import class_folders, list_images, paths_below
 from util.latents import rename_reserved
 from util.metadata import count_and_name, join_array, join_metadata, read_array_metadata
 from util.pixel_numbers import choose_numbers, kind_of
@@ -278,11 +278,11 @@ def _load_folder(source: CellSource, progress: bool) -> Cells:
     folder = Path(source.dataset)
     meaning = Meaning(source.image_axes, source.project_z)
     files = list_images(folder)
-    paths = [in_nfc(file.relative_to(folder).as_posix()) for file in files]
+    paths = paths_below(folder, files)
     names = [path.rpartition("/")[2] for path in paths]
     unique = len(set(names)) == len(names)
     table = pd.DataFrame({"Unique_ID": names if unique else paths})
-    classes, notes = class_folders(folder, files, joined=source.metadata is not None)
+    classes, notes = class_folders(folder, paths, joined=source.metadata is not None)
     if any(classes):
         table["class"] = classes
     if source.metadata is not None:  # before the images, which may take an hour to read
@@ -292,18 +292,21 @@ def _load_folder(source: CellSource, progress: bool) -> Cells:
     stamp = hashlib.sha256(
         f"{CACHE_VERSION} {source.image_size} {source.fitting} {meaning}".encode()
     )
-    for file in files:
-        stat = file.stat() if file.exists() else file.lstat()
-        stamp.update(f"{file.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    for file, path in zip(files, paths, strict=True):
+        try:
+            stat = file.stat()
+        except FileNotFoundError:  # a link that leads nowhere
+            stat = file.lstat()
+        stamp.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     cached = CellCache(cache_folder(folder, f"cells_{source.image_size}"), stamp.hexdigest())
     if not cached.fresh():
-        _build_folder_cache(cached, source, files, meaning=meaning, progress=progress)
+        _build_folder_cache(
+            cached, source, dict(zip(files, paths, strict=True)), meaning=meaning, progress=progress
+        )
     images, facts, originals = cached.load()
 
     unreadable = dict(facts["unreadable"])
-    kept = [
-        i for i, file in enumerate(files) if file.relative_to(folder).as_posix() not in unreadable
-    ]
+    kept = [i for i, path in enumerate(paths) if path not in unreadable]
     if unreadable:
         notes.append(
             count_and_name(
@@ -389,18 +392,19 @@ def _assemble(
 def _build_folder_cache(
     cached: CellCache,
     source: CellSource,
-    files: list[Path],
+    files: dict[Path, str],
     *,
     meaning: Meaning,
     progress: bool,
 ) -> None:
     folder = Path(source.dataset)
-    looked = _look_at_some(folder, files, meaning)
+    looked = _look_at_some(folder, list(files), meaning)
     reference_file, reference = looked[0]
     some = [image for _, image in looked]
-    masked, _ = choose_padding(some)
+    masked, padding = choose_padding(some)
     numbers = choose_numbers(some, masked, str(folder))
-    masked, padding = choose_padding([numbers.convert(image, "")[0] for image in some])
+    if numbers.dtype != reference.dtype:
+        masked, padding = choose_padding([numbers.convert(image, "")[0] for image in some])
 
     def prepare(file: Path) -> tuple[np.ndarray | None, Seen | str, bool, int]:
         image, reason, alpha = try_read(file, meaning)
@@ -416,11 +420,11 @@ def _build_folder_cache(
     with cached.writing(shape, numbers.dtype) as cache:
         crops = CropWriter(cache.images, padding, source.fitting, cache.folder)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for chunk in _chunks(files, f"reading {folder.name}", progress):
+            for chunk in _chunks(list(files), f"reading {folder.name}", progress):
                 # A chunk at a time: a pool would run ahead and fill the memory.
                 prepared = pool.map(prepare, chunk)
                 for file, (image, seen, alpha, clipped) in zip(chunk, prepared, strict=True):
-                    name = file.relative_to(folder).as_posix()
+                    name = files[file]
                     if image is None:
                         unreadable.append((name, seen))
                         continue

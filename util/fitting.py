@@ -145,18 +145,20 @@ class Fitter:
 
     def __init__(self, size: int, padding: np.ndarray, scale: float | None = None):
         self.size = size
-        self.padding = np.asarray(padding)
+        self.padding = np.round(padding)
         self.scale = scale
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """(..., C, H, W) integers -> (..., C, S, S) of the same type."""
+    def __call__(self, images: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """(..., C, H, W) integers -> (..., C, S, S) of the same type, into `out` where given."""
         shape = self._new_shape(*images.shape[-2:])
         if shape != images.shape[-2:]:
             images = _resize(images, shape)
-        if shape == (self.size, self.size):
+        if shape == (self.size, self.size) and out is None:
             return images
-        out = np.empty((*images.shape[:-2], self.size, self.size), images.dtype)
-        out[...] = np.round(self.padding).astype(images.dtype)[:, None, None]
+        if out is None:
+            out = np.empty((*images.shape[:-2], self.size, self.size), images.dtype)
+        if shape != (self.size, self.size):
+            out[...] = self.padding[:, None, None]
         (height, width), (top, left) = shape, self.corner(*shape)
         out[..., top : top + height, left : left + width] = images
         return out

@@ -33,18 +33,17 @@ class Seen:
 def look_at(image: np.ndarray) -> Seen:
     """Look at an image (C, H, W), uint8 or uint16."""
     top = np.iinfo(image.dtype).max
-    flat = image.reshape(len(image), -1)
-    at_top, black = ((flat == number).sum(axis=1) for number in (top, 0))
-    key = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16)
+    flat = np.ascontiguousarray(image.reshape(len(image), -1))
+    low, high = flat.min(axis=1), flat.max(axis=1)
+    at_top = np.zeros(len(flat), np.int64)
+    grey = ((low > 0) & (low < top)) | ((high > 0) & (high < top))
+    for channel in np.flatnonzero(high == top):  # few images: counting takes longest
+        at_top[channel] = np.count_nonzero(flat[channel] == top)
+        black = flat.shape[1] - np.count_nonzero(flat[channel])
+        grey[channel] |= at_top[channel] + black < flat.shape[1]
+    key = hashlib.blake2b(flat, digest_size=16)
     key.update(str(image.shape).encode())
-    return Seen(
-        low=flat.min(axis=1),
-        high=flat.max(axis=1),
-        at_top=at_top,
-        grey=at_top + black < flat.shape[1],
-        pixels=flat.shape[1],
-        digest=key.digest(),
-    )
+    return Seen(low, high, at_top, grey, pixels=flat.shape[1], digest=key.digest())
 
 
 class ImageChecks:

@@ -32,7 +32,8 @@ def list_images(folder: Path) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    files = sorted(_walk(folder), key=lambda path: in_nfc(path.relative_to(folder).as_posix()))
+    files = list(_walk(folder))
+    files = [file for _, file in sorted(zip(paths_below(folder, files), files, strict=True))]
     if not files:
         raise UserError(
             f"`dataset` {folder}: no TIFF, PNG or JPEG image in it or in its subfolders"
@@ -43,6 +44,13 @@ def list_images(folder: Path) -> list[Path]:
 def in_nfc(text: str) -> str:
     """The text with composed accents: macOS decomposes the names of files, tables are typed."""
     return unicodedata.normalize("NFC", text)
+
+
+def paths_below(folder: Path, files: Sequence[Path]) -> list[str]:
+    """Where the files lie in the folder, with slashes and in NFC."""
+    root = os.fspath(folder)
+    start = 0 if root == "." else len(root.rstrip(os.sep)) + 1
+    return [in_nfc(os.fspath(file)[start:].replace(os.sep, "/")) for file in files]
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -63,13 +71,13 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def class_folders(
-    folder: Path, files: Sequence[Path], joined: bool = False
+    folder: Path, paths: Sequence[str], joined: bool = False
 ) -> tuple[list[str], list[str]]:
     """The class of each file, which is its first folder, or "" where it lies in no subfolder.
 
     Args:
         folder: the data set.
-        files: below it.
+        paths: of its files (`paths_below`).
         joined: whether a table says what the files are, so that the folders need no meaning.
 
     Returns:
@@ -78,7 +86,7 @@ def class_folders(
     Raises:
         UserError: the subfolders are splits, or the channels of the same cells.
     """
-    parts = [[in_nfc(part) for part in file.relative_to(folder).parts] for file in files]
+    parts = [path.split("/") for path in paths]
     classes = [part[0] if len(part) > 1 else "" for part in parts]
     names = sorted(set(classes))
     if len(names) > 1 and SPLITS.issuperset(name.lower() for name in names):

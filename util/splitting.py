@@ -7,14 +7,8 @@ import numpy as np
 import pandas as pd
 
 from util.errors import UserError
-from util.metadata import (
-    choose_labels,
-    column_in,
-    count_and_name,
-    match_ids,
-    read_table,
-    refuse_duplicates,
-)
+from util.metadata import choose_labels, match_rows
+from util.tables import read_table
 
 SUBSET_SEED = 0  # the same cells for every seed of a run
 
@@ -64,7 +58,7 @@ def choose_part(part: str, table: pd.DataFrame, label: str | None) -> tuple[np.n
     """Rows of a subset of the cells, ascending, and notes.
 
     Args:
-        part: a number of cells, shared out over the classes with at least one of each, or a CSV
+        part: a number of cells, shared out over the classes with at least one of each, or a table
             whose Unique_ID names the cells.
         table: N rows with Unique_ID.
         label: column of the classes, as in `choose_labels`.
@@ -77,14 +71,10 @@ def choose_part(part: str, table: pd.DataFrame, label: str | None) -> tuple[np.n
         places, notes = _share_out(int(part), table, label), []
     elif Path(part).is_file():
         rows = read_table(Path(part))
-        ids = column_in(rows, "Unique_ID", part)
-        refuse_duplicates(rows, Path(part))
-        found, notes = match_ids(ids, table["Unique_ID"], Path(part).name)
-        if (found < 0).any():
-            notes.append(count_and_name(f"ids of {part} have no cell", list(ids[found < 0])))
+        found, notes = match_rows(rows, table["Unique_ID"], Path(part).name)
         places = np.sort(found[found >= 0])
     else:
-        raise UserError(f"`subset` {part}: give a number of cells or a CSV with Unique_ID")
+        raise UserError(f"`subset` {part}: give a number of cells or a table with Unique_ID")
     return places, [f"a subset of {len(places):,} of {n_cells:,} cells is used", *notes]
 
 
