@@ -38,7 +38,7 @@ from util.image_files import Meaning, Projection, read_array, try_read
 from util.image_folders import class_folders, list_images, paths_below
 from util.latents import rename_reserved
 from util.metadata import count_and_name, join_array, join_metadata, read_array_metadata
-from util.pixel_numbers import choose_numbers, kind_of
+from util.pixel_numbers import choose_numbers, kind_of, refuse_not_finite
 from util.splitting import choose_part
 
 CACHE_VERSION = 2  # raise it when the pixels that load_cells makes change
@@ -401,6 +401,8 @@ def _build_folder_cache(
     looked = _look_at_some(folder, list(files), meaning)
     reference_file, reference = looked[0]
     some = [image for _, image in looked]
+    for file, image in looked:
+        refuse_not_finite(image, str(file))
     masked, padding = choose_padding(some)
     numbers = choose_numbers(some, masked, str(folder))
     if numbers.dtype != reference.dtype:
