@@ -40,8 +40,8 @@ def plain(path, array, **how):
     tifffile.imwrite(path, array, **{"metadata": None, "photometric": "minisblack"} | how)
 
 
-def pillow(path, array, mode=None, **how):
-    Image.fromarray(array, mode).save(path, **how)
+def pillow(path, array, **how):
+    Image.fromarray(array).save(path, **how)
 
 
 # name -> (how to write it, what was meant)
@@ -110,7 +110,7 @@ def test_a_tiff_means_what_it_says(tmp_path, name):
 
 def palette(path):
     """64 colours by index; the colour of each is its index in red, twice that in green."""
-    picture = Image.fromarray(GREY8 % 64, "P")
+    picture = Image.fromarray(GREY8 % 64)
     picture.putpalette([part for i in range(64) for part in (i, 2 * i, 7)])
     picture.save(path)
     index = GREY8 % 64

@@ -118,8 +118,12 @@ class CropWriter:
         self.file: BinaryIO | None = None
         self.any_larger = False
 
-    def add(self, crop: np.ndarray) -> None:
-        """Take in the next crop, (C, H, W) in the type of the inputs.
+    def padded(self, crop: np.ndarray) -> np.ndarray | None:
+        """A crop padded to the input size, for `add`; None where it is larger. Safe in threads."""
+        return self.pad(crop) if max(crop.shape[1:]) <= self.size else None
+
+    def add(self, crop: np.ndarray, padded: np.ndarray | None = None) -> None:
+        """Take in the next crop, (C, H, W) in the type of the inputs, perhaps padded already.
 
         Raises:
             DiskFullError: the crops do not fit on the disk.
@@ -131,7 +135,7 @@ class CropWriter:
         if self.any_larger:
             self._keep(crop)
         else:
-            self.pad(crop, self.inputs[len(self.shapes)])
+            self.inputs[len(self.shapes)] = self.pad(crop) if padded is None else padded
         self.shapes.append(crop.shape[1:])
 
     def _cut_out(self, row: int) -> np.ndarray:

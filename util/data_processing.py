@@ -45,6 +45,8 @@ CACHE_VERSION = 2  # raise it when the pixels that load_cells makes change
 SIMULATED = Path("DataSets") / "simulated"  # caches of simulated cells
 CHUNK = 512  # images read and resized at a time
 
+Fitted = tuple[np.ndarray, np.ndarray | None]  # a crop, and padded to the input where it fits
+
 
 @dataclass
 class Cells:
@@ -408,13 +410,13 @@ def _build_folder_cache(
     if numbers.dtype != reference.dtype:
         masked, padding = choose_padding([numbers.convert(image, "")[0] for image in some])
 
-    def prepare(file: Path) -> tuple[np.ndarray | None, Seen | str, bool, int]:
+    def prepare(file: Path) -> tuple[Fitted | None, Seen | str, bool, int]:
         image, reason, alpha = try_read(file, meaning)
         if image is None:
             return None, reason, alpha, 0
         _refuse_other_kind(file, image, reference_file, reference)
         image, clipped = numbers.convert(image, str(file))
-        return image, look_at(image), alpha, clipped
+        return (image, crops.padded(image)), look_at(image), alpha, clipped
 
     unreadable, alpha_dropped, n_clipped = [], False, 0
     checks = ImageChecks(numbers.dtype)
@@ -425,13 +427,13 @@ def _build_folder_cache(
             for chunk in _chunks(list(files), f"reading {folder.name}", progress):
                 # A chunk at a time: a pool would run ahead and fill the memory.
                 prepared = pool.map(prepare, chunk)
-                for file, (image, seen, alpha, clipped) in zip(chunk, prepared, strict=True):
+                for file, (images, seen, alpha, clipped) in zip(chunk, prepared, strict=True):
                     name = files[file]
-                    if image is None:
+                    if images is None:
                         unreadable.append((name, seen))
                         continue
                     checks.add(name, seen)
-                    crops.add(image)
+                    crops.add(*images)
                     alpha_dropped |= alpha
                     n_clipped += clipped
         coloured = len(reference) == 3 and reference_file.suffix.lower() not in (".tif", ".tiff")

@@ -148,17 +148,15 @@ class Fitter:
         self.padding = np.round(padding)
         self.scale = scale
 
-    def __call__(self, images: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """(..., C, H, W) integers -> (..., C, S, S) of the same type, into `out` where given."""
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """(..., C, H, W) integers -> (..., C, S, S) of the same type."""
         shape = self._new_shape(*images.shape[-2:])
         if shape != images.shape[-2:]:
             images = _resize(images, shape)
-        if shape == (self.size, self.size) and out is None:
+        if shape == (self.size, self.size):
             return images
-        if out is None:
-            out = np.empty((*images.shape[:-2], self.size, self.size), images.dtype)
-        if shape != (self.size, self.size):
-            out[...] = self.padding[:, None, None]
+        out = np.empty((*images.shape[:-2], self.size, self.size), images.dtype)
+        out[...] = self.padding[:, None, None]
         (height, width), (top, left) = shape, self.corner(*shape)
         out[..., top : top + height, left : left + width] = images
         return out
