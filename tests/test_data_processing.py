@@ -334,7 +334,7 @@ def test_warnings_name_the_channel_as_the_user_does(tmp_path):
     images[:, 5:15, 5:15, 1] = np.random.default_rng(0).integers(1, 250, (9, 10, 10))
     np.save(tmp_path / "set.npy", images)
     cells = load(tmp_path / "set.npy", channels=("DNA", "Actin"))
-    assert cells.warnings == ["DNA is dead: it is 0 in every pixel of every cell"]
+    assert cells.warnings == ["DNA is dead: it has one value within 9 of 9 cells"]
     assert cells.notes[0] == cells.warnings[0]
     assert load(tmp_path / "set.npy").warnings[0].startswith("channel_0 is dead")
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from util.metadata import count_and_name
 
+DEAD = 0.9  # share of the cells within which a channel has one value, above which it shows nothing
 SATURATED = 0.01  # share of the pixels of a channel at the highest number that is worth a warning
 
 
@@ -57,6 +58,7 @@ class ImageChecks:
         self.top = np.iinfo(dtype).max
         self.all: Seen | None = None  # of the set as one image
         self.n_images = 0
+        self.flat: np.ndarray | int = 0  # (C,) images in which a channel has one value
         self.constant: dict[str, None] = {}
         self.first: dict[bytes, str] = {}
         self.copies: list[tuple[str, str]] = []
@@ -73,7 +75,9 @@ class ImageChecks:
             pixels=seen.pixels + (self.all.pixels if self.all else 0),
             digest=b"",
         )
-        if (seen.low == seen.high).all():
+        flat = seen.low == seen.high
+        self.flat = self.flat + flat
+        if flat.all():
             self.constant[name] = None
         first = self.first.setdefault(seen.digest, name)
         if first is not name:
@@ -87,10 +91,10 @@ class ImageChecks:
         if self.constant:
             said = count_and_name("images are constant in every channel", [*self.constant])
             notes.append((None, said))
-        dead = (self.all.low == self.all.high) & (len(self.constant) < self.n_images)
-        for channel in np.flatnonzero(dead):
-            only = self.all.low[channel]
-            notes.append((int(channel), f"is dead: it is {only} in every pixel of every cell"))
+        most = DEAD * self.n_images
+        for channel in np.flatnonzero((self.flat > most) & (len(self.constant) <= most)):
+            said = f"is dead: it has one value within {self.flat[channel]} of {self.n_images} cells"
+            notes.append((int(channel), said))
         shares = self.all.at_top / self.all.pixels
         for channel in np.flatnonzero(self.all.grey & (shares >= SATURATED)):
             said = f"is saturated: {shares[channel]:.1%} of its pixels are {self.top}"
