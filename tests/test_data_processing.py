@@ -343,3 +343,13 @@ def test_warnings_name_the_channel_as_the_user_does(tmp_path):
 def test_wrong_names_of_channels_are_refused(folder, names):
     with pytest.raises(UserError, match=r"`channels` .*3 channels"):
         load(folder, channels=names)
+
+
+def test_a_path_stands_for_a_source(folder):
+    from_path = load_cells(folder, None, 32, progress=False)
+    from_source = load_cells(CellSource(str(folder), image_size=32), progress=False)
+    assert from_path.fingerprint == from_source.fingerprint
+    assert (
+        load_cells(folder, image_size=32, channels=("a", "b", "c"), progress=False).channels[0]
+        == "a"
+    )

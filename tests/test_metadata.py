@@ -9,6 +9,7 @@ import pytest
 from util.errors import UserError
 from util.latents import rename_reserved
 from util.metadata import (
+    choose_labels,
     join_array,
     join_metadata,
     match_rows,
@@ -115,3 +116,10 @@ def test_a_table_with_a_class_beside_class_folders(tmp_path):
     joined, _ = join_metadata(table, tmp_path / "t.csv")
     assert joined["class"].tolist() == ["p", "q"] and joined.columns.is_unique
     assert joined["class_metadata"].tolist() == ["1", "2"]
+
+
+def test_classes_that_read_like_missing_ones_are_told():
+    table = pd.DataFrame({"Unique_ID": list("abcd"), "drug": ["None", "NA", "Taxol", "Taxol"]})
+    _, values, notes = choose_labels(table, "drug")
+    assert values.tolist() == ["None", "NA", "Taxol", "Taxol"]
+    assert notes[0] == "drug: None, NA is a class like any other, not missing"

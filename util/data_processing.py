@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -194,16 +194,27 @@ class CellSource:
         return self.fit or ("squeeze" if self.dataset == "simulated" else "scale")
 
 
-def load_cells(source: CellSource, progress: bool = True) -> Cells:
+def load_cells(
+    source: CellSource | str | Path,
+    metadata: str | Path | None = None,
+    image_size: int = CellSource.image_size,
+    progress: bool = True,
+    **more: Any,
+) -> Cells:
     """Turn a source into cells at the input size.
 
     Args:
-        source: which cells. Its `label` stays text, and shares out a `subset` over the classes.
+        source: which cells, or the path of a data set (`CellSource.dataset`). The label stays text,
+            and shares out a `subset` over the classes.
+        metadata, image_size, more: fields of `CellSource`, where a path is given.
         progress: show progress bars.
 
     Raises:
         UserError: a file or value is wrong.
     """
+    if not isinstance(source, CellSource):
+        metadata = None if metadata is None else str(metadata)
+        source = CellSource(str(source), metadata=metadata, image_size=image_size, **more)
     cells = _load_all(source, progress)
     if source.channels:
         cells = dataclasses.replace(cells, channels=_named(cells.channels, source.channels))

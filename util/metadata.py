@@ -14,7 +14,7 @@ import pandas as pd
 
 from util.errors import UserError
 from util.image_folders import in_nfc
-from util.tables import counts_rows, ids_of, match_names, once_each, read_table
+from util.tables import NO_NUMBER, counts_rows, ids_of, match_names, once_each, read_table
 
 # Names that say which cell it is, or where it lay: no property of the cell.
 NUMBERING = re.compile(
@@ -255,6 +255,9 @@ def choose_labels(
     if missing.any():
         ids = list(table["Unique_ID"][missing])
         notes.append(count_and_name(f"cells have no {label}: trained on, not scored by class", ids))
+    words = [name for name in values.dropna().unique() if name.lower() in NO_NUMBER]
+    if words:
+        notes.append(f"{label}: {', '.join(words)} is a class like any other, not missing")
     single = [name for name, count in Counter(values.dropna()).items() if count == 1]
     if single:
         notes.append(
