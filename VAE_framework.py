@@ -121,7 +121,7 @@ class Settings:
     """Names of the channels in their order, e.g. `DNA Actin`; none takes those of the files."""
     subset: str | None = None
     """Part of the data set: a number of cells, shared out over the classes and always the same
-    ones, or a CSV whose Unique_ID names the cells."""
+    ones, or a table whose Unique_ID names the cells."""
     simulated_cells: int = 7387
     """Cells to draw when the data set is `simulated`; 7,387 is the size of the real matched set."""
     simulated_seed: int = 0

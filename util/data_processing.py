@@ -38,7 +38,7 @@ from util.image_files import Meaning, Projection, read_array, try_read
 from util.image_folders import class_folders, list_images, paths_below
 from util.latents import rename_reserved
 from util.metadata import count_and_name, join_array, join_metadata, read_array_metadata
-from util.pixel_numbers import choose_numbers, kind_of, refuse_not_finite
+from util.pixel_numbers import Numbers, choose_numbers, kind_of, refuse_not_finite
 from util.splitting import choose_part
 
 CACHE_VERSION = 2  # raise it when the pixels that load_cells makes change
@@ -176,7 +176,7 @@ class CellSource:
     """Names of the channels in their order, e.g. `DNA Actin`; none takes those of the files."""
     subset: str | None = None
     """Part of the data set: a number of cells, shared out over the classes and always the same
-    ones, or a CSV whose Unique_ID names the cells."""
+    ones, or a table whose Unique_ID names the cells."""
     simulated_cells: int = 7387
     """Cells to draw when the data set is `simulated`; 7,387 is the size of the real matched set."""
     simulated_seed: int = 0
@@ -413,13 +413,9 @@ def _build_folder_cache(
     folder = Path(source.dataset)
     looked = _look_at_some(folder, list(files), meaning)
     reference_file, reference = looked[0]
-    some = [image for _, image in looked]
-    for file, image in looked:
-        refuse_not_finite(image, str(file))
-    masked, padding = choose_padding(some)
-    numbers = choose_numbers(some, masked, str(folder))
-    if numbers.dtype != reference.dtype:
-        masked, padding = choose_padding([numbers.convert(image, "")[0] for image in some])
+    numbers, masked, padding = _rules_of(
+        [image for _, image in looked], [str(f) for f, _ in looked]
+    )
 
     def prepare(file: Path) -> tuple[Fitted | None, Seen | str, bool, int]:
         image, reason, alpha = try_read(file, meaning)
@@ -471,6 +467,25 @@ def _finish(cache: CacheWriter, crops: CropWriter, masked: bool, **facts) -> Non
     cache.finish(rows, facts | {"low": low.tolist(), "high": high.tolist()}, originals)
 
 
+def _rules_of(
+    images: Sequence[np.ndarray], names: Sequence[str]
+) -> tuple[Numbers, bool, np.ndarray]:
+    """What becomes of the numbers of a set, whether it is masked, and its padding (C,).
+
+    Args:
+        images: some of the set, (C, H, W) each.
+        names: what an error calls each of them.
+    """
+    for image, name in zip(images, names, strict=True):
+        refuse_not_finite(image, name)
+    masked, padding = choose_padding(images)
+    numbers = choose_numbers(images, masked, names[0])
+    if numbers.dtype != images[0].dtype:  # the padding is in the numbers of the result
+        converted = [numbers.convert(im, name)[0] for im, name in zip(images, names, strict=True)]
+        masked, padding = choose_padding(converted)
+    return numbers, masked, padding
+
+
 def _look_at_some(
     folder: Path, files: list[Path], meaning: Meaning
 ) -> list[tuple[Path, np.ndarray]]:
@@ -518,9 +533,7 @@ def _build_array_cache(cached: CellCache, source: CellSource) -> None:
     array, channels = read_array(path, source.array_key, source.array_axes)
     channels = channels or channel_names(array.shape[1])
     some = array[:: max(1, len(array) // LOOK_AT)]
-    masked, _ = choose_padding(some)
-    numbers = choose_numbers(list(some), masked, str(path))
-    masked, padding = choose_padding(numbers.convert(some, str(path))[0])
+    numbers, masked, padding = _rules_of(list(some), [str(path)] * len(some))
     n_clipped, checks = 0, ImageChecks(numbers.dtype)
     shape = (len(array), array.shape[1], source.image_size, source.image_size)
     with cached.writing(shape, numbers.dtype) as cache:

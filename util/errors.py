@@ -35,6 +35,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def first_line(error: BaseException, most: int = 100) -> str:
+    """The first line of what an error says, cut to `most` characters; its type where it is mute."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 

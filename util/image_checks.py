@@ -56,8 +56,9 @@ class ImageChecks:
 
     def __init__(self, dtype: np.dtype):
         self.top = np.iinfo(dtype).max
-        self.all: Seen | None = None  # of the set as one image
-        self.n_images = 0
+        self.n_images = self.pixels = 0
+        self.at_top: np.ndarray | int = 0  # (C,) pixels at the highest number
+        self.grey: np.ndarray | bool = False  # (C,) whether there is a number between 0 and that
         self.flat: np.ndarray | int = 0  # (C,) images in which a channel has one value
         self.constant: dict[str, None] = {}
         self.first: dict[bytes, str] = {}
@@ -66,15 +67,9 @@ class ImageChecks:
     def add(self, name: str, seen: Seen) -> None:
         """Take in an image."""
         self.n_images += 1
-        known = self.all or seen
-        self.all = Seen(
-            low=np.minimum(known.low, seen.low),
-            high=np.maximum(known.high, seen.high),
-            at_top=seen.at_top + (self.all.at_top if self.all else 0),
-            grey=known.grey | seen.grey,
-            pixels=seen.pixels + (self.all.pixels if self.all else 0),
-            digest=b"",
-        )
+        self.pixels += seen.pixels
+        self.at_top = self.at_top + seen.at_top
+        self.grey = self.grey | seen.grey
         flat = seen.low == seen.high
         self.flat = self.flat + flat
         if flat.all():
@@ -85,7 +80,7 @@ class ImageChecks:
 
     def warnings(self) -> list[tuple[int | None, str]]:
         """A line for each thing that is odd, and the channel whose name begins it, or None."""
-        if self.all is None:
+        if self.n_images == 0:
             return []
         notes: list[tuple[int | None, str]] = []
         if self.constant:
@@ -95,8 +90,8 @@ class ImageChecks:
         for channel in np.flatnonzero((self.flat > most) & (len(self.constant) <= most)):
             said = f"is dead: it has one value within {self.flat[channel]} of {self.n_images} cells"
             notes.append((int(channel), said))
-        shares = self.all.at_top / self.all.pixels
-        for channel in np.flatnonzero(self.all.grey & (shares >= SATURATED)):
+        shares = self.at_top / self.pixels
+        for channel in np.flatnonzero(self.grey & (shares >= SATURATED)):
             said = f"is saturated: {shares[channel]:.1%} of its pixels are {self.top}"
             notes.append((int(channel), said))
         copies = [copy for copy in self.copies if copy[0] not in self.constant]

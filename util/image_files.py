@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from util.errors import UserError
+from util.errors import UserError, first_line
 
 MOST_CHANNELS = 16  # an axis of unknown meaning with at most so many entries can be the channels
 CHANNEL_AXES = "CES"  # channel, emission wavelength, sample
@@ -320,13 +320,13 @@ def try_read(
     except Exception as error:  # readers raise anything on a damaged file; it is named and counted
         if not path.exists():
             return None, "a link that leads nowhere", False
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if "imagecodecs" in reason:
+        reason = first_line(error)
+        if "imagecodecs" in str(error):
             raise UserError(
-                f"{path} is compressed in a way that cannot be read ({reason[:100]}): "
+                f"{path} is compressed in a way that cannot be read ({reason}): "
                 "pip install imagecodecs, or save it uncompressed"
             ) from error
-        return None, reason[:100], False
+        return None, reason, False
 
 
 def read_array(

@@ -84,12 +84,12 @@ def choose_numbers(images: Sequence[np.ndarray], masked: bool, name: str) -> Num
     """The rule for a set.
 
     Args:
-        images: (C, H, W) each, of one kind; some of the set.
+        images: (C, H, W) each, of one kind and finite; some of the set.
         masked: whether crops are 0 outside the cell, so that 0 stays 0.
         name: of the source, for an error.
 
     Raises:
-        UserError: the numbers are no real numbers, or a pixel is NaN or infinite.
+        UserError: the pixels are no real numbers.
     """
     dtype = images[0].dtype
     if dtype.kind == "b":
@@ -98,8 +98,6 @@ def choose_numbers(images: Sequence[np.ndarray], masked: bool, name: str) -> Num
         return Numbers("kept", dtype)
     if dtype.kind not in "iuf":
         raise UserError(f"{name} has pixels of the type {dtype}: give integers or floats")
-    for image in images:
-        refuse_not_finite(image, name)
     least = min(float(image.min()) for image in images)
     most = max(float(image.max()) for image in images)
     if dtype.kind == "f" and -OVERSHOOT <= least and most <= 1 + OVERSHOOT:

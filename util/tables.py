@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from util.errors import UserError
+from util.errors import UserError, first_line
 from util.image_folders import IMAGE_SUFFIXES, in_nfc
 
 ID = "Unique_ID"
@@ -72,16 +72,12 @@ def read_table(path: Path, text: Collection[str] = (), matrix: bool = False) -> 
     except ImportError as error:
         raise UserError(f"{path} needs a package: pip install -e '.[export]' ({error})") from error
     except Exception as error:  # readers raise anything on a damaged file
-        raise UserError(f"{path} cannot be read as a table ({_first_line(error)})") from error
+        raise UserError(f"{path} cannot be read as a table ({first_line(error, 150)})") from error
     if table.empty:
         raise UserError(f"{path} has no rows")
     table = table.rename(columns=_id_name(table.columns))
     table.attrs["notes"] = [f"{path.name}: {note}" for note in notes]
     return table
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
 
 
 def counts_rows(values: pd.Series | None) -> bool:
