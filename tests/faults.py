@@ -765,7 +765,7 @@ def put(path: tuple, value: object) -> Callable[[dict], object]:
 
 def first_nan(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor with one NaN."""
-    tensor.view(-1)[0] = torch.nan
+    tensor[(0,) * tensor.ndim] = torch.nan
     return tensor
 
 
