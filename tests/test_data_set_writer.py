@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from filelock import FileLock
 from raw_sets import contents
 
 from util.errors import UserError
@@ -238,7 +239,9 @@ def test_no_name_of_a_cell_leaves_its_folder(tmp_path, column, name):
 
 
 def test_one_conversion_at_a_time(tmp_path):
-    busy = data_set_writer._begin(target(tmp_path / "out"), "another")
-    with pytest.raises(UserError, match="this conversion is running; wait for its end"):
-        convert(tmp_path / "out")
-    busy.release()
+    partial = target(tmp_path / "out").partial
+    partial.mkdir(parents=True)
+    with FileLock(partial / ".lock"):  # of another process
+        with pytest.raises(UserError, match="this conversion is running; wait for its end"):
+            convert(tmp_path / "out")
+    assert len(convert(tmp_path / "out").cells) == 25
