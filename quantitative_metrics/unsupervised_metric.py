@@ -191,6 +191,31 @@ def co_ranking(
     return {name: tally.result(cells) for name, tally in tallies.items()}
 
 
+def neighbour_orders(
+    codes: np.ndarray,
+    *,
+    sample: int | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All other cells around each cell, nearest first, a block of cells at a time.
+
+    Args:
+        codes: (N, d), finite.
+        sample, seed, device: as for `co_ranking`.
+
+    Yields:
+        (B,) rows and (B, N - 1) rows of their neighbours; ties by index.
+
+    Raises:
+        UserError: NaN or infinite values, or a bad sample.
+    """
+    data, device = _as_matrix("codes", codes), torch.device(device)
+    cells = torch.as_tensor(_cells_to_rank(len(data), sample, seed), device=device)
+    for rows, distances in _space(data, device).row_blocks(cells):
+        yield rows.cpu().numpy(), _order(distances, rows).cpu().numpy()
+
+
 def _checked_spaces(
     reference: np.ndarray, projections: dict[str, np.ndarray]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
