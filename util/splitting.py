@@ -54,7 +54,7 @@ def split_cells(
     codes = pd.factorize(classes)[0]  # -1 where missing: one more class
     rng = np.random.default_rng([seed, 1])
     if groups is not None:
-        valid = np.flatnonzero(_draw_groups(codes, group_numbers(groups), n_valid, rng))
+        valid = np.flatnonzero(draw_groups(codes, group_numbers(groups), n_valid, rng))
         return np.setdiff1d(np.arange(n_cells), valid), valid
     classes = [rng.permutation(np.flatnonzero(codes == code)) for code in np.unique(codes)]
     shares = np.array([valid_fraction * len(cells) if len(cells) > 1 else 0.0 for cells in classes])
@@ -69,24 +69,33 @@ def split_cells(
     return np.setdiff1d(np.arange(n_cells), valid), valid
 
 
+def group_codes(groups: Sequence) -> np.ndarray:
+    """(N,) numbers from 0 of the groups; cells without a group share one."""
+    return pd.factorize(pd.Series(list(groups), dtype=object), use_na_sentinel=False)[0]
+
+
 def group_numbers(groups: Sequence) -> np.ndarray:
-    """(N,) numbers from 0 of the groups; cells without a group share one.
+    """`group_codes`, where cells have to be split.
 
     Raises:
         UserError: all cells are of one group.
     """
-    numbers = pd.factorize(pd.Series(groups, dtype=object), use_na_sentinel=False)[0]
+    numbers = group_codes(groups)
     if numbers.max(initial=0) == 0:
         raise UserError(f"`group`: all {len(numbers)} cells are of one group; 2 are needed")
     return numbers
 
 
-def _draw_groups(
+def draw_groups(
     classes: np.ndarray, groups: np.ndarray, wanted: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """(N,) bool: groups, in random order, as long as they bring the counts nearer to their shares.
+    """(N,) bool: whole groups, drawn in random order while they bring the counts to their shares.
 
-    The counts are those of all cells and of each class, -1 a class, too.
+    Args:
+        classes: (N,) numbers; each class, -1 too, should give its share, and all cells theirs.
+        groups: (N,) of `group_numbers`.
+        wanted: cells to draw, about; at least one group is drawn, and one left.
+        rng: source of the chance.
     """
     table = pd.crosstab(groups, classes).to_numpy()  # (groups, classes) cells
     counts = np.column_stack([table, table.sum(1)]).astype(float)
