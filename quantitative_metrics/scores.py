@@ -408,6 +408,7 @@ class _Scoring:
             seed=plan.seed,
             device=plan.device,
             context=f"{{}}, {reference}: ",
+            groups=self.groups,
         )
         for name, score in found.items():
             self._add(name, "mutual_information", score.value, reference=reference,
