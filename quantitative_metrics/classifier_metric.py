@@ -259,9 +259,8 @@ def _accuracies(
     tested = cells.any(axis=0)
     with np.errstate(invalid="ignore"):  # 0 / 0 = NaN for a class that was not tested
         found = right / cells
+        per_class = np.nansum(found, axis=0) / (cells > 0).sum(axis=0)
     balanced = np.nanmean(found[:, tested], axis=1)  # whole groups may leave out a class
-    per_class = np.full(len(classes), np.nan)
-    per_class[tested] = np.nanmean(found[:, tested], axis=0)
     return {
         "accuracy": float(accuracy.mean()),
         "accuracy_std": _spread(accuracy),
