@@ -210,7 +210,10 @@ def pca_projection(
 
 
 def principal_components(
-    data: np.ndarray, components: int = WIDEST_TSNE_INPUT, seed: int = 0
+    data: np.ndarray,
+    components: int = WIDEST_TSNE_INPUT,
+    seed: int = 0,
+    fitted_to: np.ndarray | None = None,
 ) -> np.ndarray:
     """Pixels as a table that can be projected: their first principal components, not scaled.
 
@@ -219,16 +222,18 @@ def principal_components(
 
     Args:
         data: (N, ...) numbers, flattened to (N, D).
-        components: their number; at most min(N, D) is used.
+        components: their number; at most as many as fitted cells or columns are used.
         seed: of the decomposition.
+        fitted_to: (N,) bool, cells that the components are fitted to; None takes all.
 
     Returns:
         (N, components) float32.
     """
     flat = np.asarray(data).reshape(len(data), -1).astype(np.float32)
-    components = min(components, *flat.shape)
+    n_fitted = len(flat) if fitted_to is None else int(fitted_to.sum())
+    components = min(components, n_fitted, flat.shape[1])
     solver = _pca(components, svd_solver="randomized", random_state=seed)
-    return solver.fit_transform(flat).astype(np.float32)
+    return _fit_and_place(solver, flat, fitted_to)
 
 
 def _pca(components: int, **options: Any) -> Any:

@@ -128,6 +128,7 @@ def plot_standing(means: pd.DataFrame, methods: Sequence[str], data_set: str, pa
     """
     standing = ranks(means, methods)
     wide = means.pivot(index="score", columns="method", values="mean")
+    best = _wide(means, methods).attrs["best"]
     rows = list(standing.index)
     with house_style():
         size = (3.6 + 0.85 * len(methods), 1.1 + 0.27 * len(rows))
@@ -138,10 +139,11 @@ def plot_standing(means: pd.DataFrame, methods: Sequence[str], data_set: str, pa
             value = rank if of_ranks else wide.loc[rows[i], methods[j]]
             shade = _shade(rank, len(methods))
             panel.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fc=shade, ec="white"))
-            best = rank == np.nanmin(standing.to_numpy(float)[i])
+            leads = of_ranks and rank == standing.loc["mean rank"].min()
+            bold = leads or (methods[j], title_of(rows[i])) in best
             text = "–" if not np.isfinite(value) else f"{value:.2f}" if of_ranks else _short(value)
             panel.text(j, i, text, ha="center", va="center", fontsize=8,
-                       weight="bold" if best else "normal", color=INK)  # fmt: skip
+                       weight="bold" if bold else "normal", color=INK)  # fmt: skip
         panel.set_xlim(-0.5, len(methods) - 0.5)
         panel.set_ylim(len(rows) - 0.5, -0.5)
         panel.axhline(0.5, color=INK, linewidth=1)
@@ -271,5 +273,10 @@ def _means_title(data_set: str, of: str, means: pd.DataFrame) -> str:
 
 def _wide(means: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """A row per method, a column per score."""
-    wide = means.pivot(index="method", columns="score", values="mean")
-    return mark_best(wide.reindex(index=methods, columns=means["score"].unique()))
+    wide, reach = (
+        means.pivot(index="method", columns="score", values=of).reindex(
+            index=methods, columns=means["score"].unique()
+        )
+        for of in ("mean", "half_width")
+    )
+    return mark_best(wide, reach)

@@ -19,7 +19,7 @@ of few cells a mean takes at most a fifth, so that the five means of a line diff
 with the last one taken are taken too, so that the order of the table does not matter.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,8 +27,9 @@ import pandas as pd
 import scipy
 
 from util.errors import UserError
-from util.latents import finite_matrix
+from util.latents import finite_matrix, to_unit_scale
 from util.metadata import class_name, column_in, count_and_name, numbers_in, refuse_missing_column
+from util.splitting import group_codes
 
 CENTRE_CELLS = 20  # in the mean code at the start of a line
 KNOT_CELLS = 15  # in every other knot
@@ -148,6 +149,7 @@ def backbone_scores(
     *,
     seed: int = 0,
     n_bootstrap: int = 1000,
+    groups: Sequence | None = None,
 ) -> BackboneScore:
     """Rank correlation between the true progress of the cells and their place along the backbone.
 
@@ -161,6 +163,8 @@ def backbone_scores(
         continuum: what is known of the cells.
         seed: of the bootstrap.
         n_bootstrap: resamples; 0 for no intervals.
+        groups: N labels (well, donor); whole groups are resampled, since their cells are no
+            independent evidence. One group has no interval. None resamples cells.
 
     Raises:
         UserError: codes that are not finite numbers of shape (N, d), lengths that differ, a column
@@ -180,14 +184,17 @@ def backbone_scores(
         )
 
     rng = np.random.default_rng(seed)
-    spearman, kendall, n_resamples = _correlations(
-        cells.progress[scored], along[scored], n_bootstrap, rng
-    )
+    known = None if groups is None else group_codes(groups)[cells.rows]
+
+    def correlate(chosen: np.ndarray) -> tuple[Estimate, Estimate, tuple[int, int]]:
+        own = None if known is None else known[chosen]
+        return _correlations(cells.progress[chosen], along[chosen], n_bootstrap, rng, own)
+
+    spearman, kendall, n_resamples = correlate(scored)
     branches = {}
     for name in _in_order(cells.branch) if continuum.branch else []:
         chosen = scored & (cells.branch == name)
-        values = _correlations(cells.progress[chosen], along[chosen], n_bootstrap, rng)
-        branches[name] = BranchScore(*values[:2], n_cells=int(chosen.sum()))
+        branches[name] = BranchScore(*correlate(chosen)[:2], n_cells=int(chosen.sum()))
     return BackboneScore(
         spearman=spearman,
         kendall=kendall,
@@ -234,6 +241,8 @@ def distance_along(points: np.ndarray, knots: np.ndarray) -> np.ndarray:
     knots = knots[np.append(True, (np.diff(knots, axis=0) != 0).any(axis=1))]
     if len(knots) < 2:
         return np.full(len(points), np.nan)
+    scaled = to_unit_scale(np.concatenate([knots, points]))  # the place has no unit
+    knots, points = scaled[: len(knots)], scaled[len(knots) :]
     steps = np.diff(knots, axis=0)  # (m - 1, d)
     lengths = np.linalg.norm(steps, axis=1)
     passed = np.append(0, lengths.cumsum())  # length of the line up to each knot
@@ -432,7 +441,11 @@ def _mean_of_lowest(points: np.ndarray, key: np.ndarray, n: int) -> np.ndarray:
 
 
 def _correlations(
-    progress: np.ndarray, along: np.ndarray, n_bootstrap: int, rng: np.random.Generator
+    progress: np.ndarray,
+    along: np.ndarray,
+    n_bootstrap: int,
+    rng: np.random.Generator,
+    groups: np.ndarray | None = None,
 ) -> tuple[Estimate, Estimate, tuple[int, int]]:
     """Spearman's rho and Kendall's tau-b with intervals, and the resamples that each took."""
     order = np.argsort(progress, kind="stable")  # sorted input makes Kendall's sorts cheap
@@ -441,12 +454,15 @@ def _correlations(
         for values in (progress, along)
     )
     n = len(x)
+    members = None if groups is None else _members(groups[order])
+    if members is not None and len(members) < 2:
+        n_bootstrap = 0
     n_kendall = min(n_bootstrap, max(100, _KENDALL_WORK // max(n, 1)))
     by_pairs = n <= _KENDALL_PAIRS
     spearman, kendall = np.full(n_bootstrap, np.nan), np.full(n_kendall, np.nan)
     counts = np.zeros((n_kendall, n if by_pairs else 0), np.float32)  # of each cell in a resample
     for i in range(n_bootstrap if n else 0):
-        sample = np.sort(rng.integers(n, size=n))
+        sample = _resample(n, members, rng)
         spearman[i] = _spearman(x[sample], y[sample])
         if i < n_kendall and by_pairs:
             counts[i] = np.bincount(sample, minlength=n)
@@ -459,6 +475,19 @@ def _correlations(
         _estimate(_kendall(x, y), kendall),
         (n_bootstrap, n_kendall),
     )
+
+
+def _members(groups: np.ndarray) -> list[np.ndarray]:
+    """The places of the cells of each group."""
+    return [np.flatnonzero(groups == group) for group in np.unique(groups)]
+
+
+def _resample(n: int, members: list[np.ndarray] | None, rng: np.random.Generator) -> np.ndarray:
+    """Ascending places of a bootstrap sample of n cells, or of as many groups as there are."""
+    if members is None:
+        return np.sort(rng.integers(n, size=n))
+    drawn = rng.integers(len(members), size=len(members))
+    return np.sort(np.concatenate([members[group] for group in drawn]))
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
@@ -499,13 +528,14 @@ def _kendall_of_resamples(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> n
     x, y = x.astype(np.int32), y.astype(np.int32)
     agree = (np.sign(x[:, None] - x) * np.sign(y[:, None] - y)).astype(np.float32)  # (n, n)
     excess = np.einsum("bn,bn->b", counts @ agree, counts, dtype=np.float64)
+    sizes = counts.sum(axis=1, dtype=np.float64)
 
     def untied(values: np.ndarray) -> np.ndarray:
         """(b,) ordered pairs of a resample that differ."""
         order = np.argsort(values)
         starts = np.flatnonzero(np.diff(values[order], prepend=0))
         ties = np.add.reduceat(counts[:, order], starts, axis=1)  # (b, distinct values)
-        return counts.shape[1] ** 2 - np.einsum("bv,bv->b", ties, ties, dtype=np.float64)
+        return sizes**2 - np.einsum("bv,bv->b", ties, ties, dtype=np.float64)
 
     with np.errstate(invalid="ignore"):
         return excess / np.sqrt(untied(x) * untied(y))

@@ -22,8 +22,9 @@ import torch
 
 from util import processes
 from util.errors import UserError
-from util.latents import finite_matrix
-from util.metadata import class_name, column_in, numbers_in
+from util.latents import finite_matrix, to_unit_scale
+from util.metadata import class_name, column_in, count_and_name, numbers_in
+from util.splitting import draw_groups, group_numbers
 
 HIDDEN_UNITS = 200
 LEARNING_RATE = 1e-3
@@ -93,6 +94,7 @@ def m_scores(
     codes: np.ndarray,
     table: pd.DataFrame,
     tasks: Sequence[ClassifierTask] = BBBC031_TASKS,
+    groups: Sequence | None = None,
     **settings,
 ) -> dict[str, ClassifierScore]:
     """Classifier accuracy of each task, m1, m2 and m3 of the thesis unless others are given.
@@ -101,6 +103,7 @@ def m_scores(
         codes: (N, d) codes.
         table: N rows in the same order, with the columns that the tasks name.
         tasks: what to classify.
+        groups: N labels, as in `classifier_accuracy`.
         settings: passed on to `classifier_accuracy`.
 
     Returns:
@@ -118,7 +121,9 @@ def m_scores(
     scores = {}
     for task in tasks:
         kept, labels, left_out = _select(task, table)
-        score = classifier_accuracy(codes[kept], labels, context=f"{task.name}: ", **settings)
+        own = None if groups is None else np.asarray(groups, dtype=object)[kept]
+        context = f"{task.name}: "
+        score = classifier_accuracy(codes[kept], labels, context=context, groups=own, **settings)
         scores[task.name] = replace(score, report=(*left_out, *score.report))
     return scores
 
@@ -133,11 +138,14 @@ def classifier_accuracy(
     seed: int = 0,
     device: str | torch.device = "cpu",
     context: str = "",
+    groups: Sequence | None = None,
 ) -> ClassifierScore:
     """Train the small classifier on half of the cells and test it on the other half, several times.
 
     A class of one cell goes to the training half. In classes of odd size the training half has one
-    cell more.
+    cell more. Whole groups go to the half that they bring nearest to half of the cells and of each
+    class; test cells whose class the training half lacks are left out, and cells drawn at random,
+    so that all repeats have halves of one size.
 
     Args:
         codes: (N, d) codes, finite.
@@ -149,10 +157,11 @@ def classifier_accuracy(
         seed: of halves, initial weights and batches.
         device: torch device; the random numbers come from the CPU and are the same everywhere.
         context: put before the messages of errors and of the report.
+        groups: N labels (well, donor) of cells that stay in one half; None halves cells one by one.
 
     Raises:
-        UserError: an unknown mode, no repeats, NaN in codes or labels, shapes that do not fit, or
-            fewer than two classes or no class with two cells.
+        UserError: an unknown mode, no repeats, NaN in codes or labels, shapes that do not fit,
+            fewer than two classes or no class with two cells, or groups that leave nothing to test.
 
     Examples:
         >>> codes = np.repeat([[-1.0, 0.0], [1.0, 0.0]], 20, axis=0)
@@ -163,13 +172,17 @@ def classifier_accuracy(
         raise UserError(f"mode {mode!r}: choose one of {', '.join(EPOCHS)}")
     if repeats < 1:
         raise UserError(f"repeats = {repeats}: at least 1")
-    codes = finite_matrix(codes, f"{context}codes", np.float32)
+    raw = mode == "thesis"
+    codes = finite_matrix(codes, f"{context}codes", np.float32 if raw else None)
     classes, targets = _encode(labels, len(codes), context)
     rng = np.random.default_rng(seed)
-    train, test = _halves(targets, repeats, rng)
+    if groups is None:
+        train, test = _halves(targets, repeats, rng)
+    else:
+        train, test = _halves_of_groups(targets, group_numbers(groups), repeats, rng, context)
 
     standard = _standardised(codes, train)  # (R, N, d)
-    inputs = standard if mode == "converged" else np.broadcast_to(codes, standard.shape)
+    inputs = np.broadcast_to(codes, standard.shape) if raw else standard
     predicted = _predictions(
         inputs=inputs,
         targets=targets,
@@ -184,7 +197,7 @@ def classifier_accuracy(
     confusion = _confusions(targets[test], predicted, len(classes))  # (R, C, C)
     knn, logistic = _checks(standard, targets, train, test)
     return ClassifierScore(
-        **_accuracies(confusion, classes, context),
+        **_accuracies(confusion, classes, context, "cell" if groups is None else "group"),
         confusion=confusion.sum(axis=0),
         classes=classes,
         n_cells=len(codes),
@@ -194,22 +207,68 @@ def classifier_accuracy(
     )
 
 
-def _accuracies(confusion: np.ndarray, classes: tuple[str, ...], context: str) -> dict[str, Any]:
+def accuracy_across_plates(
+    codes: np.ndarray, labels: Sequence, plates: Sequence
+) -> tuple[float, float, int, tuple[str, ...]]:
+    """Share of cells with the class of most of their 15 nearest cells from all other plates.
+
+    A class that is only known on its own plate, by the batch and not by the cells, is not found
+    ("not same batch", Ljosa et al. 2013, J. Biomol. Screen. 18:1321). Columns are standardised.
+
+    Args:
+        codes: (N, d), finite.
+        labels, plates: N each; cells that lack one are left out, and so are classes of one plate.
+
+    Returns:
+        the share, 0..1, its standard deviation over the plates, the cells tested, and a report.
+
+    Raises:
+        UserError: NaN in the codes, or no class lies on two plates.
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
+    codes = finite_matrix(codes, "codes", np.float64)
+    known = ~(pd.isna(labels) | pd.isna(plates))
+    names = np.array([class_name(label) for label in np.asarray(labels)[known]], dtype=object)
+    plate = pd.factorize(np.asarray(plates, dtype=object)[known])[0]
+    x = to_unit_scale(codes[known], axis=0)
+    spread = pd.Series(plate).groupby(names).nunique()
+    alone = list(spread.index[spread < 2])
+    kept = ~np.isin(names, alone)
+    if not kept.any():
+        raise UserError("no class lies on two plates")
+    x, plate, names = x[kept], plate[kept], names[kept]
+    x = (x - x.mean(axis=0)) / np.where(np.ptp(x, axis=0) > 0, x.std(axis=0), 1)
+    right = np.zeros(len(x), bool)
+    for each in np.unique(plate):
+        own = plate == each
+        near = KNeighborsClassifier(min(NEIGHBOURS, int((~own).sum())))
+        right[own] = near.fit(x[~own], names[~own]).predict(x[own]) == names[own]
+    shares = pd.Series(right).groupby(plate).mean().to_numpy()
+    what = "classes of one plate are left out of the accuracy across plates"
+    report = (count_and_name(what, [(name, "1 plate") for name in alone]),) if alone else ()
+    return float(right.mean()), _spread(shares), len(x), report
+
+
+def _accuracies(
+    confusion: np.ndarray, classes: tuple[str, ...], context: str, what: str
+) -> dict[str, Any]:
     """Accuracies over the repeats, and what could not be tested, from (R, C, C) counts."""
     right, cells = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2)  # (R, C)
     accuracy = right.sum(axis=1) / cells.sum(axis=1)
-    tested = cells[0] > 0  # the same classes in every repeat
+    tested = cells.any(axis=0)
     with np.errstate(invalid="ignore"):  # 0 / 0 = NaN for a class that was not tested
         found = right / cells
-    balanced = found[:, tested].mean(axis=1)
+        per_class = np.nansum(found, axis=0) / (cells > 0).sum(axis=0)
+    balanced = np.nanmean(found[:, tested], axis=1)  # whole groups may leave out a class
     return {
         "accuracy": float(accuracy.mean()),
         "accuracy_std": _spread(accuracy),
         "balanced_accuracy": float(balanced.mean()),
         "balanced_accuracy_std": _spread(balanced),
-        "per_class": dict(zip(classes, found.mean(axis=0).tolist(), strict=True)),
+        "per_class": dict(zip(classes, per_class.tolist(), strict=True)),
         "report": tuple(
-            f"{context}class {name} has one cell, which is kept for training, so it is not tested"
+            f"{context}class {name} has one {what}, which is kept for training, so it is not tested"
             for name, has_cells in zip(classes, tested, strict=True)
             if not has_cells
         ),
@@ -285,9 +344,34 @@ def _halves(
     return np.concatenate(train, axis=1), np.concatenate(test, axis=1)
 
 
+def _halves_of_groups(
+    targets: np.ndarray, groups: np.ndarray, repeats: int, rng: np.random.Generator, context: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `_halves`, of whole groups; a test half holds only classes that its training half holds.
+
+    Raises:
+        UserError: nothing is left to test, or a single class to train on.
+    """
+    train, test = [], []
+    for _ in range(repeats):
+        drawn = draw_groups(targets, groups, len(targets) // 2, rng)
+        known = np.isin(targets, targets[~drawn])
+        train.append(rng.permutation(np.flatnonzero(~drawn)))
+        test.append(rng.permutation(np.flatnonzero(drawn & known)))
+    shortest = min(map(len, test))
+    fitted = np.stack([rows[: min(map(len, train))] for rows in train])
+    if shortest == 0 or any(len(np.unique(targets[rows])) < 2 for rows in fitted):
+        raise UserError(
+            f"{context}halves of whole groups leave nothing to test, since most classes lie in one "
+            "group each: name a smaller unit as `group`"
+        )
+    return fitted, np.stack([rows[:shortest] for rows in test])
+
+
 def _standardised(codes: np.ndarray, train: np.ndarray) -> np.ndarray:
     """(R, N, d) codes with mean 0 and standard deviation 1 (or 0) in each training half."""
-    fitted = codes[train].astype(np.float64)  # (R, n_train, d)
+    codes = to_unit_scale(codes, axis=0)
+    fitted = codes[train]  # (R, n_train, d)
     mean, spread = fitted.mean(axis=1, keepdims=True), fitted.std(axis=1, keepdims=True)
     constant = np.ptp(fitted, axis=1, keepdims=True) == 0
     return ((codes - mean) / np.where(constant, 1, spread)).astype(np.float32)
@@ -308,8 +392,9 @@ def _predictions(
     repeats = np.arange(len(train))[:, None]
     parameters = _initial_parameters(len(train), inputs.shape[2], n_classes, rng)
     parameters = [parameter.to(device).requires_grad_() for parameter in parameters]
-    sizes = np.bincount(targets[train[0]], minlength=n_classes)  # the same in all repeats
-    weights = sizes.min() / sizes if class_weights else np.ones(n_classes)
+    sizes = np.stack([np.bincount(targets[rows], minlength=n_classes) for rows in train])  # (R, C)
+    sizes = np.where(sizes > 0, sizes, len(targets))  # whole groups may leave out a class
+    weights = sizes.min(axis=1, keepdims=True) / sizes if class_weights else np.ones(sizes.shape)
     x_train, y_train, class_weight, x_test = (
         torch.as_tensor(array, device=device)
         for array in (
@@ -368,7 +453,10 @@ def _fit(
     class_weight: torch.Tensor,
     batches: Iterator[torch.Tensor],
 ) -> None:
-    """Train all repeats together, in place, on codes (R, n, d) and class numbers (R, n)."""
+    """Train all repeats together, in place, on codes (R, n, d) and class numbers (R, n).
+
+    `class_weight` is (R, C).
+    """
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
     repeats = torch.arange(len(x), device=x.device)[:, None]
     for batch in batches:
@@ -376,7 +464,7 @@ def _fit(
         losses = torch.nn.functional.cross_entropy(
             _logits(parameters, x[repeats, batch]).flatten(0, 1), truth.flatten(), reduction="none"
         ).view_as(truth)
-        weights = class_weight[truth]
+        weights = class_weight[repeats, truth]
         loss = ((losses * weights).sum(dim=1) / weights.sum(dim=1)).sum()
         optimizer.zero_grad()
         loss.backward()

@@ -146,3 +146,10 @@ def test_alignment_takes_cells_darker_than_their_surroundings_and_empty_images()
     empty = torch.zeros(2, 2, 16, 16)
     assert torch.equal(align(empty, None), empty)
     assert torch.equal(align(empty + 0.25, torch.full((2,), 0.25)), empty + 0.25)
+
+
+def test_a_generator_draws_the_same_views_whatever_torch_has_drawn():
+    images = torch.rand(4, 1, 16, 16, generator=seeded(0))
+    first = VIEWS["strong"](images, None, seeded(3))
+    torch.rand(7)
+    assert torch.equal(first, VIEWS["strong"](images, None, seeded(3)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import bootstrap, kendalltau, spearmanr, special_ortho_group
+from scipy.stats import bootstrap, kendalltau, rankdata, spearmanr, special_ortho_group
 
 import quantitative_metrics.backbone_metric as backbone_metric
 from quantitative_metrics.backbone_metric import (
@@ -429,3 +429,41 @@ def test_bad_input_is_refused_in_one_line(change, message):
     with pytest.raises(UserError, match=message) as caught:
         backbone_scores(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def grouped_line(n_groups=12, cells=25, seed=0):
+    """Cells of one line whose place is off by group, more than within it."""
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(n_groups), cells)
+    progress = rng.uniform(0, 1, len(group))
+    codes = np.column_stack([progress, np.zeros(len(group))])
+    codes[:, 0] += (0.4 * rng.normal(size=n_groups))[group]
+    return codes, pd.DataFrame({"dose": progress}), group
+
+
+def test_whole_groups_are_resampled():
+    continuum = Continuum("dose")
+    codes, table, group = grouped_line()
+    by_cell = backbone_scores(codes, table, continuum).spearman
+    by_group = backbone_scores(codes, table, continuum, groups=group)
+    for one in (by_group.spearman, by_group.kendall):
+        assert one.low < one.value < one.high
+    assert by_group.spearman.value == by_cell.value
+    assert by_group.spearman.std > 1.5 * by_cell.std
+    alone = backbone_scores(codes, table, continuum, groups=np.arange(len(codes))).spearman
+    assert alone.std == pytest.approx(by_cell.std, rel=0.2)  # groups of one cell are cells
+    single = backbone_scores(codes, table, continuum, groups=["donor"] * len(codes)).spearman
+    assert single.value == by_cell.value and np.isnan([single.low, single.high, single.std]).all()
+
+
+def test_resampled_groups_have_the_kendall_of_their_cells():
+    codes, table, group = grouped_line(5, 8)
+    x, y = rankdata([table["dose"], codes[:, 0]], "dense", axis=1).astype(int)
+    rng = np.random.default_rng(0)
+    members = backbone_metric._members(group)
+    samples = [backbone_metric._resample(len(x), members, rng) for _ in range(20)]
+    samples.append(np.arange(17))  # of another size
+    counts = np.stack([np.bincount(s, minlength=len(x)) for s in samples]).astype(np.float32)
+    found = backbone_metric._kendall_of_resamples(x, y, counts)
+    expected = [kendalltau(x[s], y[s]).statistic for s in samples]
+    np.testing.assert_allclose(found, expected)

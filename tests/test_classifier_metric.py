@@ -12,6 +12,7 @@ from quantitative_metrics import classifier_metric
 from quantitative_metrics.classifier_metric import (
     BBBC031_TASKS,
     ClassifierTask,
+    accuracy_across_plates,
     classifier_accuracy,
     m_scores,
 )
@@ -43,7 +44,7 @@ def test_batched_training_equals_training_one_by_one(weighted):
     initial = [parameter.detach().clone() for parameter in parameters]
     batches = list(classifier_metric._batches(repeats, n, 10, rng))
     assert [batch.shape[1] for batch in batches[:3]] == [128, 128, 44]
-    classifier_metric._fit(parameters, x, y, weight, iter(batches))
+    classifier_metric._fit(parameters, x, y, weight.expand(repeats, -1), iter(batches))
 
     for repeat in range(repeats):
         model = nn.Sequential(nn.Linear(2, 200), nn.ReLU(), nn.Linear(200, n_classes)).double()
@@ -249,3 +250,81 @@ def test_real_codes_have_the_known_accuracies(mode, expected):
     assert [task.name for task in BBBC031_TASKS] == list(scores)
     assert [100 * score.accuracy for score in scores.values()] == pytest.approx(expected, abs=1.5)
     assert scores["m1"].n_cells == 7387 - 2216
+
+
+def wells_without_biology(n_wells=40, cells=40, seed=0):
+    """Cells that know their well and nothing else; each well has a class at random."""
+    rng = np.random.default_rng(seed)
+    well = np.repeat(np.arange(n_wells), cells)
+    codes = (30 * rng.normal(size=(n_wells, 3)))[well] + 0.2 * rng.normal(size=(len(well), 3))
+    return codes, rng.permutation(n_wells)[well] % 2, well
+
+
+def test_groups_keep_the_wells_apart():
+    codes, labels, well = wells_without_biology()
+    by_cell = classifier_accuracy(codes, labels, repeats=4)
+    assert by_cell.accuracy > 0.9 and by_cell.knn_accuracy > 0.95
+    by_well = classifier_accuracy(codes, labels, repeats=4, groups=well)
+    for accuracy in (by_well.accuracy, by_well.balanced_accuracy, by_well.knn_accuracy):
+        assert accuracy < 0.7
+    codes, labels = clusters([200, 200], distance=8.0)  # where there is biology, it is found
+    assert classifier_accuracy(codes, labels, repeats=2, groups=np.arange(400) % 40).accuracy > 0.98
+
+
+def test_halves_of_groups_are_disjoint_balanced_and_known():
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.repeat(np.arange(30), rng.integers(5, 30, 30)))
+    targets = groups % 3
+    train, test = classifier_metric._halves_of_groups(targets, groups, 6, rng, "")
+    for fitted, tested in zip(train, test, strict=True):
+        assert not set(groups[fitted]) & set(groups[tested])
+        assert len(set(fitted)) == len(fitted) and len(set(tested)) == len(tested)
+        assert 0.35 < len(fitted) / len(groups) < 0.6 and len(tested) > 0.35 * len(groups)
+        assert set(targets[tested]) <= set(targets[fitted])
+        share = np.bincount(targets[tested]) / np.bincount(targets)
+        assert (share > 0.25).all()
+
+
+def test_a_class_of_one_group_is_trained_on_and_not_tested():
+    codes, labels = clusters([100, 100, 30])
+    groups = np.where(labels == 2, 99, np.arange(230) % 10 + 10 * labels)
+    for weights in (False, True):
+        found = classifier_accuracy(
+            codes, labels, repeats=4, groups=groups, class_weights=weights, context="x: "
+        )
+        assert np.isnan(found.per_class["2"]) and found.per_class["0"] > 0.9
+        assert found.report == (
+            "x: class 2 has one group, which is kept for training, so it is not tested",
+        )
+    with pytest.raises(UserError, match="halves of whole groups leave nothing to test"):
+        classifier_accuracy(codes, labels, groups=labels)
+    with pytest.raises(UserError, match="`group`: all 230 cells are of one group"):
+        classifier_accuracy(codes, labels, groups=["p"] * 230)
+
+
+def test_groups_go_with_the_cells_of_a_task():
+    codes, labels, well = wells_without_biology()
+    table = pd.DataFrame({"drug": labels.astype(str)})
+    table.loc[:99, "drug"] = None
+    found = m_scores(codes, table, [ClassifierTask("a", "drug")], groups=well, repeats=2)["a"]
+    assert found.accuracy < 0.75 and found.n_cells == 1500
+
+
+def test_accuracy_across_plates_sees_no_cell_of_the_same_plate():
+    """The class shifts with the plate: it is read within a plate, and not across."""
+    rng = np.random.default_rng(0)
+    plate, label = rng.integers(0, 4, 800), rng.integers(0, 2, 800)
+    biology = rng.normal(size=(800, 2)) + 8 * np.column_stack([label, label])
+    found, std, n_cells, report = accuracy_across_plates(biology, label, plate)
+    assert found > 0.98 and n_cells == 800 and std < 0.02 and report == ()
+    batch = np.column_stack([10 * (label ^ (plate % 2)), 10.0 * plate])
+    batch += rng.normal(size=batch.shape)
+    assert accuracy_across_plates(batch, label, plate)[0] < 0.6
+    assert classifier_accuracy(batch, label, repeats=2).knn_accuracy > 0.95
+    rare = np.where((plate == 2) & (label == 1), 2, label)  # a class of one plate
+    found, _, n_cells, report = accuracy_across_plates(biology, rare, plate)
+    assert n_cells == 800 - (rare == 2).sum() and "2 (1 plate)" in report[0]
+    missing = pd.Series(label, dtype=object).where(plate != 3, None)
+    assert accuracy_across_plates(biology, missing, plate)[2] == (plate != 3).sum()
+    with pytest.raises(UserError, match="no class lies on two plates"):
+        accuracy_across_plates(biology, plate, plate)

@@ -9,7 +9,7 @@ import tifffile
 
 from util.data_processing import CellSource, load_cells
 from util.errors import UserError
-from util.splitting import split_cells
+from util.splitting import deal_out, group_numbers, split_cells
 
 
 def load(dataset, metadata=None, **more):
@@ -74,3 +74,58 @@ def test_a_subset_is_a_table_of_ids(folder, tmp_path):
 def test_a_subset_that_is_none_is_refused(folder, subset):
     with pytest.raises(UserError, match="`subset`"):
         load(folder, subset=subset)
+
+
+def counts_of(groups, valid):
+    inside = np.zeros(len(groups), bool)
+    inside[valid] = True
+    return [inside[groups == group].mean() for group in np.unique(groups)]
+
+
+@pytest.mark.parametrize("sizes", [[20] * 30, list(range(5, 60, 3)), [300, 20, 20, 20, 20]])
+def test_validation_draws_whole_groups_near_the_share(sizes):
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    groups = np.random.default_rng(0).permutation(groups)
+    for seed in range(5):
+        train, valid = split_cells(None, len(groups), 0.15, seed, groups)
+        assert sorted([*train, *valid]) == list(range(len(groups)))
+        assert set(counts_of(groups, valid)) == {0.0, 1.0}
+        assert abs(len(valid) - 0.15 * len(groups)) <= np.median(sizes) / 2
+    again = split_cells(None, len(groups), 0.15, 4, groups)[1]
+    np.testing.assert_array_equal(valid, again)
+    draws = {tuple(split_cells(None, len(groups), 0.15, seed, groups)[1]) for seed in range(9)}
+    assert len(draws) > 1
+
+
+def test_groups_of_one_class_each_share_the_validation_set():
+    wells = np.repeat(np.arange(40), 10)
+    labels = [f"drug {well % 4}" for well in wells]
+    _, valid = split_cells(labels, 400, 0.2, 0, wells)
+    assert len(valid) == 80
+    assert set(Counter(np.array(labels)[valid]).values()) == {20}
+
+
+def test_large_groups_leave_one_on_each_side():
+    for fraction in (0.05, 0.5, 0.95):
+        train, valid = split_cells(None, 60, fraction, 0, ["p1"] * 30 + ["p2"] * 30)
+        assert len(train) == len(valid) == 30
+    with pytest.raises(UserError, match="`group`: all 9 cells are of one group"):
+        split_cells(None, 9, 0.2, 0, ["p1"] * 9)
+
+
+def test_cells_without_a_group_stay_together():
+    groups = ["a", None, "b", np.nan, "a", None]
+    assert list(group_numbers(groups)) == [0, 1, 2, 1, 0, 1]
+    assert list(group_numbers([3, 3, 1])) == [0, 0, 1]
+
+
+def test_parts_are_equal_and_hold_whole_groups():
+    rng = np.random.default_rng(0)
+    assert set(np.bincount(deal_out(None, 103, 4, rng))) == {25, 26}
+    groups = np.repeat(np.arange(20), rng.integers(1, 40, 20))
+    parts = deal_out(groups, len(groups), 4, rng)
+    assert all(len(set(parts[groups == g])) == 1 for g in range(20))
+    assert np.ptp(np.bincount(parts)) < 40
+    assert len(set(deal_out(["a", "a", "b"], 3, 20, rng))) == 2
+    halves = {tuple(deal_out(groups, len(groups), 2, rng)) for _ in range(10)}
+    assert len(halves) > 5

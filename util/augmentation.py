@@ -38,8 +38,12 @@ class View:
     def __call__(
         self, images: Tensor, fill: Tensor | None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """One view of each image, (B, C, S, S) -> the same shape; `fill` as in `augment`."""
-        chance = torch.rand(6, len(images), generator=generator, device=images.device)
+        """One view of each image, (B, C, S, S) -> the same shape; `fill` as in `augment`.
+
+        A generator of the CPU draws the same views on any device.
+        """
+        source = images.device if generator is None else generator.device
+        chance = torch.rand(6, len(images), generator=generator, device=source).to(images.device)
         turns = 4 * chance[0] if self.free_rotation else (4 * chance[0]).floor()
         part = 1 - (1 - self.smallest_part) * chance[3]
         x_shift, y_shift = (1 - part) * (2 * chance[4:] - 1)
