@@ -97,8 +97,17 @@ def test_a_table_means_what_it_says(tmp_path, name):
 
 
 def same(found, wanted):
-    found = [None if isinstance(v, float) and np.isnan(v) else v for v in found]
-    return found == [None if isinstance(v, float) and np.isnan(v) else v for v in wanted]
+    """Equal, also in kind: True is not 1, text is no number; NaN and None are missing."""
+    missing = [[pd.isna(value) for value in values] for values in (found, wanted)]
+    kinds = [
+        [
+            (isinstance(v, bool), float(v) if isinstance(v, int | float) else v)
+            for v in values
+            if v == v
+        ]
+        for values in (found, wanted)
+    ]
+    return missing[0] == missing[1] and kinds[0] == kinds[1]
 
 
 @pytest.mark.parametrize("name", PARQUET)
