@@ -17,6 +17,7 @@ from util.errors import UserError, first_line
 MOST_CHANNELS = 16  # an axis of unknown meaning with at most so many entries can be the channels
 CHANNEL_AXES = "CES"  # channel, emission wavelength, sample
 ALPHA = (1, 2)  # ExtraSamples: associated and unassociated alpha
+DESCRIPTION, ORIENTATION, FIRST_PRIVATE_TAG = 270, 274, 32_768  # of TIFF
 PHOTOMETRIC = {  # what can be shown as it is, and what is done to the others
     "MINISBLACK": "",
     "RGB": "",
@@ -138,18 +139,21 @@ def _open_tiff(path: Path) -> Any:
 
 def orientation_of_tiff(opened: Any) -> int:
     """1 to 8: how its first page is to be turned (`_upright`)."""
-    return int(opened.pages[0].tags.valueof(274, default=1))
+    return int(opened.pages[0].tags.valueof(ORIENTATION, default=1))
 
 
 def orientation_of_picture(opened: Any) -> int:
     """The same of what Pillow opened."""
-    return opened.getexif().get(274, 1) if "exif" in opened.info else 1
+    return opened.getexif().get(ORIENTATION, 1) if "exif" in opened.info else 1
 
 
 def _stack_of(opened: Any, path: Path) -> _Stack:
     """The array of a TIFF; thumbnails, masks of transparency and the smaller levels of a pyramid
     are no part of it.
     """
+    if len(opened.pages) == 1 and _says_nothing_more(opened.pages[0]):
+        page = opened.pages[0]  # what a series would be, in two thirds of the time
+        return _Stack([page], page.axes, page.shape)
     series = [
         one for one in opened.series if not (one.keyframe.is_reduced or one.keyframe.is_mask)
     ] or opened.series
@@ -166,6 +170,12 @@ def _stack_of(opened: Any, path: Path) -> _Stack:
     if len(series) > 1:
         axes, shape = f"I{axes}", (len(series), *shape)
     return _Stack(series, axes, shape)
+
+
+def _says_nothing_more(page: Any) -> bool:
+    """Whether the page has neither a description nor private tags, as OME, ImageJ and others do."""
+    codes = [tag.code for tag in page.tags]
+    return max(codes) < FIRST_PRIVATE_TAG and DESCRIPTION not in codes
 
 
 def _axes_of(stack: _Stack, path: Path, meaning: Meaning) -> str:
