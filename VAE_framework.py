@@ -52,7 +52,7 @@ from quantitative_metrics.scores import (
 )
 from util import processes
 from util.augmentation import TARGETS, TargetName, align
-from util.cell_features import hand_crafted_features
+from util.cell_features import hand_crafted_features, refuse_identical
 from util.crops import Fit
 from util.data_processing import Batches, Cells, CellSource, load_cells
 from util.devices import (
@@ -402,6 +402,8 @@ def load(settings: Settings, measure: bool = True) -> Loaded:
     refuse_out_of_range(settings, settings.RANGES)
     with processes.main_first():  # the others find its caches
         cells = load_cells(take_fields(CellSource, settings))
+        if settings.features == "measure":  # it is done beside the training, which would be in vain
+            refuse_identical(cells.images)
         label, labels, label_notes = choose_labels(cells.table, settings.label)
         refuse_unknown_continuum(cells.table, settings.progress, settings.branch)
         if settings.replicate is not None:

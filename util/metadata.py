@@ -159,7 +159,7 @@ def join_array(
         the joined table, N rows in the order of the images, and notes.
 
     Raises:
-        UserError: another number of rows than images.
+        UserError: another number of rows than images, or numbers of rows in another order.
     """
     notes, name = list(rows.attrs["notes"]), Path(source).name
     if len(rows) != len(table):
@@ -170,9 +170,28 @@ def join_array(
     places = match_names(rows.get("Unique_ID", [""] * len(rows)), table["Unique_ID"])
     if (places >= 0).all():
         return rows.iloc[np.argsort(places)].reset_index(drop=True), notes
+    shuffled = next((c for c in ("Unique_ID", "index") if c in rows and _is_shuffled(rows[c])), "")
+    if shuffled:
+        raise UserError(
+            f"{source}: column {shuffled!r} numbers all rows, but in another order: does row 1 "
+            f"belong to the first image, or to the one of that number? Sort the rows by it, or "
+            "leave it out"
+        )
     notes.append(f"{name}: joined by row, in the order of the images in {Path(array).name}")
     rows = rows.drop(columns=rows.attrs.get("counter", []))  # numbers that pandas wrote, no names
     return (rows if "Unique_ID" in rows else pd.concat([table, rows], axis=1)), notes
+
+
+def _is_shuffled(values: pd.Series) -> bool:
+    """Whether the values are the numbers of the rows, from 0 or 1 on, but not in their order."""
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
+    first = numbers.min()
+    counted = np.arange(len(numbers)) + first
+    return (
+        first in (0, 1)
+        and not np.array_equal(numbers, counted)
+        and np.array_equal(np.sort(numbers), counted)
+    )
 
 
 def match_rows(

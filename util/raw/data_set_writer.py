@@ -51,7 +51,7 @@ class Target:
     Attributes:
         out: the folder of data sets, e.g. DataSets.
         name: folder of the cells in it.
-        tables: names of the CSV files beside it; the metadata is the last.
+        tables: names of the files beside it; the metadata is the last.
         subsets: folders for copies of some of the cells.
     """
 
@@ -89,9 +89,9 @@ class Outcome:
     unmatched: pd.DataFrame
 
 
-# The tables of a data set by file name (None: no such table), and the rows of `Outcome.cells` in
-# each subset.
-Finish = Callable[[Outcome], tuple[dict[str, pd.DataFrame | None], dict[str, pd.DataFrame]]]
+# The tables of a data set by file name (None: no such table; text is written as it is), and the
+# rows of `Outcome.cells` in each subset.
+Finish = Callable[[Outcome], tuple[dict[str, pd.DataFrame | str | None], dict[str, pd.DataFrame]]]
 
 
 def write_data_set(
@@ -340,8 +340,11 @@ def _stage(target: Target, outcome: Outcome, finish: Finish) -> None:
     """Write tables and subsets into the hidden folder, then the note that all is complete."""
     tables, subsets = finish(outcome)
     for name in target.tables:
-        if tables[name] is not None:
-            tables[name].to_csv(target.partial / "tables" / name, index=False)
+        path = target.partial / "tables" / name
+        if isinstance(tables[name], str):
+            path.write_text(f"{tables[name]}\n", encoding="utf-8")
+        elif tables[name] is not None:
+            tables[name].to_csv(path, index=False)
     for name in target.subsets:
         staged = target.partial / "subsets" / name
         shutil.rmtree(staged, ignore_errors=True)
