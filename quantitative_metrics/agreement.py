@@ -78,13 +78,19 @@ def view_scores(
     for name, pair in (views.codes if views else {}).items():
         known = np.isfinite(np.hstack(pair)).all(axis=1)
         own = None if groups is None else groups.iloc[views.rows[known]]
+        if own is not None and own.nunique(dropna=False) < 2:
+            own = None
+            notes.append(
+                f"view information: the viewed cells are of one {design.group}, so they were "
+                "halved one by one"
+            )
         try:
             score = view_information(*(codes[known] for codes in pair), groups=own, seed=seed)
         except UserError as error:
             notes.append(f"view information of {name} skipped: {error}")
             continue
         found.append((name, "view_information", score.value, score.standard_error, score.n_cells))
-    return found, notes
+    return found, list(dict.fromkeys(notes))
 
 
 def replicate_scores(
