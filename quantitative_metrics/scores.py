@@ -46,7 +46,8 @@ from quantitative_metrics.unsupervised_metric import CoRanking, co_ranking
 from util.data_processing import Cells
 from util.errors import UserError, is_out_of_memory
 from util.latents import known_of, logvars_of
-from util.metadata import count_and_name, gradations, refuse_missing_column
+from util.metadata import count_and_name, gradations, ordered_classes, refuse_missing_column
+from util.style import Roles
 
 COLUMNS = ["projection", "reference", "metric", "k", "value", "std", "n_cells", "seed"]
 EVERY_K_UP_TO = 5000  # neighbourhood sizes; of more, scores.csv holds a thousand
@@ -68,6 +69,7 @@ class Plan:
     information_mode: `held_out` or `thesis` (`MINE_metric`).
     rank_all_up_to: cells up to which neighbourhood ranks are exact; above, `ranked_sample` cells
         are ranked against all.
+    order: classes in the order of tables and figures; the others follow in natural order.
     """
 
     metrics: tuple[str, ...] = GROUPS
@@ -78,6 +80,7 @@ class Plan:
     information_mode: str = "held_out"
     rank_all_up_to: int = RANK_ALL_UP_TO
     ranked_sample: int = RANKED_SAMPLE
+    order: tuple[str, ...] = ()
     seed: int = 0
     device: str = "cpu"
 
@@ -104,6 +107,7 @@ class Scores:
     backbones: projection -> backbone, its arrays in the N rows of the table.
     continuum: of the backbones; None without.
     confusion: projection -> confusion matrix, rows the true class, in test cells of all repeats.
+    order: of the classes, as in the plan.
     notes: what was left out and why, a line each.
     """
 
@@ -114,7 +118,12 @@ class Scores:
     backbones: dict[str, BackboneScore] = field(default_factory=dict)
     continuum: Continuum | None = None
     confusion: dict[str, pd.DataFrame] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+
+    def roles(self, label: str | None) -> Roles:
+        """What the columns mean to figures of these scores, whose classes are in column `label`."""
+        return Roles(label, self.continuum and self.continuum.progress, self.order)
 
 
 def reference_spaces(cells: Cells | None, features: pd.DataFrame | None) -> dict[str, np.ndarray]:
@@ -272,6 +281,7 @@ class _Scoring:
             backbones=self.backbones,
             continuum=self.continuum,
             confusion=self.confusion,
+            order=self.plan.order,
             notes=notes + list(dict.fromkeys(self.notes)),
         )
 
@@ -404,6 +414,7 @@ class _Scoring:
                 self._add(name, task.name, score.accuracy, std=score.accuracy_std,
                           n_cells=score.n_cells)  # fmt: skip
                 continue
+            score = _in_order(score, plan.order)
             self.rows += _class_rows(name, score)
             self.confusion[name] = pd.DataFrame(score.confusion, score.classes, score.classes)
 
@@ -427,7 +438,8 @@ class _Scoring:
             )
 
     def _add_backbone(self, name: str, found: BackboneScore) -> None:
-        parts = [("", found), *((f"[{branch}]", part) for branch, part in found.branches.items())]
+        branches = ordered_classes(found.branches, self.plan.order)
+        parts = [("", found), *((f"[{name}]", found.branches[name]) for name in branches)]
         for coefficient in ("spearman", "kendall"):
             for suffix, part in parts:
                 estimate = getattr(part, coefficient)
@@ -459,6 +471,18 @@ class _Scoring:
             score()
         except UserError as error:
             self.notes.append(f"{what} skipped: {error}")
+
+
+def _in_order(score: ClassifierScore, order: Sequence[str]) -> ClassifierScore:
+    """The score with its classes in the order in which they are shown."""
+    names = ordered_classes(score.classes, order)
+    places = [score.classes.index(name) for name in names]
+    return replace(
+        score,
+        classes=tuple(names),
+        per_class={name: score.per_class[name] for name in names},
+        confusion=score.confusion[np.ix_(places, places)],
+    )
 
 
 def has_variation(space: np.ndarray) -> bool:
