@@ -17,7 +17,7 @@ from mpl_toolkits.mplot3d.proj3d import proj_transform
 from scipy.stats import spearmanr
 
 from human_guidance.feedback_helpers import AxisHint, Feedback, PairFeedback
-from util.helpers import add_key, draw_points, projection_panel
+from util.helpers import add_key, draw_points, key_height, projection_panel
 from util.latents import axis_names
 from util.style import (
     ClassColours,
@@ -230,8 +230,9 @@ def plot_guidance(
     states = {name: _drawable(values) for name, values in codes.items()}
     dimensions = next(iter(states.values())).shape[1]
     colouring = colour_column(latents[roles.label], roles) if roles.label else None
+    height = max(5.0, key_height(colouring) + 0.4)  # below it the key of the marks
     with house_style():
-        figure = Figure(figsize=(4.3 * len(states) + 2.0, 5.0), layout="constrained")
+        figure = Figure(figsize=(4.3 * len(states) + 2.0, height), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.05)
         limits = _limits([*states.values()], _drawable(_all_anchors(guidance, codes)))
         panels = []

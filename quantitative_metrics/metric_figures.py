@@ -98,7 +98,7 @@ def plot_backbone(
     scale = _scale([backbone.progress for backbone in backbones.values()], 1, 99)
     markers = _centre_markers(backbones, order)
     with house_style():
-        figure, positions = _new_figure(len(codes))
+        figure, positions = _new_figure(len(codes), legend=len(looks) + len(markers) + 2)
         panels = []
         for position, name in zip(positions, codes, strict=True):
             backbone = backbones[name]
@@ -367,7 +367,7 @@ def plot_ordered_distance(
         raise UserError("no backbone to draw: expected at least 1 projection")
     looks = branch_looks(backbones, order)
     with house_style():
-        figure, positions = _new_figure(len(backbones), height=3.3)
+        figure, positions = _new_figure(len(backbones), height=3.3, legend=len(looks) + 2)
         for position, (name, backbone) in zip(positions, backbones.items(), strict=True):
             panel = figure.add_subplot(*position)
             _draw_ordered(panel=panel, backbone=backbone, looks=looks, by=by, window=window)
@@ -587,11 +587,17 @@ def _draw_density(panel: Axes, scores: np.ndarray, end: float, style: dict) -> N
     panel.plot(grid, kernel(grid) + kernel(-grid), **style)
 
 
-def _new_figure(n_panels: int, height: float = 4.1) -> tuple[Figure, list[tuple[int, int, int]]]:
-    """A figure with room for panels of 4.1 x `height` inches and a legend, and their places."""
+def _new_figure(
+    n_panels: int, height: float = 4.1, legend: int = 0
+) -> tuple[Figure, list[tuple[int, int, int]]]:
+    """A figure with room for panels of 4.1 x `height` inches and a legend, and their places.
+
+    `legend` is the number of its lines.
+    """
     columns = 2 if n_panels == 4 else min(n_panels, 3)
     rows = math.ceil(n_panels / columns)
-    figure = Figure(figsize=(4.1 * columns + 1.9, height * rows + 0.5), layout="constrained")
+    tall = max(height * rows + 0.5, 0.2 * legend + 0.2)
+    figure = Figure(figsize=(4.1 * columns + 1.9, tall), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.04)
     return figure, [(rows, columns, i + 1) for i in range(n_panels)]
 

@@ -210,7 +210,7 @@ def test_colours_of_eleven_and_of_thirty_classes():
     rare_last = [f"c{i}" for i in range(30) for _ in range(60 - i)]
     thirty = colour_column(pd.Series(rare_last))
     assert thirty.names == [*(f"c{i}" for i in range(23)), "other (7 classes)"]
-    assert thirty.counts[-1] == sum(60 - i for i in range(23, 30)) and thirty.shapes[-1] == "x"
+    assert thirty.counts[-1] == sum(60 - i for i in range(23, 30)) and thirty.shapes[-1] == "cross"
     assert sum(thirty.counts) == len(rare_last)
 
 
@@ -324,10 +324,10 @@ def test_few_doses_are_on_a_scale_unless_they_are_the_label(monkeypatch):
     table = pd.DataFrame({"a": [0.0, 1, 2, 3], "b": [0.0, 1, 0, 1], "dose": [0, 1, 10, 100]})
     drawn = {"VAE": ["a", "b"]}
     assert len(figure_axes(monkeypatch, table, drawn, "dose")) == 2  # a colour bar
-    assert len(figure_axes(monkeypatch, table, drawn, "dose", Roles("dose"))) == 1
+    assert len(figure_axes(monkeypatch, table, drawn, "dose", roles=Roles("dose"))) == 1
     both = Roles("dose", progress="dose")
     as_text = table.assign(dose=["0", "1", "10", "100"])  # as labels are read
-    assert len(figure_axes(monkeypatch, as_text, drawn, "dose", both)) == 2
+    assert len(figure_axes(monkeypatch, as_text, drawn, "dose", roles=both)) == 2
     names = table.assign(dose=list("wxyz"))
     assert len(figure_axes(monkeypatch, names, drawn, "dose")) == 1
 
@@ -338,7 +338,7 @@ def test_more_than_eight_classes_have_several_markers(monkeypatch, dimensions):
     table = pd.DataFrame(rng.normal(size=(200, 3)), columns=list("abc"))
     table["class"] = [f"class {i % 17}" for i in range(200)]
     drawn = {"VAE": list("abc")[:dimensions]}
-    panel, *_ = figure_axes(monkeypatch, table, drawn, "class", Roles("class"))
+    panel, *_ = figure_axes(monkeypatch, table, drawn, "class", roles=Roles("class"))
     corners = {len(points.get_paths()[0].vertices) for points in panel.collections}
     assert len(panel.collections) == 17 and len(corners) >= 2
     assert sum(len(points.get_offsets()) for points in panel.collections) == 200

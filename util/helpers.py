@@ -379,7 +379,7 @@ def plot_projections(
     columns = min(len(projections), 3)
     rows = math.ceil(len(projections) / columns)
     with house_style():
-        size = (4.1 * columns + 1.9, 4.1 * rows + 0.5)
+        size = (4.1 * columns + 1.9, max(4.1 * rows + 0.5, key_height(colouring)))
         figure = Figure(figsize=size, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.04)
         panels = []
@@ -550,6 +550,12 @@ def _title_projection(panel: Axes, name: str, axis_names: list[str], points: np.
         panel.set_ylabel(one_line(axis_names[1]), **pad)
     if three:
         panel.set_zlabel(one_line(axis_names[2]), **pad)
+
+
+def key_height(colouring: ClassColours | NumberColours | None) -> float:
+    """Height in inches of a figure that holds the legend of `add_key`."""
+    lines = len(colouring.names) + 1 if isinstance(colouring, ClassColours) else 0
+    return 0.2 * lines + 0.2
 
 
 def add_key(

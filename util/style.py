@@ -26,8 +26,9 @@ MAX_POINTS = 20_000  # above it a scatter plot is a solid blob and an interactiv
 LOOSE_VALUES = 0.5  # most distinct values of coloured text, as a share of the cells
 OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#000000"]
 LINE_PALETTE = [*OKABE_ITO, "#882255", "#999933"]  # of methods, whose lines also differ in dashes
-# plotly's names of shapes, in 2-D and 3-D, and matplotlib's; "x" is for classes without their own
-MARKERS = {"circle": "o", "square": "s", "diamond": "D", "x": "X"}
+# plotly's names of shapes, and matplotlib's; "cross" is for classes without a look of their own.
+# plotly draws them in 3-D as letters, and common fonts lack that of "x".
+MARKERS = {"circle": "o", "square": "s", "diamond": "D", "cross": "P"}
 CLASS_SHAPES = ["circle", "square", "diamond"]
 MAX_CLASSES = len(OKABE_ITO) * len(CLASS_SHAPES)
 OTHER_COLOUR = "#8c8c8c"
@@ -221,7 +222,7 @@ def _class_colours(codes: np.ndarray, names: list[str]) -> ClassColours:
         place[-1] = -1  # code -1 stays missing
         codes = place[codes]
         names = [*(names[i] for i in kept), f"other ({len(names) - len(kept)} classes)"]
-        styles[-1] = (OTHER_COLOUR, "x")
+        styles[-1] = (OTHER_COLOUR, "cross")
     if (codes < 0).any():
         codes = np.where(codes < 0, len(names), codes)
         names, styles = [*names, "missing"], [*styles, (MISSING_COLOUR, "circle")]
