@@ -68,7 +68,7 @@ from util.export import ExportFormat, RawPixelEncoder, export_run, refuse_missin
 from util.helpers import draw_pictures, plot_losses
 from util.image_files import Projection
 from util.latents import AXES, OWN, table_of_run
-from util.metadata import choose_labels, refuse_missing_column, warnings_first
+from util.metadata import choose_labels, refuse_missing_column
 from util.runs import (
     claim_run,
     create_run_folder,
@@ -88,6 +88,7 @@ from util.settings import (
     RESUMES,
     Range,
     changed_settings,
+    notes_for_user,
     parse_settings,
     refuse_out_of_range,
     run_script,
@@ -111,6 +112,9 @@ class Settings:
     without matching ids by row."""
     label: str | None = None
     """Column of the classes to score by; None takes GT_label, else the class folders."""
+    order: tuple[str, ...] = ()
+    """Classes in the order of tables, legends and colours, e.g. `DMSO "2 nM" "10 nM"`; the others
+    follow in natural order."""
     array_key: str | None = None
     """Name of the images in an .npz; None takes the only array that can be images."""
     array_axes: str | None = None
@@ -291,7 +295,7 @@ PRESETS = {
 }
 
 # A resumed run may train longer, or elsewhere; any other change would make it another run.
-CHANGEABLE = ("epochs", "patience", "device", "keep_checkpoint", "tensorboard", "export")
+CHANGEABLE = ("epochs", "order", "patience", "device", "keep_checkpoint", "tensorboard", "export")
 
 EXAMPLES = 12  # cells in the figures of reconstructions and samples
 
@@ -404,7 +408,7 @@ def load(settings: Settings, measure: bool = True) -> Loaded:
         cells = load_cells(take_fields(CellSource, settings))
         if settings.features == "measure":  # it is done beside the training, which would be in vain
             refuse_identical(cells.images)
-        label, labels, label_notes = choose_labels(cells.table, settings.label)
+        label, labels, label_notes = choose_labels(cells.table, settings.label, settings.order)
         refuse_unknown_continuum(cells.table, settings.progress, settings.branch)
         if settings.replicate is not None:
             refuse_missing_column(cells.table, "replicate", settings.replicate)
@@ -420,7 +424,7 @@ def load(settings: Settings, measure: bool = True) -> Loaded:
         label=label,
         split=split,
         features=features,
-        notes=warnings_first(
+        notes=notes_for_user(
             [*cells.notes, *label_notes, splitting_note(cells.table, settings.group)]
             + feature_notes
         ),
@@ -614,9 +618,9 @@ def baselines_of(settings: Settings) -> dict[str, dict[str, float]]:
 
 def with_features(run: Run, features: pd.DataFrame | None, notes: list[str]) -> Run:
     """The run with its features, whose names are kept in settings.json; notes are also printed."""
-    for note in notes:
+    for note in notes_for_user(notes):
         print(f"note: {note}")
-    notes = warnings_first(run.loaded.notes + notes)
+    notes = notes_for_user(run.loaded.notes + notes)
     loaded = replace(run.loaded, features=features, notes=notes)
     path = run.folder / "settings.json"
     kept = {} if features is None else {"features": features.columns.tolist()}
@@ -683,6 +687,7 @@ def scoring_plan(settings: Settings, label: str | None, device: torch.device) ->
         rank_all_up_to=settings.rank_all_up_to,
         replicate=settings.replicate,
         group=settings.group,
+        order=settings.order,
         seed=settings.seed,
         device=scoring_device(device),
     )
@@ -716,7 +721,7 @@ def draw(
         described=read_json(folder / "settings.json"),
         titles=(f"{folder.name}: {name}", name),
         summary=summary_lines(run, history),
-        notes=warnings_first(loaded.notes + scores.notes),
+        notes=notes_for_user(loaded.notes + scores.notes),
         figures=[*figures, losses, *decode_examples(run)],
         tables=tables,
     )

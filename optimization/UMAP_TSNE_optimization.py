@@ -12,6 +12,7 @@ results/NNNN-<set>-sweep/.
 """
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,12 +42,13 @@ from util.data_processing import CellSource
 from util.devices import pick_device
 from util.errors import UserError
 from util.helpers import compose_rgb
-from util.latents import find_projections, map_columns, swept_parameter
-from util.metadata import match_rows, warnings_first
+from util.latents import AXES, find_projections, map_columns, swept_parameter
+from util.metadata import match_rows
 from util.pages.report import write_latent_page, write_report
 from util.runs import (
     create_run_folder,
     describe_run,
+    read_description,
     slug,
     write_json,
     write_table,
@@ -54,9 +56,11 @@ from util.runs import (
 from util.settings import (
     ABOVE_0,
     AT_LEAST_1,
+    notes_for_user,
     parse_options,
     refuse_out_of_range,
     run_script,
+    settings_from_json,
 )
 from util.style import thinning_stride
 from util.tables import read_table
@@ -65,6 +69,7 @@ from VAE_framework import Loaded
 N_NEIGHBORS = (5, 15, 50)
 MIN_DISTS = (0.0, 0.1, 0.5)
 PERPLEXITIES = (5.0, 30.0, 50.0, 100.0)
+PROJECTIONS = "projections.csv"  # what is known of the cells, and all coordinates
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ def main(settings: Settings) -> Path:
         if settings.projections
         else make_projections(settings, loaded)
     )
-    notes = warnings_first(loaded.notes + notes)
+    notes = notes_for_user(loaded.notes + notes)
     if settings.leave_out_beyond is not None:
         codes, more = leave_out(codes, settings.leave_out_beyond, loaded)
         notes += more
@@ -318,7 +323,7 @@ def _write(
         projections=shown,
         thumbnails=compose_rgb(cells.images[:: thinning_stride(len(projections))], cells),
         path=folder / "latent_space.html",
-        colour_by=loaded.label,
+        roles=scores.roles(loaded.label),
         title=f"{cells.name}: the best by {criterion}",
     )
     said = [
@@ -335,7 +340,7 @@ def _write(
             ("The best by each score.", best_runs(runs, ["method"], score_columns(runs, []))),
         ],
         figures=_draw_sweep(folder, runs) + of_best,
-        notes=list(dict.fromkeys(notes + scores.notes)),
+        notes=notes_for_user(notes + scores.notes),
         latent_page=view,
         details=[("Every projection.", runs.set_index("run").drop(columns="status"))],
     )
@@ -366,8 +371,34 @@ def _write_projections(
     flat = {c: v for name in codes for c, v in zip(columns[name], codes[name].T, strict=True)}
     table = loaded.cells.table
     projections = pd.concat([table, pd.DataFrame(flat, index=table.index)], axis=1)
-    write_table(folder / "projections.csv", projections)
+    write_table(folder / PROJECTIONS, projections)
     return projections, columns
+
+
+def read_sweep(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What settings.json of a run would say of the cells of a finished sweep, and its projections.
+
+    Returns:
+        script, settings and data; name -> (N, 1 to 3) coordinates, NaN for a cell that was left
+        out.
+    """
+    described = read_description(folder)
+    settings = settings_from_json(Settings, described["settings"])
+    table = read_table(folder / PROJECTIONS)
+    names = read_table(folder / "runs.csv", ("run",))["run"]
+    made = np.float64 if settings.projections else np.float32  # as it was scored
+    codes = {}
+    for name in names:
+        columns = [c for c in map_columns(name, len(AXES)) if c in table]
+        codes[name] = table[columns].to_numpy(made)
+    of_run = dataclasses.asdict(run_settings(settings))
+    shared = {name: value for name, value in of_run.items() if hasattr(settings, name)}
+    about = {
+        "script": "VAE_framework",
+        "settings": json.loads(json.dumps(shared)),  # lists as in the settings.json of a run
+        "data": described["data"],
+    }
+    return about, codes
 
 
 def criterion_of(settings: Settings, runs: pd.DataFrame) -> str:

@@ -147,5 +147,6 @@ def _merged(parts: Sequence[Scores]) -> Scores:
         backbones={name: b for part in parts for name, b in part.backbones.items()},
         continuum=next((part.continuum for part in parts if part.continuum), None),
         confusion={name: c for part in parts for name, c in part.confusion.items()},
+        order=parts[0].order,
         notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
     )

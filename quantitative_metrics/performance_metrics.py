@@ -48,10 +48,9 @@ from util.metadata import (
     refuse_duplicates,
     refuse_missing_column,
     text_columns,
-    warnings_first,
 )
 from util.runs import create_run_folder, describe_run, write_json
-from util.settings import parse_options, run_script
+from util.settings import notes_for_user, parse_options, run_script
 from util.tables import counts_rows, read_table
 
 
@@ -166,7 +165,7 @@ def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Score
     for column in dict.fromkeys(c for columns in projections.values() for c in columns):
         table[column] = numbers_in(table, column, name)
     table, cells, features, more = _join(table, name, settings)
-    label, classes, label_notes = choose_labels(table, settings.label)
+    label, classes, label_notes = choose_labels(table, settings.label, settings.order)
     refuse_unknown_continuum(table, settings.progress, settings.branch, settings.initial)
     _refuse_unknown_classes(settings, table, classes)
     scores = score_latents(
@@ -176,7 +175,7 @@ def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Score
         _plan(settings, label, scoring_device(pick_device(settings.device))),
     )
     notes += more + (label_notes if label else [])
-    scores = replace(scores, notes=warnings_first(notes + scores.notes))
+    scores = replace(scores, notes=notes_for_user(notes + scores.notes))
     return Scored(latents=table, projections=projections, cells=cells, label=label, scores=scores)
 
 
@@ -297,6 +296,7 @@ def _plan(settings: Settings, label: str | None, device: str) -> Plan:
         ranked_sample=settings.ranked_sample,
         replicate=settings.replicate,
         group=settings.group,
+        order=settings.order,
         seed=settings.seed,
         device=device,
     )

@@ -30,7 +30,7 @@ from util.metadata import gradations
 from util.pages.report import write_latent_page, write_report
 from util.runs import file_names
 from util.style import (
-    CLASS_PALETTE,
+    LINE_PALETTE,
     LINE_STYLES,
     house_style,
     one_line,
@@ -86,7 +86,7 @@ def _projection_styles(tidy: pd.DataFrame) -> dict[str, dict]:
     names = tidy["projection"].unique()
     return {
         str(name): {
-            "color": CLASS_PALETTE[i % len(CLASS_PALETTE)],
+            "color": LINE_PALETTE[i % len(LINE_PALETTE)],
             "linestyle": LINE_STYLES[i % len(LINE_STYLES)],
         }
         for i, name in enumerate(names)
@@ -229,7 +229,7 @@ def write_score_report(
             projections=projections,
             thumbnails=compose_rgb(cells.images[:: thinning_stride(len(latents))], cells),
             path=folder / "latent_space.html",
-            colour_by=label,
+            roles=scores.roles(label),
             title=titles[1],
         )
     about = {name: described[name] for name in ("data", "command") if name in described}
@@ -268,13 +268,11 @@ def draw_scores(
         captions and PNG files in the order of a report.
     """
     figures = []
-    progress = scores.continuum.progress if scores.continuum else None
     columns = coloured_columns(known_of(latents, projections), label)
     files = file_names(columns)
     for column in columns:
         path = folder / f"projections_{files[column]}.png"
-        graded = column != label or column == progress  # the others are gradations
-        plot_projections(latents, projections, column, path, graded)
+        plot_projections(latents, projections, column, path, scores.roles(label))
         figures.append((f"The projections, coloured by {column}", path))
     codes = {name: latents[list(columns)].to_numpy(float) for name, columns in projections.items()}
     curves = plot_scores(scores.table, folder / "scores.png")
@@ -320,14 +318,20 @@ def _draw_backbones(
 ) -> list[tuple[str, Path]]:
     known, backbones = scores.continuum, scores.backbones
     names = (known.branch or "branch", known.progress, known.initial or "start")
-    write_backbone_page(codes, backbones, folder / "backbones.html", names=names)
+    write_backbone_page(
+        codes, backbones, folder / "backbones.html", names=names, order=scores.order
+    )
     return [
         (
             "The backbone of the known continuum in each projection (backbones.html to turn)",
-            plot_backbone(codes, backbones, folder / "backbones.png", names=names),
+            plot_backbone(
+                codes, backbones, folder / "backbones.png", names=names, order=scores.order
+            ),
         ),
         (
             "Distance along the backbone against the true progress",
-            plot_ordered_distance(backbones, folder / "ordered_distance.png", names=names[:2]),
+            plot_ordered_distance(
+                backbones, folder / "ordered_distance.png", names=names[:2], order=scores.order
+            ),
         ),
     ]

@@ -55,8 +55,14 @@ from quantitative_metrics.unsupervised_metric import CoRanking, co_ranking
 from util.data_processing import Cells
 from util.errors import UserError, is_out_of_memory
 from util.latents import known_of, logvars_of
-from util.metadata import count_and_name, plate_column, refuse_missing_column
+from util.metadata import (
+    count_and_name,
+    ordered_classes,
+    plate_column,
+    refuse_missing_column,
+)
 from util.splitting import splitting_note
+from util.style import Roles
 
 COLUMNS = ["projection", "reference", "metric", "k", "value", "std", "n_cells", "seed"]
 EVERY_K_UP_TO = 5000  # neighbourhood sizes; of more, scores.csv holds a thousand
@@ -83,6 +89,7 @@ class Plan:
         its scores.
     group: column of cells that stay together in every split and resample; None splits cells one by
         one.
+    order: classes in the order of tables and figures; the others follow in natural order.
     """
 
     metrics: tuple[str, ...] = GROUPS
@@ -95,6 +102,7 @@ class Plan:
     ranked_sample: int = RANKED_SAMPLE
     replicate: str | None = None
     group: str | None = None
+    order: tuple[str, ...] = ()
     seed: int = 0
     device: str = "cpu"
 
@@ -131,6 +139,7 @@ class Scores:
     backbones: projection -> backbone, its arrays in the N rows of the table.
     continuum: of the backbones; None without.
     confusion: projection -> confusion matrix, rows the true class, in test cells of all repeats.
+    order: of the classes, as in the plan.
     notes: what was left out and why, a line each.
     """
 
@@ -141,7 +150,12 @@ class Scores:
     backbones: dict[str, BackboneScore] = field(default_factory=dict)
     continuum: Continuum | None = None
     confusion: dict[str, pd.DataFrame] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+
+    def roles(self, label: str | None) -> Roles:
+        """What the columns mean to figures of these scores, whose classes are in column `label`."""
+        return Roles(label, self.continuum and self.continuum.progress, self.order)
 
 
 def reference_spaces(cells: Cells | None, features: pd.DataFrame | None) -> dict[str, np.ndarray]:
@@ -311,6 +325,7 @@ class _Scoring:
             backbones=self.backbones,
             continuum=self.continuum,
             confusion=self.confusion,
+            order=self.plan.order,
             notes=notes + list(dict.fromkeys(self.notes)),
         )
 
@@ -455,6 +470,7 @@ class _Scoring:
                 self._add(name, task.name, score.accuracy, std=score.accuracy_std,
                           n_cells=score.n_cells)  # fmt: skip
                 continue
+            score = _in_order(score, plan.order)
             self.rows += _class_rows(name, score)
             self.confusion[name] = pd.DataFrame(score.confusion, score.classes, score.classes)
 
@@ -480,7 +496,8 @@ class _Scoring:
             )
 
     def _add_backbone(self, name: str, found: BackboneScore) -> None:
-        parts = [("", found), *((f"[{branch}]", part) for branch, part in found.branches.items())]
+        branches = ordered_classes(found.branches, self.plan.order)
+        parts = [("", found), *((f"[{name}]", found.branches[name]) for name in branches)]
         for coefficient in ("spearman", "kendall"):
             for suffix, part in parts:
                 estimate = getattr(part, coefficient)
@@ -529,6 +546,18 @@ class _Scoring:
             score()
         except UserError as error:
             self.notes.append(f"{what} skipped: {error}")
+
+
+def _in_order(score: ClassifierScore, order: Sequence[str]) -> ClassifierScore:
+    """The score with its classes in the order in which they are shown."""
+    names = ordered_classes(score.classes, order)
+    places = [score.classes.index(name) for name in names]
+    return replace(
+        score,
+        classes=tuple(names),
+        per_class={name: score.per_class[name] for name in names},
+        confusion=score.confusion[np.ix_(places, places)],
+    )
 
 
 def has_variation(space: np.ndarray) -> bool:

@@ -118,6 +118,19 @@ def test_metadata_by_well_become_class_folders(raw, process, tmp_path):
     assert {folders[n] for n in table["Unique_ID"][table["well"] == "B2"]} == {"drug-5"}
 
 
+@pytest.mark.parametrize(
+    ("first", "second"), [("1.5", "1.50"), ("10", "2.5"), ("1", "1.0"), ("5", ".5"), ("2", "+2")]
+)
+def test_the_text_of_a_class_stays_as_it_is(raw, process, tmp_path, first, second):
+    path = tmp_path / "wells.csv"
+    path.write_text(f"well,dose\nA1,{first}\nB2,{second}\n")
+    process(*LABELS, "--metadata", path, "--class-column", "dose")
+    table = pd.read_csv(tmp_path / "out" / "Mine_metadata.csv", dtype=str)
+    assert table["dose"].tolist() == [first] * 8 + [second] * 4
+    _, folders = read_cells(tmp_path / "out" / "Mine")
+    assert len(set(folders.values())) == 2
+
+
 @pytest.mark.parametrize("well", ["Well", "Metadata_Well", "well_position"])
 def test_a_plate_map_spells_wells_in_its_own_way(raw, process, tmp_path, well):
     path = tmp_path / "map.csv"

@@ -59,7 +59,7 @@ from util.raw.segmentation import (
     window,
 )
 from util.runs import file_names, slug
-from util.settings import run_script
+from util.settings import notes_for_user, run_script
 from util.tables import as_name
 
 
@@ -313,7 +313,7 @@ def _share_out_metadata(settings: Settings, fields: list[Field]) -> list[Field]:
     table = table.drop(columns=[c for c in table if str(c).startswith("CP_")])
     own = {name: f"{name}_metadata" for name in ("Unique_ID", "folder", "reason") if name in table}
     rows, notes = rows_of_fields(table.rename(columns=own), [f.key for f in fields], str(path))
-    for note in table.attrs["notes"] + notes:
+    for note in notes_for_user(table.attrs["notes"] + notes):
         print(f"note: {note}")
     shared = [field._replace(metadata=row) for field, row in zip(fields, rows, strict=True)]
     several = [field for field in shared if field.metadata is not None and len(field.metadata) > 1]

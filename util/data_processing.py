@@ -156,6 +156,9 @@ class CellSource:
     without matching ids by row."""
     label: str | None = None
     """Column of the classes to score by; None takes GT_label, else the class folders."""
+    order: tuple[str, ...] = ()
+    """Classes in the order of tables, legends and colours, e.g. `DMSO "2 nM" "10 nM"`; the others
+    follow in natural order."""
     array_key: str | None = None
     """Name of the images in an .npz; None takes the only array that can be images."""
     array_axes: str | None = None

@@ -8,13 +8,14 @@ import re
 import select
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TextIO, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from util import processes
 from util.errors import NO_SPACE, REFUSALS, DiskFullError, UserError, without_password
+from util.metadata import WARNING
 from util.runs import find_run, read_description, script_of
 
 SettingsT = TypeVar("SettingsT")
@@ -281,13 +282,25 @@ def refuse_out_of_range(settings: Any, ranges: Mapping[str, Range]) -> None:
 
 
 def name_options(message: str) -> str:
-    """A message of a `UserError` with the options of the command line for arguments in backticks.
+    """An error or note with the options of the command line for arguments in backticks.
 
     Examples:
         >>> name_options("`image_size` 50: must be 32 or 64")
         '--image-size 50: must be 32 or 64'
     """
     return re.sub(r"`(\w+)`", lambda found: _option(found[1]), message)
+
+
+def notes_for_user(notes: Iterable[str]) -> list[str]:
+    """Notes as terminal, settings.json and report show them.
+
+    Each once, those that begin with WARNING first, with options for arguments in backticks.
+
+    Examples:
+        >>> notes_for_user(["no classes; name one as `label`", "WARNING: 2 ids match"])
+        ['WARNING: 2 ids match', 'no classes; name one as --label']
+    """
+    return sorted(map(name_options, dict.fromkeys(notes)), key=lambda n: not n.startswith(WARNING))
 
 
 CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE ended

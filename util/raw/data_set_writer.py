@@ -318,22 +318,20 @@ def _collect(target: Target, names: list[str]) -> Outcome:
 
 
 def _numbers_or_text(column: pd.Series) -> pd.Series:
-    """Integers, floats or text: the first of these that fits every value of a column.
+    """Integers, floats or text: the first of these that spells every value of a column the same.
 
-    Text such as "NA" or "None" may be a class, so only an empty field is missing. A number with a
-    leading zero is a name (plate 001), and so is one like 1E1 (a clone).
+    Text such as "NA" or "None" may be a class, so only an empty field is missing. A number that
+    Python would spell otherwise is a name: plate 001, clone 1E1, dose 1.50.
     """
     values = column.dropna()
     if column.name == "reason" or values.empty:
         return column
     if values.str.fullmatch(r"-?(0|[1-9]\d{0,17})").all():
         return column.astype("Int64" if len(values) < len(column) else np.int64)
-    if values.str.match(r"-?0\d|\d+[eE]\d+$").any():
-        return column
-    try:
+    spelt = r"-?(0|[1-9]\d*)(\.(0|\d*[1-9])|(\.\d*[1-9])?e[+-]\d+)|-?inf"
+    if values.str.fullmatch(spelt).all():
         return column.astype(np.float64)  # exact, unlike pandas' parser
-    except ValueError:
-        return column
+    return column
 
 
 def _stage(target: Target, outcome: Outcome, finish: Finish) -> None:
