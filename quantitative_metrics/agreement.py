@@ -23,6 +23,8 @@ from util.errors import UserError
 
 _OF_A_SEED = re.compile(r"(?P<method>.+?)[-_ ]?seed[-_ ]?\d+", re.IGNORECASE)
 
+RETRIEVED_UP_TO = 5000  # cells: a few seconds a projection; of more, a sample looks among all
+
 # projection, metric, value, std or None, cells
 Found = tuple[str, str, float, float | None, int]
 
@@ -128,6 +130,11 @@ def replicate_scores(
             profiled = _profiles(table, design)
         except UserError as error:
             notes.append(f"profiles skipped: {error}")
+    if sample is not None:
+        notes.append(
+            f"replicates and plates: {sample:,} of {len(table):,} cells were ranked against all; "
+            "std is the standard error of each score"
+        )
     found: list[Found] = []
     for name, points in codes.items():
         looked = replicate_retrieval(

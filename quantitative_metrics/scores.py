@@ -28,6 +28,7 @@ import pandas as pd
 import torch
 
 from quantitative_metrics.agreement import (
+    RETRIEVED_UP_TO,
     Design,
     Found,
     Views,
@@ -532,12 +533,13 @@ class _Scoring:
     def score_agreement(self) -> None:
         """What needs no labels: agreement of views, replicates, plates and seeds."""
         plan, (found, notes) = self.plan, self.viewed
+        exact = len(self.table) <= min(plan.rank_all_up_to, RETRIEVED_UP_TO)
         found = found + seed_scores(self.codes, plan.seed)
         more, more_notes = replicate_scores(
             self.codes,
             self.table,
             self.design,
-            sample=plan.sample_of(len(self.table)),
+            sample=None if exact else plan.ranked_sample,
             seed=plan.seed,
             device=plan.device,
         )
