@@ -1,8 +1,9 @@
 """Train an InfoMax VAE on single-cell images, project the cells and judge the projection.
 
 The InfoMax VAE is the VAE of VAE_framework.py with another objective: it also rewards mutual
-information between image and code. All settings of VAE_framework.py are settings here too; the
-additional ones stand below. Edit them, or give them on the command line:
+information between image and code. All settings of VAE_framework.py are settings here too, with the
+numbers that are edited there; the additional ones stand below. Edit them, or give them on the
+command line:
 
     python InfoMAX_VAE_framework.py --preset laptop --alpha 100
     python InfoMAX_VAE_framework.py --preset views        # the critic sees other views of the cell
@@ -27,6 +28,7 @@ from util.settings import (
     Range,
     parse_settings,
     run_script,
+    with_edits,
 )
 from VAE_framework import (
     CHANGEABLE,
@@ -60,8 +62,14 @@ class InfoMaxSettings(Settings):
     critic_learning_rate: float = 5e-4
     """Adam's step size for the critic that estimates the information."""
     preset: Literal["default", "thesis", "laptop", "aligned", "even", "views"] = "default"
-    """Named set of values; explicit options override it."""
+    """Named set of values; explicit options, and numbers edited above, override it."""
 
+    SHIPPED: ClassVar = Settings.SHIPPED | {
+        "alpha": 20.0,
+        "bound": "interpolated",
+        "views": "none",
+        "critic": "pixels",
+    }
     RANGES: ClassVar = Settings.RANGES | {
         "alpha": AT_LEAST_0,
         "bound_alpha": Range(0, 1, without=(0,)),
@@ -74,7 +82,7 @@ class InfoMaxSettings(Settings):
         return f"InfoMAX-{super().model_name}"
 
 
-SETTINGS = InfoMaxSettings()
+SETTINGS = with_edits(InfoMaxSettings, VAE_framework.SETTINGS)
 
 # The code is rewarded for what it shares with other views, and the decoder reconstructs another.
 OTHER_VIEWS = {

@@ -41,10 +41,10 @@ from quantitative_metrics.agreement import Views
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
 from quantitative_metrics.catalogue import GROUPS, GROUPS_HELP, Group
 from quantitative_metrics.classifier_metric import ClassifierTask
+from quantitative_metrics.options import RANK_ALL_UP_TO
 from quantitative_metrics.score_figures import write_score_report
 from quantitative_metrics.score_table import format_table, scores_table, write_scores
 from quantitative_metrics.scores import (
-    RANK_ALL_UP_TO,
     Plan,
     Scores,
     reference_spaces,
@@ -237,7 +237,7 @@ class Settings:
     tensorboard: bool = False
     """Also log the loss and its terms for TensorBoard (`tensorboard --logdir results`)."""
     preset: Literal["default", "thesis", "laptop", "aligned", "even"] = "default"
-    """Named set of values; explicit options override it."""
+    """Named set of values; explicit options, and numbers edited above, override it."""
     original: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """Start a new run with the settings of another one (its folder, its number, or `last`);
     explicit options override them."""
@@ -248,6 +248,20 @@ class Settings:
     BEFORE: ClassVar = CellSource.BEFORE
     PRESETS_ELSEWHERE: ClassVar = {"views": "InfoMAX_VAE_framework.py"}
     RENAMED: ClassVar = {"shrink": "downsample", "evenness": "density_balance"}
+    # The numbers above as they came, where a preset has another: if one above was edited since, it
+    # wins over the preset. Edit those above, not these.
+    SHIPPED: ClassVar = {
+        "simulated_cells": 7387,
+        "fit": None,
+        "base": 32,
+        "likelihood": "bernoulli",
+        "target_view": "none",
+        "epochs": 100,
+        "batch_size": 64,
+        "learning_rate": 1e-4,
+        "freeze_norm_after": None,
+        "density_balance": 0.0,
+    }
     RANGES: ClassVar = {
         "downsample": AT_LEAST_1,
         "density_balance": Range(0, 1),

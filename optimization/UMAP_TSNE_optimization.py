@@ -23,7 +23,7 @@ import tyro
 from joblib import Parallel, delayed
 
 import VAE_framework
-from models.baselines import Engine, cached_projection, outlying, principal_components
+from models.baselines import Engine, cached_projection, outlying, possible, principal_components
 from optimization.grid_figures import best_runs, plot_heat_maps, plot_sweep, score_columns
 from optimization.grid_runs import plan_of
 from optimization.grid_scores import score_each, subset
@@ -34,9 +34,10 @@ from quantitative_metrics.catalogue import (
     goodness,
     refuse_unknown_score,
 )
+from quantitative_metrics.options import RANK_ALL_UP_TO
 from quantitative_metrics.score_figures import draw_scores
 from quantitative_metrics.score_table import format_table, headline, scores_table
-from quantitative_metrics.scores import RANK_ALL_UP_TO, Scores, reference_spaces
+from quantitative_metrics.scores import Scores, reference_spaces
 from util.data_processing import CellSource
 from util.devices import pick_device
 from util.errors import UserError
@@ -186,15 +187,28 @@ def run_settings(settings: Any) -> VAE_framework.Settings:
     return VAE_framework.Settings(**{name: getattr(settings, name) for name in shared})
 
 
-def requests_of(settings: Settings) -> list[Request]:
-    """The projections of the sweep; PCA is the baseline."""
+def requests_of(settings: Settings, n_cells: int) -> tuple[list[Request], list[str]]:
+    """The projections of the sweep, each once, and notes; PCA is the baseline.
+
+    Parameters that are too large for so few cells are named as what is used instead.
+    """
     umaps = [
         Request("UMAP", {"n_neighbors": n, "min_dist": distance})
         for n in settings.n_neighbors
         for distance in settings.min_dists
     ]
     tsnes = [Request("TSNE", {"perplexity": value}) for value in settings.perplexities]
-    return [*umaps, *tsnes, Request("PCA", {})]
+    requests, notes = {}, {}
+    for request in [*umaps, *tsnes, Request("PCA", {})]:
+        used = {name: possible(name, v, n_cells) for name, v in request.parameters.items()}
+        notes |= {
+            f"{name} {value:g} is too large for {n_cells} cells: {used[name]:g} is taken": None
+            for name, value in request.parameters.items()
+            if used[name] != value
+        }
+        used = Request(request.method, used)
+        requests[used.name] = used
+    return list(requests.values()), list(notes)
 
 
 def make_projections(
@@ -216,7 +230,9 @@ def make_projections(
     else:
         source = loaded.features.to_numpy()
         notes = [f"projected: {source.shape[1]} hand-crafted features"]
-    requests = requests_of(settings)
+    n_cells = int((~np.isnan(source).all(axis=1)).sum())
+    requests, more = requests_of(settings, n_cells)
+    notes += more
     slowest_first = sorted(requests, key=lambda request: request.method != "TSNE")
     codes: dict[str, np.ndarray] = {}
     made = _project_each(settings, slowest_first, source, loaded.cells.cache)

@@ -69,7 +69,7 @@ from util.latents import AXES, map_columns, read_codes
 from util.metadata import choose_labels
 from util.pages.report import write_latent_page
 from util.runs import read_description, slug, write_table
-from util.settings import parse_settings, run_script, settings_from_json
+from util.settings import parse_settings, run_script, settings_from_json, with_edits
 from util.splitting import group_labels, split_cells
 from util.style import thinning_stride
 from VAE_framework import ALIGNED, EVEN, Loaded
@@ -136,6 +136,7 @@ class CompareSettings(GridOptions, InfoMaxSettings):
     batch_size: int = 256
     """Cells per training step."""
 
+    SHIPPED: ClassVar = InfoMaxSettings.SHIPPED | {"batch_size": 256}
     RANGES: ClassVar = (
         InfoMaxSettings.RANGES
         | GridOptions.OPTION_RANGES
@@ -143,7 +144,7 @@ class CompareSettings(GridOptions, InfoMaxSettings):
     )
 
 
-SETTINGS = CompareSettings()
+SETTINGS = with_edits(CompareSettings, InfoMAX_VAE_framework.SETTINGS)
 PRESETS = InfoMAX_VAE_framework.PRESETS
 
 

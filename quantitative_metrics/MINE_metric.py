@@ -53,6 +53,7 @@ from util import processes
 from util.errors import UserError
 from util.latents import finite_matrix, first_alike, to_unit_scale
 from util.mutual_information import BOUNDS
+from util.settings import ABOVE_0, AT_LEAST_1, Range
 from util.splitting import group_codes
 
 LEAST_PAIRS = 50
@@ -76,6 +77,21 @@ MODES = {
         batch=256,
         learning_rate=5e-4,
     ),
+}
+
+RANGES = {
+    "alpha": Range(0, 1, without=(0,)),
+    "image_size": AT_LEAST_1,
+    "components": AT_LEAST_1,
+    "hidden": AT_LEAST_1,
+    "repeats": AT_LEAST_1,
+    "pairs": Range(LEAST_PAIRS),
+    "steps": Range(CHECK_EVERY),
+    "patience": Range(CHECK_EVERY),
+    "epochs": AT_LEAST_1,
+    "batch": Range(2),
+    "learning_rate": ABOVE_0,
+    "averaging": Range(0, 1, without=(1,)),
 }
 
 
@@ -184,7 +200,7 @@ def mutual_information_of(
     Raises:
         UserError: as `mutual_information`, with the name of the projection.
     """
-    settings = _settings(mode, changes)
+    settings = information_settings(mode, **changes)
     contexts = {name: context.replace("{}", name) for name in projections}
     images, arrays = np.asarray(images), {}
     for name, about in contexts.items():
@@ -288,8 +304,12 @@ def smaller_images(
     return _scaled(images=images, size=size, low=low, high=high, context="").numpy()
 
 
-def _settings(mode: str, changes: dict) -> InformationSettings:
-    """The mode's settings with the changes asked for, checked."""
+def information_settings(mode: str = "held_out", **changes) -> InformationSettings:
+    """The mode's settings with the changes asked for, checked.
+
+    Raises:
+        UserError: an unknown mode or setting, or a number out of its range.
+    """
     if mode not in MODES:
         raise UserError(f"mode {mode!r}: choose one of {', '.join(MODES)}")
     known = {setting.name for setting in fields(InformationSettings)}
@@ -298,19 +318,10 @@ def _settings(mode: str, changes: dict) -> InformationSettings:
     settings = replace(MODES[mode], **changes)
     if settings.bound not in BOUNDS:
         raise UserError(f"bound {settings.bound!r}: choose one of {', '.join(BOUNDS)}")
-    if not 0 < settings.alpha <= 1:
-        raise UserError(f"alpha = {settings.alpha}: above 0 up to 1")
-    if not 0 <= settings.averaging < 1:
-        raise UserError(f"averaging = {settings.averaging}: from 0 to below 1")
-    if settings.pairs is not None and settings.pairs < LEAST_PAIRS:
-        raise UserError(f"pairs = {settings.pairs}: at least {LEAST_PAIRS}")
-    for name, least in (
-        *(("repeats", 1), ("batch", 2), ("epochs", 1), ("hidden", 1)),
-        *(("components", 1),) * (settings.components is not None),
-        *(("steps", CHECK_EVERY), ("patience", CHECK_EVERY)),
-    ):
-        if getattr(settings, name) < least:
-            raise UserError(f"{name} = {getattr(settings, name)}: at least {least}")
+    for name, numbers in RANGES.items():
+        value = getattr(settings, name)
+        if value is not None and value not in numbers:
+            raise UserError(f"{name} = {value}: must be {numbers}")
     return settings
 
 

@@ -25,11 +25,10 @@ import tyro
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
 from quantitative_metrics.catalogue import GROUPS, GROUPS_HELP, Group
 from quantitative_metrics.classifier_metric import ClassifierTask
+from quantitative_metrics.options import ScoringOptions
 from quantitative_metrics.score_figures import write_score_report
 from quantitative_metrics.score_table import format_table, scores_table, write_scores
 from quantitative_metrics.scores import (
-    RANK_ALL_UP_TO,
-    RANKED_SAMPLE,
     Plan,
     Scores,
     reference_spaces,
@@ -51,12 +50,12 @@ from util.metadata import (
     warnings_first,
 )
 from util.runs import create_run_folder, describe_run, write_json
-from util.settings import parse_options, run_script
+from util.settings import parse_options, refuse_out_of_range, run_script, take_fields
 from util.tables import counts_rows, read_table
 
 
 @dataclass(frozen=True)
-class Settings(CellSource):
+class Settings(ScoringOptions, CellSource):
     """What to score, and how."""
 
     source: tyro.conf.Positional[str] = ""
@@ -81,10 +80,6 @@ class Settings(CellSource):
     """The classifier sees only cells with at least `strength_threshold` in this column."""
     strength_threshold: float = 0.5
     """In the units of that column."""
-    classifier_mode: str = "converged"
-    """`converged` (standardised columns, 100 epochs) or `thesis` (raw columns, 20 epochs)."""
-    class_weights: bool = False
-    """Weight each class by its inverse size."""
 
     progress: str | None = None
     """Column of a continuum (dose, time, DNA content) for the backbone; None takes BBBC031's."""
@@ -92,19 +87,7 @@ class Settings(CellSource):
     """Column of the branches of that continuum."""
     initial: str | None = None
     """Column of the states that the branches start from."""
-    replicate: str | None = None
-    """Column of what cells share that should look alike (well, site, donor); scored without
-    labels."""
-    group: str | None = None
-    """Column of cells that stay together in every split and resample (well, plate, donor); None
-    splits cells one by one."""
 
-    information_mode: str = "held_out"
-    """`held_out` (on pairs the critic has not seen) or `thesis` (on those it was trained on)."""
-    rank_all_up_to: int = RANK_ALL_UP_TO
-    """Cells up to which neighbourhood ranks are exact; above, a sample is ranked against all."""
-    ranked_sample: int = RANKED_SAMPLE
-    """Cells of that sample."""
     seed: int = 0
     """Of samples, classifiers, critics and bootstrap."""
     device: str = "auto"
@@ -159,6 +142,7 @@ def compute_perf_metrics(source: str | Path | pd.DataFrame, **options: Any) -> p
 
 def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Scored:
     """Read, join and score; writes nothing."""
+    refuse_out_of_range(settings, settings.OPTION_RANGES)
     name = "the table" if isinstance(source, pd.DataFrame) else str(source)
     table = source if isinstance(source, pd.DataFrame) else _read_source(name, settings.label)
     notes, table = list(table.attrs.get("notes", [])), table.copy()
@@ -286,19 +270,8 @@ def _plan(settings: Settings, label: str | None, device: str) -> Plan:
         initial=settings.initial,
         ignore=tuple(settings.ignore),
     )
-    return Plan(
-        metrics=settings.metrics,
-        task=task or None,
-        classifier_mode=settings.classifier_mode,
-        class_weights=settings.class_weights,
-        continuum=continuum or None,
-        information_mode=settings.information_mode,
-        rank_all_up_to=settings.rank_all_up_to,
-        ranked_sample=settings.ranked_sample,
-        replicate=settings.replicate,
-        group=settings.group,
-        seed=settings.seed,
-        device=device,
+    return take_fields(
+        Plan, settings, task=task or None, continuum=continuum or None, device=device
     )
 
 

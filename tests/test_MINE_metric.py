@@ -451,10 +451,10 @@ CODES = np.ones((60, 2))
         (IMAGES, CODES, {"mode": "best"}, "choose one of held_out, thesis"),
         (IMAGES, CODES, {"bound": "mine"}, "choose one of infonce, nwj"),
         (IMAGES, CODES, {"depth": 3}, "'depth' is not a setting"),
-        (IMAGES, CODES, {"repeats": 0}, "repeats = 0: at least 1"),
-        (IMAGES, CODES, {"steps": 10}, "steps = 10: at least 20"),
-        (IMAGES, CODES, {"alpha": 0.0}, "alpha = 0.0: above 0"),
-        (IMAGES, CODES, {"pairs": 10}, "pairs = 10: at least 50"),
+        (IMAGES, CODES, {"repeats": 0}, "repeats = 0: must be at least 1"),
+        (IMAGES, CODES, {"steps": 10}, "steps = 10: must be at least 20"),
+        (IMAGES, CODES, {"alpha": 0.0}, "alpha = 0.0: must be above 0"),
+        (IMAGES, CODES, {"pairs": 10}, "pairs = 10: must be at least 50"),
     ],
 )
 def test_mistakes_are_one_line(images, codes, settings, message):

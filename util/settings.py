@@ -28,6 +28,9 @@ def parse_settings(
 ) -> SettingsT:
     """Settings of a script: its defaults, then a preset or another run, then the command line.
 
+    A number that was edited on top of the script wins over a preset, and this is said. `SHIPPED` of
+    the class holds the numbers as they came, of those fields that a preset changes.
+
     `--resume` alone means the newest run in the folder `results`; with a number or path that run.
     A resumed run keeps its own settings; of them only `changeable_on_resume` may be given again.
     `--from` starts a new run with the settings of another, any of which may be given again.
@@ -60,7 +63,35 @@ def parse_settings(
         return resumed
     if asked.preset not in presets:
         raise UserError(f"--preset {asked.preset}: must be one of {', '.join(presets)}")
-    return parse(dataclasses.replace(default, **presets[asked.preset]))
+    return parse(dataclasses.replace(default, **_without_edited(default, asked.preset, presets)))
+
+
+def _without_edited(
+    default: Any, name: str, presets: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The values of a preset, but for fields that were edited on top of the script."""
+    shipped = {field.name: field.default for field in dataclasses.fields(default)}
+    shipped |= getattr(default, "SHIPPED", {})
+    taken = {}
+    for field, value in presets[name].items():
+        own = getattr(default, field)
+        if own == shipped[field]:
+            taken[field] = value
+        elif own != value and processes.is_main():
+            print(f"note: {field} {own}, edited on top of the script, wins over preset {name}")
+    return taken
+
+
+def with_edits(kind: type[SettingsT], page: Any) -> SettingsT:
+    """Settings of a script that builds on another one: their defaults, and what was edited there.
+
+    Args:
+        kind: their class.
+        page: `SETTINGS` of the other script.
+    """
+    fields = dataclasses.fields(page)
+    edited = {f.name: getattr(page, f.name) for f in fields if getattr(page, f.name) != f.default}
+    return kind(**edited)
 
 
 def _as_of_another_run(
