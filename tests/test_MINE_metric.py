@@ -130,7 +130,9 @@ def test_standard_error_is_the_spread_over_samples(bound):
     for rows in torch.arange(len(x)).split(300):
         values.append(critics._held_out_bound(estimator, x, z, [rows]))
         errors.append(critics._standard_error(estimator, x, z, [rows]))
-    assert np.std(values) == pytest.approx(np.mean(errors), rel=0.2)  # 150 samples: 6 % by chance
+    assert np.std(values) == pytest.approx(
+        np.mean(errors), rel=0.17
+    )  # 150 samples: 3 x 5.8 % by chance
     assert np.mean(values) < nats + 4 * np.std(values) / math.sqrt(150)
 
 
@@ -359,6 +361,7 @@ CODES = np.ones((60, 2))
         (IMAGES, CODES, {"repeats": 0}, "repeats = 0: at least 1"),
         (IMAGES, CODES, {"steps": 10}, "steps = 10: at least 20"),
         (IMAGES, CODES, {"alpha": 0.0}, "alpha = 0.0: above 0"),
+        (IMAGES, CODES, {"alpha": 1.01}, "alpha = 1.01: above 0 up to 1"),
         (IMAGES, CODES, {"pairs": 10}, "pairs = 10: at least 50"),
     ],
 )
@@ -418,7 +421,7 @@ def test_encoder_information_error_covers_its_spread():
     for settings in ({"sample": 100}, {"sample": 450, "draws": 2}):
         scores = [analytic_information(mean, logvar, seed=s, **settings) for s in range(40)]
         spread = np.std([score.value for score in scores], ddof=1)
-        assert spread == pytest.approx(np.mean([s.standard_error for s in scores]), rel=0.35)
+        assert spread == pytest.approx(np.mean([s.standard_error for s in scores]), rel=0.3)
 
 
 @pytest.mark.parametrize(

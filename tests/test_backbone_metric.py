@@ -157,6 +157,17 @@ def test_rule_of_the_thesis_equals_the_loop(dimensions):
     check_against_the_loop(codes @ turn, table)
 
 
+def test_only_cells_of_the_right_shape_make_a_centre():
+    """The cells nearest to the start are at the limits of the shape, which are not inside."""
+    codes, table = bbbc031_like()
+    used = table[table["GT_label"] != 7]
+    for state, limit in (("green", 0.35), ("red", 0.15)):
+        first = used[used["GT_initial_state"] == state].nsmallest(9, "GT_dist_toInit_state").index
+        table.loc[first, "GT_Shape"] = limit
+        codes[first] += 5  # so that the centre shows whether they were part of it
+    check_against_the_loop(codes, table)
+
+
 @pytest.mark.skipif(not REAL_CODES.is_file(), reason="real data not at hand")
 def test_real_codes():
     table = pd.read_csv(REAL_CODES)

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState as AttemptState
 
 from optimization import grid as grid_module
@@ -261,6 +262,23 @@ def test_tpe_trains_some_trials_each_once(results):
     everything = opened(results, {"x": 1}, axes=AXES, sampler="tpe", trials=50)
     everything.work(record)
     assert times_trained(everything) == [1] * 6
+
+
+@pytest.mark.parametrize(
+    ("goal", "direction"),
+    [("reconstruction", "MINIMIZE"), ("accuracy", "MAXIMIZE"), ("trustworthiness", "MAXIMIZE")],
+)
+def test_tpe_looks_for_the_better_end_of_its_goal(results, goal, direction):
+    """Also where a worker joins later: it draws as the first one does, but other numbers."""
+    options = {"sampler": "tpe", "trials": 4, "goal": goal}
+    grid = opened(results, **options)
+    joined = attach(grid.folder, Options(**options), stream=1)
+    for one in (grid, joined):
+        assert one.study.direction.name == direction
+        assert isinstance(one.study.sampler, TPESampler)
+    joined.work(record)
+    assert sum(times_trained(joined)) == 4
+    assert isinstance(attach(opened(results).folder, Options()).study.sampler, RandomSampler)
 
 
 def test_the_same_seed_draws_the_same_trials(results):
