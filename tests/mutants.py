@@ -28,8 +28,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,8 @@ LIBRARIES = """torch torch._dynamo torchvision pandas scipy.stats sklearn.neighb
     plotly.graph_objects dash optuna tyro tqdm umap tifffile imagecodecs cp_measure.bulk anndata
     multiprocessing.forkserver""".split()
 MOST_SECONDS = 120  # of tests for one mutant, as a clean run took them
+MOST_FILES = 3  # of tests for one mutant, the module's own first
+STYLE = ("test_layers", "test_docstrings", "test_readme", "test_faults")  # name most modules
 
 COMPARISONS = {
     ast.Lt: "<=",
@@ -61,6 +63,7 @@ OPPOSITES = (
 )
 OPPOSITES = dict(zip(OPPOSITES.split()[::2], OPPOSITES.split()[1::2], strict=True))
 OPPOSITES |= {opposite: name for name, opposite in OPPOSITES.items()}
+GUARDS = ("strict", "frozen", "repr")  # against mistakes of programmers; no user sees them
 NUMERIC = re.compile(r"(float|np\.ndarray|Array|(torch\.)?Tensor)$")
 
 
@@ -213,11 +216,15 @@ class Changes(ast.NodeVisitor):
             end = self.span(node.func)[1]
             self.add(end - len(name), end, OPPOSITES[name])
         for keyword in node.keywords if not self.cosmetic else ():
-            if keyword.arg:
+            if keyword.arg and keyword.arg not in GUARDS:
                 start, end = self.span(keyword)
                 comma = re.match(r"\s*,", self.source[end:])
                 self.add(start, end + (comma.end() if comma else 0), "")
         self.generic_visit(node)
+
+    def visit_keyword(self, node: ast.keyword) -> None:
+        if node.arg not in GUARDS:
+            self.visit(node.value)
 
 
 def sample(files: dict[str, str], count: int, seed: int) -> list[Mutant]:
@@ -231,23 +238,32 @@ def sample(files: dict[str, str], count: int, seed: int) -> list[Mutant]:
         mutant = draw.choice(lines[line])
         with contextlib.suppress(SyntaxError):
             compile(mutant.changed(files[mutant.file]), mutant.file, "exec", dont_inherit=True)
-            taken.append(mutant)
+            if mutant.changed(files[mutant.file]) != files[mutant.file]:
+                taken.append(mutant)
         if len(taken) == count:
             break
     return taken
 
 
-def tests_of(file: str) -> list[str]:
-    """The test files that import a module or start it as a script."""
+def tests_of(file: str, program: Mapping[str, str], depth: int = 2) -> list[str]:
+    """The test files that import a module or start it as a script, its own first.
+
+    Of a module without tests of its own also those of the modules that import it.
+    """
     stem, dotted = Path(file).stem, file.removesuffix(".py").replace("/", ".")
     package = dotted.rpartition(".")[0]
     named = re.compile(
         rf"\b{re.escape(dotted)}\b|{re.escape(file)}"
         rf"|from {re.escape(package)} import [\w, ]*\b{stem}\b"
     )
-    paths = sorted(Path("tests").glob("test_*.py"))
-    found = [str(p) for p in paths if p.stem == f"test_{stem}" or named.search(p.read_text())]
-    return sorted(found, key=lambda path: path != f"tests/test_{stem}.py")  # its own first
+    paths = [path for path in sorted(Path("tests").glob("test_*.py")) if path.stem not in STYLE]
+    own = {str(path) for path in paths if path.stem.lower() == f"test_{stem.lower()}"}
+    found = [*own, *(str(path) for path in paths if named.search(path.read_text()))]
+    if not own and depth:
+        for other, text in program.items():
+            if other != file and named.search(text):
+                found += tests_of(other, program, depth - 1)
+    return list(dict.fromkeys(found))
 
 
 def chosen(mutant: Mutant, tests: dict[str, dict]) -> dict[str, float]:
@@ -265,11 +281,11 @@ def chosen(mutant: Mutant, tests: dict[str, dict]) -> dict[str, float]:
     return dict(sorted(met.items(), key=lambda pair: pair[1]))
 
 
-def judge(mutant: Mutant, source: str, runner: Runner) -> str:
+def judge(mutant: Mutant, program: Mapping[str, str], runner: Runner) -> str:
     """What became of a mutant: the test that killed it, "time", "import", "" or "no test"."""
-    left, tested, mutated = MOST_SECONDS, False, mutant.changed(source)
+    left, tested, mutated = MOST_SECONDS, False, mutant.changed(program[mutant.file])
     in_body = mutant.function is not None and mutant.lines[0] >= mutant.function[0]
-    for test_file in tests_of(mutant.file):
+    for test_file in tests_of(mutant.file, program)[:MOST_FILES]:
         tests = chosen(mutant, runner.watched(test_file))
         clean = sum(tests.values())
         if not tests or (clean > left and tested):
@@ -307,7 +323,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--only", nargs="+", default=SCOPE, help="patterns of files")
-    parser.add_argument("--without", nargs="+", default=(), help="patterns of files left out")
+    parser.add_argument("--again", type=Path, help="an earlier table: only its survivors are tried")
     args = parser.parse_args()
     commit = subprocess.check_output(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, text=True
@@ -328,27 +344,32 @@ def main() -> None:
             path: text
             for path, text in program.items()
             if any(fnmatch.fnmatch(path, pattern) for pattern in args.only)
-            and not any(fnmatch.fnmatch(path, pattern) for pattern in args.without)
         }
         runner = Runner("".join(program.values()), notes)
-        table(sample(sources, args.count, args.seed), sources, runner)
+        known = args.again.read_text() if args.again else ""
+        table(sample(sources, args.count, args.seed), program, runner, known)
         runner.close()
         os.chdir(ROOT)
 
 
-def table(mutants: list[Mutant], sources: dict[str, str], runner: Runner) -> None:
-    """Judge mutants and print a row each, and the counts."""
+def table(
+    mutants: list[Mutant], program: Mapping[str, str], runner: Runner, known: str = ""
+) -> None:
+    """Judge mutants and print a row each, and the counts; those killed in a known table stay."""
     reasons, counts = equivalents(), Counter()
+    rows = re.findall(r"^killed +(\S+?):\d+  (.*)\n    - (.*)\n    \+ (.*)$", known, re.MULTILINE)
+    killers = {(file, old.strip(), new.strip()): killer for file, killer, old, new in rows}
     for mutant in sorted(mutants, key=lambda mutant: (mutant.file, mutant.start)):
-        line, old, new = mutant.difference(sources[mutant.file])
-        reason, killer, began = reasons.get((mutant.file, old, new)), "", time.monotonic()
-        if reason is None:
-            killer = judge(mutant, sources[mutant.file], runner)
-        state = "equivalent" if reason else "survived" if killer in ("", "no test") else "killed"
+        line, *change = mutant.difference(program[mutant.file])
+        key = (mutant.file, *change)
+        killer = reasons.get(key) or killers.get(key)
+        if killer is None:
+            killer = judge(mutant, program, runner)
+        state = "survived" if killer in ("", "no test") else "killed"
+        state = "equivalent" if key in reasons else state
         counts[state] += 1
-        seconds = time.monotonic() - began
-        print(f"{state:10} {mutant.file}:{line}  {reason or killer}  ({seconds:.1f} s)")
-        print(f"    - {old}\n    + {new}", flush=True)
+        print(f"{state:10} {mutant.file}:{line}  {killer}")
+        print(f"    - {change[0]}\n    + {change[1]}", flush=True)
     judged = counts["killed"] + counts["survived"]
     print(
         f"# {counts['killed']} of {judged} killed ({counts['killed'] / max(judged, 1):.1%})", end=""

@@ -284,6 +284,7 @@ def test_held_out_critics_train_like_a_plain_loop():
             assert found[name].curves[repeat] == pytest.approx(
                 curve, abs=1e-3
             )  # rounding grows in training
+            assert found[name].epochs[repeat] == 20  # 40 steps, two of 50 pairs in an epoch
             value = reported[np.argmax(curve)] if max(curve) > 0 else 0
             assert found[name].values[repeat] == pytest.approx(value, abs=1e-3)
 
@@ -326,6 +327,9 @@ def test_images_give_the_same_reduced_before_or_inside():
     inside = mutual_information(images, codes, **settings)
     before = mutual_information(smaller_images(images), codes, **settings)
     assert (before.values, before.curves, before.cap) == (inside.values, inside.curves, inside.cap)
+    wide = 3 * images.astype(np.uint16) + 50
+    ranged = mutual_information(wide, codes, low=50, high=50 + 3 * 255, **settings)
+    assert ranged.values == pytest.approx(inside.values, abs=1e-4)
     pixels = mutual_information(images, codes, image_size=None, **settings)
     assert pixels.value != inside.value
 

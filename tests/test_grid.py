@@ -96,6 +96,23 @@ def test_trials_are_the_product_in_order():
     assert trial_name({"alpha": 5.0, "set": "my cells"}) == "alpha-5-set-my-cells"
 
 
+def test_one_worker_starts_no_other_process(results, monkeypatch):
+    def refuse(*args, **more):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnContext.Process", refuse)
+    grid = opened(results, workers=1)
+    train_all(grid, record, make_record)
+    assert times_trained(grid) == [1] * 6
+
+
+def test_a_folder_left_by_an_interrupted_trial_is_used(results):
+    grid = opened(results)
+    grid.trials[2].folder.mkdir()
+    grid.work(record)
+    assert times_trained(grid) == [1] * 6
+
+
 def test_one_worker_trains_every_trial_once(results):
     grid = opened(results)
     grid.work(record)
@@ -332,6 +349,7 @@ def test_sqlite_is_a_database_too(results, tmp_path):
     elsewhere = opened(tmp_path / "another_machine", storage=storage)  # no shared disk
     assert elsewhere.study.study_name == grid.study.study_name
     assert elsewhere.folder.parent.name == "another_machine"
+    assert read_grid(elsewhere.folder)["digest"] == read_grid(grid.folder)["digest"]
     grid._train_next(record)
     elsewhere.work(record)
     assert times_trained(grid) == [1, 0, 0, 0, 0, 0]

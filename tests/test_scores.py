@@ -7,6 +7,7 @@ import tifffile
 from scipy.stats import spearmanr
 from sklearn.manifold import trustworthiness
 
+from quantitative_metrics import scores as scores_module
 from quantitative_metrics.backbone_metric import BBBC031_CONTINUUM, Continuum, backbone_scores
 from quantitative_metrics.classifier_metric import (
     BBBC031_TASKS,
@@ -14,13 +15,14 @@ from quantitative_metrics.classifier_metric import (
     classifier_accuracy,
     m_scores,
 )
-from quantitative_metrics.MINE_metric import mutual_information
+from quantitative_metrics.MINE_metric import mutual_information_of
 from quantitative_metrics.performance_metrics import (
     SETTINGS,
     compute_perf_metrics,
     main,
 )
 from quantitative_metrics.scores import COLUMNS, Plan, has_variation, score_projections
+from quantitative_metrics.unsupervised_metric import co_ranking
 from util.errors import UserError
 from util.settings import name_options, parse_options
 
@@ -138,8 +140,8 @@ def test_the_rows_of_the_classifier_are_its_scores(bbbc031):
     rows = found.table.set_index("metric")
     assert set(rows.index) == expected.keys()
     for metric, (wanted, spread) in expected.items():
-        assert rows.loc[metric, "value"] == pytest.approx(wanted, nan_ok=True), metric
-        assert rows.loc[metric, "std"] == spread or pd.isna(rows.loc[metric, "std"]), metric
+        wanted = pytest.approx([wanted, np.nan if spread is None else spread], nan_ok=True)
+        assert rows.loc[metric, ["value", "std"]].astype(float).tolist() == wanted, metric
     assert of_thesis["m1"].accuracy != of_thesis["m1"].balanced_accuracy
     for name, score in of_thesis.items():
         assert rows.loc[name, "n_cells"] == score.n_cells < 300
@@ -177,16 +179,18 @@ def test_the_rows_of_the_backbone_are_its_scores(bbbc031):
 
 
 def test_the_rows_of_the_information_are_its_scores(line):
-    codes, space, table = line
+    codes, space, table = (part[:60] if name else part for name, part in enumerate(line))
+    codes = {name: code[:60] for name, code in codes.items()}
     plan = Plan(("information",), information_mode="thesis", seed=1)
     found = score_projections(codes, {"features": space}, table, plan)
-    how = {"mode": "thesis", "seed": 1}
-    for name, code in codes.items():
-        alone = mutual_information(space, code, context=f"{name}, features: ", **how)
-        (row,) = found.table[found.table["projection"] == name].to_dict("records")
-        assert row["metric"] == "mutual_information" and row["reference"] == "features"
-        assert row["value"] == pytest.approx(alone.value, abs=2e-3) and np.isnan(row["std"])
-        assert row["n_cells"] == 120 and set(alone.report) <= set(found.notes)
+    how = {"mode": "thesis", "seed": 1, "context": "{}, features: "}
+    alone = mutual_information_of(space, codes, **how)
+    assert found.table["projection"].tolist() == [*codes]
+    for row in found.table.itertuples():
+        score = alone[row.projection]
+        assert (row.metric, row.reference) == ("mutual_information", "features")
+        assert row.value == score.value and np.isnan(row.std) and row.n_cells == 60
+        assert score.report and set(score.report) <= set(found.notes)
 
 
 def test_the_rows_of_the_axes_are_scipys():
@@ -275,6 +279,24 @@ def test_a_sample_of_ranked_cells_is_said(line):
         scores = score_projections(codes, {"features": space}, table, plan)
         assert any("40 of 120 cells were ranked" in note for note in scores.notes) == said
         assert scores.table["std"].notna().all() == said
+
+
+def test_the_rows_of_a_sample_have_the_errors_of_their_k(line, monkeypatch):
+    """Also where there are too many sizes to keep each: then they are spread evenly in ratio."""
+    monkeypatch.setattr(scores_module, "EVERY_K_UP_TO", 20)
+    codes, space, table = line
+    codes = {"shuffled": codes["shuffled"]}
+    plan = Plan(("neighbours",), rank_all_up_to=119, ranked_sample=40, seed=4)
+    found = score_projections(codes, {"features": space}, table, plan).table
+    alone = co_ranking(space, codes, sample=40, seed=4)["shuffled"]
+    sizes = np.unique(np.geomspace(1, 59, 1000).astype(int)).tolist()
+    for metric in ("trustworthiness", "continuity", "lcmc"):
+        rows = found[found["metric"] == metric]
+        assert rows["k"].tolist() == sizes
+        for row in rows.itertuples():
+            assert (row.value, row.std) == (alone.at(row.k)[metric], alone.errors_at(row.k)[metric])
+        (area,) = found[found["metric"] == f"{metric}_area"].to_dict("records")
+        assert area["value"] == alone.areas()[metric] and area["std"] == alone.area_errors[metric]
 
 
 def test_one_class_only_skips_the_classifier(line):
