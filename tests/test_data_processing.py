@@ -167,6 +167,22 @@ def test_array_source_joins_by_row(tmp_path):
     assert cells.images[0, 0, 0, 0] == round(cells.padding[0])
 
 
+def test_names_of_channels_count_only_where_there_is_one_for_each(tmp_path):
+    images = RNG.integers(1, 255, (6, 20, 20, 2), dtype=np.uint8)
+    for names in (["DNA"], ["DNA", "actin", "ER"], [1, 2]):
+        np.savez(tmp_path / "a.npz", images=images, channels=np.array(names))
+        assert load(tmp_path / "a.npz").channels == ["channel_0", "channel_1"]
+
+
+def test_images_beside_class_folders_are_of_no_class(tmp_path):
+    for i, place in enumerate((".", "A", "A", "B", "B")):
+        (tmp_path / "set" / place).mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(tmp_path / "set" / place / f"c{i}.tif", masked_crop(20, 20, seed=i))
+    cells = load(tmp_path / "set")
+    of = dict(zip(cells.table["Unique_ID"], cells.table["class"], strict=True))
+    assert of["c1.tif"] == "A" and of["c4.tif"] == "B" and of["c0.tif"] not in ("A", "B")
+
+
 def test_padding_follows_the_border():
     crops = [masked_crop(50, 60, seed=i).transpose(2, 0, 1) for i in range(5)]
     assert choose_padding(crops)[0]
