@@ -226,10 +226,9 @@ class Runner:
         name = f"mutants-{hashlib.sha256(text.encode()).hexdigest()}.json"
         kept = Path(tempfile.gettempdir()) / name
         if not kept.exists():
-            with tempfile.TemporaryDirectory(dir=self.folder) as seen:
-                watch = Watch(Path(seen))
-                forked(lambda: watching(watch, test_file), 3600)
-                tests = json.loads((Path(seen) / "tests.txt").read_text())
+            watch = Watch(Path(tempfile.mkdtemp(dir=self.folder)))
+            forked(lambda: watching(watch, test_file), 3600)
+            tests = json.loads((watch.folder / "tests.txt").read_text())
             bad = [name for name, test in tests.items() if not test["passed"]]
             print(f"# {test_file}: {len(tests)} tests; left out", *bad or ["none"], flush=True)
             kept.write_text(json.dumps({n: test for n, test in tests.items() if test["passed"]}))
