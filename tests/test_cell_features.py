@@ -118,6 +118,13 @@ def test_a_speck_in_the_centre_of_a_window_is_no_cell(radius, is_chosen):
     assert mask[chosen].all() and not mask[other].any()
 
 
+def test_a_quarter_of_the_largest_area_is_enough():
+    image = np.full((48, 48), 100, np.uint16)
+    image[3:9, 3:9] = image[22:25, 22:25] = 400  # 36 and 9 pixels
+    (mask,), _ = find_masks(image[None, None], masked=False)
+    assert mask.sum() == 9 and mask[22:25, 22:25].all()
+
+
 @pytest.mark.parametrize("padding", [0, 123])
 def test_padding_of_a_window_changes_nothing(padding):
     images, _ = windows(8)
