@@ -269,9 +269,7 @@ def tests_of(file: str, program: Mapping[str, str], depth: int = 2) -> list[str]
 def chosen(mutant: Mutant, tests: dict[str, dict]) -> dict[str, float]:
     """Seconds of the tests of one file that execute the statement, quick ones first."""
     first, last = mutant.lines
-    if mutant.function is None:  # executed by the import: all tests that use the module
-        first, last = 0, sys.maxsize
-    elif last < mutant.function[0]:  # defaults and decorators: all that use the function
+    if mutant.function and last < mutant.function[0]:  # defaults and decorators: any line of it
         first, last = mutant.function
     met = {
         name: test["seconds"]
@@ -286,9 +284,13 @@ def judge(mutant: Mutant, program: Mapping[str, str], runner: Runner) -> str:
     left, tested, mutated = MOST_SECONDS, False, mutant.changed(program[mutant.file])
     in_body = mutant.function is not None and mutant.lines[0] >= mutant.function[0]
     for test_file in tests_of(mutant.file, program)[:MOST_FILES]:
-        tests = chosen(mutant, runner.watched(test_file))
+        watched = runner.watched(test_file)
+        tests = {} if mutant.function is None else chosen(mutant, watched)
+        if not tests:  # executed when the tests import the module, if at all
+            tests = {name: test["seconds"] for name, test in watched.items()}
+            in_body = False
         clean = sum(tests.values())
-        if not tests or (clean > left and tested):
+        if clean > left and tested:
             continue
         tested, left = True, left - clean
         killer = runner.killer(mutant.file, mutated, [*tests], clean, anew=not in_body)
