@@ -1,5 +1,7 @@
 """Scores of several projections in one table, and the script that scores anybody's CSV."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +22,7 @@ from quantitative_metrics.performance_metrics import (
     SETTINGS,
     compute_perf_metrics,
     main,
+    score_source,
 )
 from quantitative_metrics.scores import COLUMNS, Plan, has_variation, score_projections
 from quantitative_metrics.unsupervised_metric import co_ranking
@@ -381,6 +384,30 @@ def test_rows_and_images_without_partner(picture_set):
     table["Unique_ID"] = "x" + table["Unique_ID"]
     with pytest.raises(UserError, match="no Unique_ID matches an image; it has 'xc00.tif'"):
         compute_perf_metrics(table, **options)
+
+
+def test_rows_without_ids_are_taken_in_the_order_of_an_array(tmp_path):
+    """Said in a note; the columns of the images' own table follow those of the projections."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(1, 255, (30, 16, 16), dtype=np.uint8)
+    np.save(tmp_path / "cells.npy", images)
+    known = pd.DataFrame({"zeta": rng.normal(size=30), "alpha": rng.normal(size=30)})
+    known.to_csv(tmp_path / "known.csv", index=False)
+    table = pd.DataFrame(rng.normal(size=(30, 2)), columns=["UMAP_1", "UMAP_2"])
+    where = {"dataset": str(tmp_path / "cells.npy"), "metadata": str(tmp_path / "known.csv")}
+    settings = replace(SETTINGS, **where, image_size=16, metrics=("neighbours", "axes"))
+    found = score_source(table, settings)
+    ids = [f"cell_{i:06d}" for i in range(30)]
+    assert found.latents["Unique_ID"].tolist() == ids
+    assert list(found.latents) == ["Unique_ID", "UMAP_1", "UMAP_2", "zeta", "alpha"]
+    said = "the table has no column Unique_ID: its rows are taken in the order of the images"
+    assert said in found.scores.notes
+    (rho,) = found.scores.axes.query("axis == 1 and column == 'zeta'")["spearman"]
+    assert rho == pytest.approx(spearmanr(table["UMAP_1"], known["zeta"]).statistic)
+    with pytest.raises(UserError, match="no column Unique_ID and 29 rows for 30 images"):
+        score_source(table[:29], settings)
+    found = score_source(table.assign(Unique_ID=ids[::-1]), settings)
+    np.testing.assert_allclose(found.latents["zeta"], known["zeta"][::-1])
 
 
 def test_a_table_of_features_is_a_reference_too(picture_set, tmp_path):
