@@ -257,7 +257,9 @@ def tests_of(file: str, program: Mapping[str, str], depth: int = 2) -> list[str]
         rf"|from {re.escape(package)} import [\w, ]*\b{stem}\b"
     )
     paths = [path for path in sorted(Path("tests").glob("test_*.py")) if path.stem not in STYLE]
-    own = {str(path) for path in paths if path.stem.lower() == f"test_{stem.lower()}"}
+    folder = Path(file).parent.name  # features share a file, simulators have its name in theirs
+    names = {f"test_{name.lower()}" for name in (stem, folder, f"{folder}_{stem}")}
+    own = [str(path) for path in paths if path.stem.lower() in names]
     found = [*own, *(str(path) for path in paths if named.search(path.read_text()))]
     if not own and depth:
         for other, text in program.items():
