@@ -293,6 +293,11 @@ def test_tpe_looks_for_the_better_end_of_its_goal(results, goal, direction):
     for one in (grid, joined):
         assert one.study.direction.name == direction
         assert isinstance(one.study.sampler, TPESampler)
+    draws = [
+        one.study.sampler._rng.rng.random()
+        for one in (grid, attach(grid.folder, Options(**options)), joined)
+    ]
+    assert draws[0] == draws[1] != draws[2]
     joined.work(record)
     assert sum(times_trained(joined)) == 4
     assert isinstance(attach(opened(results).folder, Options()).study.sampler, RandomSampler)
