@@ -261,6 +261,16 @@ def test_standard_error_is_that_of_a_mean_over_cells():
     assert result.errors_at(k)["trustworthiness"] == pytest.approx(expected)
 
 
+def test_copies_of_earlier_cells_are_found():
+    rows = np.random.default_rng(0).normal(size=(3, 20))
+    rows[0, 0] = 0.0
+    data = rows[[0, 1, 0, 2, 1, 0]]
+    data[5, 0] = -0.0
+    copies, originals = unsupervised_metric._copies(data)
+    assert copies.tolist() == [2, 4, 5] and originals.tolist() == [0, 1, 0]
+    assert unsupervised_metric._copies(rows)[0].tolist() == []
+
+
 def test_standard_errors_of_two_cells_are_half_their_difference():
     """The smallest sample: of a mean of two, with the correction for drawing from N cells."""
     reference = make_reference("bytes", n=40)
