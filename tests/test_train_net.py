@@ -492,7 +492,7 @@ def nan_in(tensor):
         (
             ["model", "encoder.down.0.conv.weight"],
             lambda w: w[:2],
-            r"\[2, 1, 4, 4\] torch.float32, expected",
+            r"\[2, 1, 4, 4\] float32, expected",
         ),
         (["model", "encoder.down.0.conv.weight"], [1.0], "list, no tensor"),
         (["model", "encoder.down.0.conv.weight"], None, "is missing from model"),
@@ -558,7 +558,7 @@ def test_before_resuming_the_checkpoint_is_tried_on_the_model(cells, tmp_path):
     """It takes the weights; another model is refused and named, as are other files."""
     folder = tmp_path / "r"
     trained, *_ = run(cells, folder, 1)
-    schedule = Schedule(5, 1e-3)
+    schedule = Schedule(5, 1e-3, decay_every=2)  # as in `run`
     fresh, smaller = (build_vae(image_size=32, channels=1, base=base) for base in (4, 2))
     refuse_unusable_checkpoint(folder, fresh, ELBOObjective(), schedule)
     for name, value in trained.state_dict().items():
