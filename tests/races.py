@@ -277,7 +277,7 @@ def write_nowhere(folder: Path) -> Iterator[str]:
 def checks(rounds: int, scratch: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     """Name and check, one after the other."""
     yield "cache", lambda: race_for_caches(scratch / "cache", rounds)
-    yield "containers", lambda: race_of_containers(scratch / "containers", rounds // 2)
+    yield "containers", lambda: race_of_containers(scratch / "containers", rounds)
     yield "output", lambda: "; ".join(write_nowhere(scratch / "output"))
     known = {}
 
@@ -288,7 +288,7 @@ def checks(rounds: int, scratch: Path) -> Iterator[tuple[str, Callable[[], objec
         return known[name]
 
     yield "lock", lambda: resume_what_runs(job("training"), scratch / "lock")
-    shares = np.random.default_rng(0).uniform(0.1, 0.95, max(2, rounds // 20))
+    shares = np.random.default_rng(0).uniform(0.1, 0.95, 3)
     for name in ("training", "grid", "processing"):
         for number, share in enumerate(shares):
             folder = scratch / f"sigterm-{name}-{number}"
