@@ -227,7 +227,8 @@ def _in_pool(
     try:
         while True:
             for name, content in left:
-                running.add(pool.submit(_cut_group, partial, name, content, cut))
+                with processes.held_back():  # a worker that is half started is never joined
+                    running.add(pool.submit(_cut_group, partial, name, content, cut))
                 if len(running) >= WAITING * workers:
                     break
             if not running:
