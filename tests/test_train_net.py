@@ -492,7 +492,7 @@ def nan_in(tensor):
         (
             ["model", "encoder.down.0.conv.weight"],
             lambda w: w[:2],
-            r"\[2, 1, 4, 4\] torch.float32, expected",
+            r"\[2, 1, 4, 4\] float32, expected",
         ),
         (["model", "encoder.down.0.conv.weight"], [1.0], "list, no tensor"),
         (["model", "encoder.down.0.conv.weight"], None, "is missing from model"),

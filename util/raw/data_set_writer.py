@@ -313,6 +313,7 @@ def _collect(target: Target, names: list[str]) -> Outcome:
                 or "there is none"
             )
         )
+    rows["folder"] = rows["folder"].fillna("")
     return Outcome(
         cells=rows[~missed].drop(columns="reason").reset_index(drop=True),
         unmatched=rows[missed].drop(columns="folder").reset_index(drop=True),
@@ -326,7 +327,7 @@ def _numbers_or_text(column: pd.Series) -> pd.Series:
     Python would spell otherwise is a name: plate 001, clone 1E1, dose 1.50.
     """
     values = column.dropna()
-    if column.name == "reason" or values.empty:
+    if column.name in ("reason", "folder") or values.empty:
         return column
     if values.str.fullmatch(r"-?(0|[1-9]\d{0,17})").all():
         return column.astype("Int64" if len(values) < len(column) else np.int64)
