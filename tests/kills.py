@@ -170,15 +170,27 @@ def undisturbed(job: Job, folder: Path) -> Undisturbed:
     return Undisturbed(job, before, whole, left, time.perf_counter() - started)
 
 
-def wait_until_gone(group: int, seconds: float = 1.5) -> None:
-    """Wait for the end of all processes of a group, or for as long as workers need to see that
-    their parent is gone: they look once a second, and nobody may be there to reap them.
+def running(group: int) -> list[int]:
+    """Processes of a group that still run; not those that have ended and wait to be reaped."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state, _, of_group = file.read_text().rpartition(")")[2].split()[:3]
+            if int(of_group) == group and state not in "ZX":
+                found.append(int(file.parent.name))
+    return found
+
+
+def wait_until_gone(group: int, seconds: float = 5.0) -> None:
+    """Wait for the end of all processes of a group; workers look for their parent once a second.
+
+    Raises:
+        AssertionError: some still run after these seconds.
     """
     until = time.monotonic() + seconds
-    with contextlib.suppress(ProcessLookupError):
-        while time.monotonic() < until:
-            os.killpg(group, 0)
-            time.sleep(0.02)
+    while left := running(group):
+        assert time.monotonic() < until, f"processes {left} are left"
+        time.sleep(0.02)
 
 
 def kill_once(known: Undisturbed, folder: Path, share: float) -> str:

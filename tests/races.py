@@ -152,17 +152,16 @@ def end_by_sigterm(known: Undisturbed, folder: Path, share: float) -> str:
         process.wait(timeout=share * known.seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
-    code, said = process.wait(timeout=120), log.read_text()
-    assert code in (0, 143), (code, said[-2000:])
+    code = process.wait(timeout=120)
+    wait_until_gone(process.pid)
+    said = log.read_text()
+    assert "Traceback" not in said, said[-2000:]
     if code == 143:
         stopped = [line for line in re.split(r"[\r\n]+", said) if "stopped" in line]
-        assert len(stopped) == 1 and "Traceback" not in said, said[-2000:]
-    wait_until_gone(process.pid, 5.0)
-    try:
-        os.killpg(process.pid, 0)
-        raise AssertionError("a child is left")
-    except ProcessLookupError:
-        pass
+        assert len(stopped) == 1, said[-2000:]
+    else:  # it came when all was done, perhaps while Python ended
+        assert code in (0, -signal.SIGTERM), (code, said[-2000:])
+        assert digests(known.job.left(folder)) == known.left, said[-2000:]
     options = known.job.resume(folder)
     if options is not None:
         finish(folder, known.job.script, options)
@@ -277,7 +276,7 @@ def write_nowhere(folder: Path) -> Iterator[str]:
 def checks(rounds: int, scratch: Path) -> Iterator[tuple[str, Callable[[], object]]]:
     """Name and check, one after the other."""
     yield "cache", lambda: race_for_caches(scratch / "cache", rounds)
-    yield "containers", lambda: race_of_containers(scratch / "containers", rounds // 2)
+    yield "containers", lambda: race_of_containers(scratch / "containers", rounds)
     yield "output", lambda: "; ".join(write_nowhere(scratch / "output"))
     known = {}
 
@@ -288,7 +287,7 @@ def checks(rounds: int, scratch: Path) -> Iterator[tuple[str, Callable[[], objec
         return known[name]
 
     yield "lock", lambda: resume_what_runs(job("training"), scratch / "lock")
-    shares = np.random.default_rng(0).uniform(0.1, 0.95, max(2, rounds // 20))
+    shares = np.random.default_rng(0).uniform(0.1, 0.95, 3)
     for name in ("training", "grid", "processing"):
         for number, share in enumerate(shares):
             folder = scratch / f"sigterm-{name}-{number}"

@@ -130,6 +130,24 @@ def test_a_comparison_from_cells_to_page(tmp_path, monkeypatch, capsys):
     assert "rank of each method" in page and (folder / "score_lcmc_area-pixels.png").is_file()
 
 
+def test_data_sets_whose_names_make_one_file_name_keep_apart(tmp_path, monkeypatch):
+    """ "A b", "a-b" and "a b" are one name to a folder, at least where case does not count."""
+    monkeypatch.chdir(tmp_path)
+    names = ["A b", "a-b", "a b"]
+    sets = tuple(f"{name}:simulated-seed={i}" for i, name in enumerate(names))
+    folder = compare_methods.main(
+        settings_of(sets=sets, methods=("PCA",), seeds=(0,), metrics=("neighbours",))
+    )
+    table = pd.read_csv(folder / "scores.csv")
+    assert list(table["data_set"].unique()) == names
+    own = [file.parent for file in folder.glob("*/figures.csv")]
+    colours = {pd.read_csv(of_set / "latents.csv")["GT_colorR"].sum() for of_set in own}
+    assert len(own) == len(colours) == len({of_set.name.casefold() for of_set in own}) == 3
+    found = {pd.read_csv(of_set / "scores.csv")["data_set"].unique().item() for of_set in own}
+    assert found == set(names)
+    assert all((of_set / "standing.png").is_file() for of_set in own)
+
+
 def test_validation_cells_are_scored_by_themselves(tmp_path, monkeypatch, blank_figures):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare_methods, "LEAST_HELD_OUT", 5)

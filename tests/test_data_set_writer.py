@@ -226,13 +226,20 @@ def test_the_outcome_is_counted_by_class_and_reason(tmp_path):
     assert "  GT_label 1: 10 cells, 5 left out" in lines
 
 
-PATHS = ("../escaped", "/tmp/escaped", "a/escaped", "..")
+@pytest.mark.parametrize("folder", ["", "10", "1E1", "NA"])
+def test_cells_lie_in_the_folder_of_their_class_or_in_none(tmp_path, folder):
+    def cut_into(cells):
+        for row, image in cut(cells):
+            yield row | {"folder": folder}, image
+
+    outcome = convert(tmp_path / "out", cut=cut_into)
+    assert set(outcome.cells["folder"]) == {folder}
+    for name, n in (("Set", 25), ("Few", 10)):
+        assert len(list((tmp_path / "out" / name / folder).glob("*.tiff"))) == n
 
 
-@pytest.mark.parametrize(
-    ("column", "name"),
-    [("Unique_ID", ""), *((column, path) for column in ("Unique_ID", "folder") for path in PATHS)],
-)
+@pytest.mark.parametrize("column", ["Unique_ID", "folder"])
+@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "a/escaped", "..", "."])
 def test_no_name_of_a_cell_leaves_its_folder(tmp_path, column, name):
     def cut_with_path(cells):
         for row, image in cut(cells):
@@ -241,6 +248,15 @@ def test_no_name_of_a_cell_leaves_its_folder(tmp_path, column, name):
     with pytest.raises(UserError, match=f"{column} of a cell, .* cannot be a file name"):
         convert(tmp_path / "out", cut=cut_with_path)
     assert not list(tmp_path.rglob("*escaped*")) and not Path("/tmp/escaped").exists()
+
+
+def test_a_cell_without_an_id_is_refused(tmp_path):
+    def cut_nameless(cells):
+        for row, image in cut(cells):
+            yield row | {"Unique_ID": ""}, image
+
+    with pytest.raises(UserError, match="Unique_ID of a cell, '' cannot be a file name"):
+        convert(tmp_path / "out", cut=cut_nameless)
 
 
 def test_one_conversion_at_a_time(tmp_path):

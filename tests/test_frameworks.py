@@ -47,7 +47,8 @@ def test_whole_run_twice(run_script, tmp_path):
         "settings.json log.jsonl checkpoint.pt best.pt latents.csv scores.csv local_quality.csv "
         "losses.png reconstructions.png samples.png scores.png accuracy.png latent_space.html "
         "report.html projections_GT_label.png backbones.png backbones.html co_ranking_pixels.png "
-        "local_quality_features.png local_quality.png ordered_distance.png plotly.min.js"
+        "local_quality_features.png local_quality.png ordered_distance.png plotly.min.js "
+        "latent_space.js"
     ).split():
         assert (folder / name).stat().st_size > 0, name
     assert str(folder.relative_to(tmp_path) / "report.html") in first.stdout

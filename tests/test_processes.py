@@ -158,6 +158,19 @@ def train_here(**changes):
     return run.folder
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_is_held_back_acts_at_the_end_of_the_block_and_once(number):
+    done = []
+    with pytest.raises(KeyboardInterrupt) as stop, processes.stoppable():
+        with processes.held_back():
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+            done.append("whole")
+        done.append("not reached")
+    assert done == ["whole"]
+    assert processes.code_of(stop.value) == (143 if number == signal.SIGTERM else 130)
+
+
 def test_two_processes_end_in_the_weights_of_one(start_two, tmp_path):
     alone, history = train_tiny(tmp_path / "alone", 3)
     codes, _, err = start_two("train", tmp_path / "two", 2)

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +20,7 @@ from util.style import Roles
 
 EVIL = "</script><script>alert(1)</script>"
 IMG = "<img src=x onerror=alert(2)>"
+HOVER = "document.getElementById('view-plot').emit('plotly_hover', {points: [{customdata: 3}]})"
 XYZ = ["VAE_x_coord", "VAE_y_coord", "VAE_z_coord"]
 PROJECTIONS = {
     "VAE": XYZ,
@@ -49,9 +51,6 @@ class Page(HTMLParser):
         if tag == "script":
             self.elements.append(("/script", {}))
 
-    def data(self):
-        return json.loads(self.scripts[0])
-
 
 def cells(n=40):
     draw = np.random.default_rng(0)
@@ -68,6 +67,14 @@ def cells(n=40):
     return table, pictures
 
 
+def data_beside(page):
+    """What latent_space.js hands to the pages of its folder."""
+    text = page.with_name("latent_space.js").read_text(encoding="utf-8")
+    begin, end = "window.pageData = ", ";\n"
+    assert text.startswith(begin) and text.endswith(end)
+    return json.loads(text[len(begin) : -len(end)])
+
+
 @pytest.fixture(scope="module")
 def latent_page(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "latent_space.html"
@@ -75,12 +82,12 @@ def latent_page(tmp_path_factory):
     view = write_latent_page(
         table, PROJECTIONS, pictures, path, Roles("phase"), title=f"Latent {IMG}"
     )
-    return path.read_text(encoding="utf-8"), table, view
+    return path.read_text(encoding="utf-8"), table, view, path
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory, latent_page):
-    folder = tmp_path_factory.mktemp("report")
+def report(latent_page):
+    folder = latent_page[3].parent
     Image.new("RGB", (30, 20), "red").save(folder / "figure.png")
     rows = [
         ("VAE", "", "accuracy", None, 0.5, 0.1, 40, 0),
@@ -105,10 +112,13 @@ def report(tmp_path_factory, latent_page):
 
 
 def test_every_cell_is_on_the_page_once(latent_page):
-    html, table, _ = latent_page
+    html, table, view, path = latent_page
     for name in table["Unique_ID"]:
-        assert html.count(name) == 1
-    assert Page(html).data()["ids"] == table["Unique_ID"].tolist()
+        assert html.count(name) == 0 and view.data.count(name) == 1
+    data = data_beside(path)
+    assert data == json.loads(view.data) and data["ids"] == table["Unique_ID"].tolist()
+    sheet = Image.open(io.BytesIO(base64.b64decode(data["sheet"].split(",")[1])))
+    assert sheet.format == "WEBP" and sheet.size == (7 * 16, 6 * 16)
 
 
 @pytest.mark.parametrize("which", ["latent_page", "report"])
@@ -116,14 +126,15 @@ def test_nothing_of_the_data_becomes_markup(which, request):
     html = request.getfixturevalue(which)[0]
     page = Page(html)
     tags = [tag for tag, _ in page.elements]
-    assert tags.count("script") == 3  # the data, plotly.js, the view: none came from a cell
+    assert tags.count("script") == 3  # plotly.js, the data, the view: none came from a cell
     assert "alert(2)" not in "".join(
         str(a) for tag, attrs in page.elements for a in attrs if a != "alt"
     )
     assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
-    assert tags.count("img") == 1 + 2 * (which == "report")
+    assert tags.count("img") == 2 * (which == "report")
     assert EVIL not in html and IMG not in html
-    assert not set("<>&") & set(page.scripts[0])
+    assert page.scripts[:2] == ["", ""]
+    assert not set("<>&") & set(request.getfixturevalue("latent_page")[2].data)
 
 
 @pytest.mark.parametrize("which", ["latent_page", "report"])
@@ -132,7 +143,8 @@ def test_nothing_is_loaded_from_outside(which, request):
     for tag, attributes in page.elements:
         for name in ("src", "href", "action", "data", "srcset"):
             value = attributes.get(name) or "data:"
-            assert value.startswith(("data:", "#")) or value == "plotly.min.js", (tag, value)
+            beside = ("plotly.min.js", "latent_space.js")
+            assert value.startswith(("data:", "#")) or value in beside, (tag, value)
         assert tag not in ("link", "iframe", "object", "embed", "base")
     policy = next(a["content"] for t, a in page.elements if a.get("http-equiv"))
     assert policy.startswith("default-src 'none'") and "http" not in policy
@@ -142,8 +154,8 @@ def test_nothing_is_loaded_from_outside(which, request):
 
 
 def test_projections_of_the_page(latent_page):
-    _, table, view = latent_page
-    drawn = {p["name"]: p for p in Page(latent_page[0]).data()["projections"]}
+    _, table, view, path = latent_page
+    drawn = {p["name"]: p for p in data_beside(path)["projections"]}
     assert {name: len(p["coordinates"]) for name, p in drawn.items()} == {
         "VAE": 3,
         "UMAP": 2,
@@ -162,8 +174,8 @@ def test_projections_of_the_page(latent_page):
 
 
 def test_columns_of_the_page_give_back_the_table(latent_page):
-    _, table, _ = latent_page
-    data = Page(latent_page[0]).data()
+    _, table, _, path = latent_page
+    data = data_beside(path)
     columns = {column["name"]: column for column in data["columns"]}
     assert list(columns) == ["phase", IMG, "dna", "well", "file"]
     assert columns["file"]["kind"] == "text"  # a name per cell colours nothing
@@ -192,7 +204,7 @@ def test_the_sheet_holds_each_cell_at_its_place(native, expected):
 def test_noise_is_made_smaller_until_it_fits():
     noise = np.random.default_rng(0).integers(0, 256, (1500, 64, 64, 3)).astype(np.uint8)
     sheet, side, per_row = thumbnail_sheet(noise)
-    assert len(sheet) <= 5_000_000 and side < 64
+    assert len(sheet) <= 1_500_000 and side < 64
     assert Image.open(io.BytesIO(sheet)).size == (per_row * side, 39 * side)
 
 
@@ -237,8 +249,11 @@ def test_pictures_that_do_not_fit_the_table_are_refused():
 def test_the_report_holds_all_of_the_run(report):
     html, folder = report
     page = Page(html)
-    png = base64.b64encode((folder / "figure.png").read_bytes()).decode()
-    assert html.count(png) == 2
+    figures = re.findall(r'src="data:image/webp;base64,([^"]+)"', html)
+    assert len(figures) == 2
+    for figure in figures:  # without loss
+        drawn = Image.open(io.BytesIO(base64.b64decode(figure))).convert("RGB")
+        assert list(drawn.getdata()) == [(255, 0, 0)] * 600
     anchors = [a["href"][1:] for tag, a in page.elements if tag == "a"]
     assert anchors == ["scores", "latent-space", "figures", "notes", "settings", "versions"]
     identifiers = [a["id"] for _, a in page.elements if "id" in a]
@@ -269,28 +284,33 @@ def test_the_same_input_gives_the_same_page(tmp_path, latent_page):
     again = tmp_path / "again.html"
     write_latent_page(table, PROJECTIONS, pictures, again, Roles("phase"), title=f"Latent {IMG}")
     assert again.read_text(encoding="utf-8") == latent_page[0]
+    assert data_beside(again) == data_beside(latent_page[3])
 
 
-def test_the_pages_work_in_a_browser_and_the_report_without_plotly_too(
-    tmp_path, visit, report, latent_page
-):
+def test_the_pages_work_in_a_browser_and_the_report_without_plotly_too(tmp_path, visit, report):
     folder = Path(shutil.copytree(report[1], tmp_path / "moved"))
-    (folder / "latent_space.html").write_text(latent_page[0], encoding="utf-8")
     for name in ("report.html", "latent_space.html"):
         page, errors, _ = visit(folder / name)
         page.wait_for_selector("#view-plot canvas", state="attached")
         page.select_option("#view-projection", label="UMAP")
         page.select_option("#view-colour", label="dna")
-        page.evaluate("document.getElementById('view-plot').emit('plotly_hover', "
-                      "{points: [{customdata: 3}]})")  # fmt: skip
+        page.evaluate(HOVER)
         assert page.locator("#view-id").inner_text() == "unique_0003.tiff"
         assert not page.locator("#without-plotly").is_visible() and errors == []
-    (folder / "plotly.min.js").unlink()
-    page, _, _ = visit(folder / "report.html")
-    assert page.locator("#without-plotly").is_visible()
-    assert page.locator("figure img").first.is_visible()
-    assert page.locator("td.best").first.is_visible()
-    assert not page.locator(".view").is_visible()
+        page.evaluate(HOVER)  # the sheet is decoded by now
+        drawn = "document.getElementById('view-picture').getContext('2d').getImageData(96,96,1,1)"
+        assert page.evaluate(f"{drawn}.data[3]") == 255  # opaque: the cell is drawn
+    for missing in (["plotly.min.js"], ["latent_space.js"], ["plotly.min.js", "latent_space.js"]):
+        alone = Path(shutil.copytree(folder, tmp_path / " and ".join(missing)))
+        for name in missing:
+            (alone / name).unlink()
+        page, _, _ = visit(alone / "report.html")
+        said = page.locator("#without-plotly")
+        assert said.is_visible() and "plotly.min.js and latent_space.js" in said.inner_text()
+        assert page.locator("figure img").first.is_visible()
+        assert page.evaluate("document.querySelector('figure img').naturalWidth") == 30
+        assert page.locator("td.best").first.is_visible()
+        assert not page.locator(".view").is_visible()
 
 
 def test_a_warning_stands_on_top_of_the_page(tmp_path):

@@ -161,6 +161,29 @@ def stoppable(*others: signal.Signals) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM that come inside the block act at its end, once.
+
+    For what must not be left half done, such as the start of a process.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came, numbers = [], (signal.SIGINT, signal.SIGTERM)
+    before = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in numbers
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in came[:1]:
+        signal.raise_signal(number)
+
+
+@contextlib.contextmanager
 def main_first() -> Iterator[None]:
     """Run the block in the main process first; the others then find its caches.
 

@@ -1,8 +1,9 @@
 """HTML pages that open from a folder without a network, with or without interactive figures.
 
-Data stand in a block of JSON that cannot end its script element. The content policy runs only the
-scripts that carry the nonce of the page, and loads and sends nothing else. Pages with interactive
-figures share one `plotly.min.js` in their folder; a page without it says so and shows the rest.
+Data stand in a block of JSON that cannot end its script element, or in a script of their own that
+several pages of a folder load. The content policy runs only the scripts that carry the nonce of the
+page, and loads and sends nothing else. Pages with interactive figures share one `plotly.min.js` in
+their folder; a page that lacks a file beside it says so and shows the rest.
 """
 
 import base64
@@ -16,8 +17,8 @@ from util.files import write_atomically
 
 PLOTLY = "plotly.min.js"
 WITHOUT_PLOTLY = (
-    '<p id="without-plotly" role="alert" hidden>The interactive figures of this page need the file '
-    f"{PLOTLY} in the same folder. Copy it there from the folder that this page comes from.</p>\n"
+    '<p id="without-plotly" role="alert" hidden>The interactive figures of this page need {files} '
+    "in the same folder. Copy what is missing from the folder that this page comes from.</p>\n"
 )
 
 
@@ -34,8 +35,20 @@ def json_for_page(data: Any) -> str:
     return text
 
 
+def write_data(path: Path, data: str) -> None:
+    """Write data, from `json_for_page`, as the script that `write_page` loads as `data_file`."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(f"window.pageData = {data};\n", encoding="utf-8", newline="\n")
+
+
 def write_page(
-    path: Path, title: str, body: str, style: str, script: str | None = None, data: str = "null"
+    path: Path,
+    title: str,
+    body: str,
+    style: str,
+    script: str | None = None,
+    data: str = "null",
+    data_file: str | None = None,
 ) -> Path:
     """Write a page, and plotly.js beside it where the page has a script.
 
@@ -46,16 +59,22 @@ def write_page(
         style: CSS.
         script: runs after plotly.js; None for a page without scripts.
         data: for the script, from `json_for_page`: the text of the element `data`.
+        data_file: name of a file in the same folder, from `write_data`; the script finds its data
+            as `window.pageData`.
     """
     # nobody can write text into the page that has the nonce computed from it
     nonce = base64.b64encode(sha256(f"{body}{data}{script}".encode()).digest()).decode()
     if script is not None:
         write_plotly(Path(path).parent)
         style += beside(__file__, "plot_page.css")
+        files = [PLOTLY, data_file] if data_file else [PLOTLY]
+        loaded = "".join(f'<script nonce="{nonce}" src="{file}"></script>\n' for file in files)
+        found = "window.Plotly && window.pageData" if data_file else "window.Plotly"
+        if data_file is None:
+            body += f'\n<script type="application/json" id="data">{data}</script>'
         body = (
-            f'{WITHOUT_PLOTLY}{body}\n<script type="application/json" id="data">{data}</script>\n'
-            f'<script nonce="{nonce}" src="{PLOTLY}"></script>\n'
-            f'<script nonce="{nonce}">\nif (window.Plotly) {{\n{script}\n}} else\n'
+            f"{WITHOUT_PLOTLY.format(files=' and '.join(files))}{body}\n{loaded}"
+            f'<script nonce="{nonce}">\nif ({found}) {{\n{script}\n}} else\n'
             '  document.getElementById("without-plotly").hidden = false;\n</script>'
         )
     policy = (  # plotly compiles its 2-D shaders with eval

@@ -1,8 +1,9 @@
 (function () {
   "use strict";
   const element = (id) => document.getElementById("view-" + id);
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const plot = element("plot"), sheet = element("sheet"), picture = element("picture");
+  const data = window.pageData;
+  const plot = element("plot"), sheet = new Image(), picture = element("picture");
+  sheet.src = data.sheet;
   const brush = picture.getContext("2d");
   let kept = null;  // index of the cell held by a click
 

@@ -1,8 +1,8 @@
 """The pages of a run: the interactive latent space and the report.
 
-Both open from their folder without a network. Data and pictures are inside the page, plotly.js lies
-beside it (`plot_page`). The thumbnails of all cells form one JPEG sheet, from which the browser
-cuts single cells; the data form one block of JSON.
+Both open from their folder without a network. They share `latent_space.js`, which holds the data
+and the thumbnails of all cells as one WebP sheet, from which the browser cuts single cells;
+plotly.js lies beside it (`plot_page`). Figures are inside the report.
 
 Every string of a user's table is hostile until escaped. Text of a page passes `html.escape`. Data
 pass `json_for_page`, whose output holds no "<", ">" or "&" and cannot end its script element. The
@@ -28,7 +28,7 @@ from PIL import Image
 from util.errors import UserError
 from util.latents import coordinates_of
 from util.metadata import WARNING
-from util.pages.plot_page import beside, json_for_page, write_page
+from util.pages.plot_page import beside, json_for_page, write_data, write_page
 from util.style import (
     MAX_CLASSES,
     ClassColours,
@@ -39,8 +39,9 @@ from util.style import (
     thinning_stride,
 )
 
-SHEET_BYTES = 5_000_000  # of JPEG; a third more as base64
-THUMBNAILS = [(64, 88), (48, 85), (40, 80), (32, 80), (24, 75), (16, 70)]  # side in pixels, quality
+LATENT_DATA = "latent_space.js"
+SHEET_BYTES = 1_500_000  # of WebP; a third more as base64
+THUMBNAILS = [(64, 80), (48, 80), (32, 80), (32, 60), (16, 80)]  # side in pixels, quality
 SIGNIFICANT = 6  # digits of a number on the page
 
 # A colour scale of plotly: share of the range and colour.
@@ -52,13 +53,11 @@ class LatentView:
     """The interactive latent space, as a part of a page.
 
     Attributes:
-        data: JSON of cells, projections and columns, safe inside a script element.
-        sheet: JPEG of the thumbnails of the cells shown.
+        data: JSON of cells, projections, columns and the sheet of thumbnails of the cells shown.
         remarks: for the reader, for example that only some of the cells are drawn.
     """
 
     data: str
-    sheet: bytes
     remarks: list[str]
 
 
@@ -104,10 +103,15 @@ def latent_view(
             for name, points in axes.items()
         ],
         "tile": {"side": side, "columns": per_row},
+        "sheet": _as_url("webp", sheet),
         "viridis": VIRIDIS,
     }
     remarks = _remarks(len(latents), stride, projections, axes)
-    return LatentView(json_for_page(data), sheet, remarks)
+    return LatentView(json_for_page(data), remarks)
+
+
+def _as_url(kind: str, picture: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
 
 
 def _refuse_mismatch(
@@ -151,13 +155,13 @@ def thumbnail_sheet(thumbnails: np.ndarray) -> tuple[bytes, int, int]:
     """All thumbnails on one sheet, row by row.
 
     Pictures are never enlarged. They are made smaller and compressed more until the sheet has at
-    most 5 MB.
+    most 1.5 MB.
 
     Args:
         thumbnails: (N, S, S, 3) uint8.
 
     Returns:
-        the JPEG, the side of a thumbnail in pixels, and the number of thumbnails per row.
+        the WebP, the side of a thumbnail in pixels, and the number of thumbnails per row.
     """
     n, height, width, _ = thumbnails.shape
     per_row = math.ceil(math.sqrt(n))
@@ -166,14 +170,14 @@ def thumbnail_sheet(thumbnails: np.ndarray) -> tuple[bytes, int, int]:
     sheet[:n] = thumbnails
     sheet = sheet.reshape(rows, per_row, height, width, 3).swapaxes(1, 2)
     picture = Image.fromarray(sheet.reshape(rows * height, per_row * width, 3))
-    # JPEG works on blocks of 8 pixels, so neighbours stay apart if the side is a multiple
-    native = max(8, max(height, width) // 8 * 8)
-    sizes = [(side, quality) for side, quality in THUMBNAILS if side <= native] or [(native, 85)]
+    # WebP works on blocks of 16 pixels, so neighbours stay apart if the side is a multiple
+    native = max(height, width)
+    sizes = [(side, quality) for side, quality in THUMBNAILS if side <= native] or [(native, 90)]
     for side, quality in sizes:
         # a box filter takes nothing from neighbouring cells
         small = picture.resize((per_row * side, rows * side), Image.Resampling.BOX)
         buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=quality, subsampling=0)
+        small.save(buffer, "WEBP", quality=quality, method=2)
         if buffer.tell() <= SHEET_BYTES:
             break
     return buffer.getvalue(), side, per_row
@@ -246,6 +250,8 @@ def write_latent_page(
 ) -> LatentView:
     """Write `latent_space.html`: projections to turn and colour, and the cell under the pointer.
 
+    Its data go into `latent_space.js` in the same folder.
+
     Args:
         latents: one row per cell: `Unique_ID`, metadata, coordinates.
         projections: name -> coordinate columns.
@@ -255,12 +261,13 @@ def write_latent_page(
         title: of the page.
 
     Returns:
-        the view, for `write_report`.
+        the view, for a report in the same folder (`write_report`).
 
     Raises:
         UserError: see `latent_view`.
     """
     view = latent_view(latents, projections, thumbnails, roles)
+    write_data(Path(path).with_name(LATENT_DATA), view.data)
     body = f'<main class="full"><h1>{escape(title)}</h1>{_view_html(view, wheel=True)}</main>'
     _write_page(path, title, body, view)
     return view
@@ -269,7 +276,6 @@ def write_latent_page(
 def _view_html(view: LatentView, wheel: bool) -> str:
     """HTML of the controls, the plot and the panel of one cell."""
     remarks = "".join(f"<li>{escape(remark)}</li>" for remark in view.remarks)
-    sheet = base64.b64encode(view.sheet).decode("ascii")
     return f"""
 <div class="view" id="latent-view">
   <div class="controls">
@@ -285,12 +291,12 @@ def _view_html(view: LatentView, wheel: bool) -> str:
     <table><tbody id="view-row"></tbody></table>
   </aside>
   <ul class="remarks">{remarks}</ul>
-  <img id="view-sheet" alt="" hidden src="data:image/jpeg;base64,{sheet}">
 </div>"""
 
 
 def _write_page(path: Path, title: str, body: str, view: LatentView | None) -> None:
-    page = {} if view is None else {"script": beside(__file__, "report.js"), "data": view.data}
+    script = beside(__file__, "report.js")
+    page = {} if view is None else {"script": script, "data_file": LATENT_DATA}
     write_page(path, title, body, style=beside(__file__, "report.css"), **page)
 
 
@@ -321,7 +327,7 @@ def write_report(
         figures: caption and PNG file, in their order.
         notes: lines on cells that were left out, and other remarks; those that begin with WARNING
             also stand below the summary.
-        latent_page: the view that `write_latent_page` returned, for this page too.
+        latent_page: the view that `write_latent_page` returned for the same folder.
         versions: name -> version of the software, or a property of the machine.
         details: caption and table, shown below the figures.
         warnings: what to know before any number is read, a line each, under the title.
@@ -410,10 +416,10 @@ def _cell(value: Any) -> str:
 def _figure_html(number: int, caption: str, path: Path) -> str:
     if not Path(path).is_file():
         raise UserError(f"{path}: the figure for the report does not exist")
-    png = base64.b64encode(Path(path).read_bytes()).decode("ascii")
-    text = escape(caption)
+    buffer, text = io.BytesIO(), escape(caption)
+    Image.open(path).save(buffer, "WEBP", lossless=True, method=2)  # two thirds of the PNG
     return (
-        f'<figure><img alt="{text}" src="data:image/png;base64,{png}">'
+        f'<figure><img alt="{text}" src="{_as_url("webp", buffer.getvalue())}">'
         f"<figcaption>Figure {number}. {text}</figcaption></figure>"
     )
 

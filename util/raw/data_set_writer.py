@@ -227,7 +227,8 @@ def _in_pool(
     try:
         while True:
             for name, content in left:
-                running.add(pool.submit(_cut_group, partial, name, content, cut))
+                with processes.held_back():  # a worker that is half started is never joined
+                    running.add(pool.submit(_cut_group, partial, name, content, cut))
                 if len(running) >= WAITING * workers:
                     break
             if not running:
@@ -263,8 +264,8 @@ def _cut_group(partial: Path, name: str, content: Any, cut: Callable[[Any], Iter
         for row, image in cut(content):
             if image is not None:
                 refuse_path(row["Unique_ID"], "Unique_ID of a cell,")
-                if row["folder"]:  # else all cells share one
-                    refuse_path(row["folder"], "folder of a cell,")
+                if row["folder"]:  # "" where the cells have no classes
+                    refuse_path(row["folder"], "class folder of a cell,")
                 folder = partial / "cells" / row["folder"]
                 folder.mkdir(exist_ok=True)
                 write_cell(folder / row["Unique_ID"], image)
@@ -312,6 +313,7 @@ def _collect(target: Target, names: list[str]) -> Outcome:
                 or "there is none"
             )
         )
+    rows["folder"] = rows["folder"].fillna("")
     return Outcome(
         cells=rows[~missed].drop(columns="reason").reset_index(drop=True),
         unmatched=rows[missed].drop(columns="folder").reset_index(drop=True),
@@ -325,7 +327,7 @@ def _numbers_or_text(column: pd.Series) -> pd.Series:
     Python would spell otherwise is a name: plate 001, clone 1E1, dose 1.50.
     """
     values = column.dropna()
-    if column.name == "reason" or values.empty:
+    if column.name in ("reason", "folder") or values.empty:
         return column
     if values.str.fullmatch(r"-?(0|[1-9]\d{0,17})").all():
         return column.astype("Int64" if len(values) < len(column) else np.int64)
