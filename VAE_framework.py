@@ -68,6 +68,7 @@ from util.image_files import Projection
 from util.latents import AXES, table_of_run
 from util.metadata import choose_labels, warnings_first
 from util.runs import (
+    claim_run,
     create_run_folder,
     describe_run,
     go_on,
@@ -337,6 +338,7 @@ class Run:
         model, objective: the VAE and what it minimises; None in a run that is finished.
         precision: of the network while it trains.
         folder: the run folder.
+        lock: keeps other processes from resuming the run as long as this object lives.
     """
 
     settings: Settings
@@ -346,6 +348,7 @@ class Run:
     objective: nn.Module | None
     precision: Precision
     folder: Path
+    lock: object = None
 
 
 def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> Path:
@@ -458,17 +461,20 @@ def prepare(
     model = build_vae(**network_arguments(settings, cells.images.shape[1])).to(device)
     objective = make_objective(settings, cells).to(device)
     precision = resolve_precision(settings.precision, device)
+    lock = None
     if settings.resume:
+        lock = claim_run(Path(settings.resume))
         resumed = read_description(Path(settings.resume))
         precision = resumed.get("machine", {}).get("precision", precision)  # on any device
         schedule = schedule_of(settings, precision)
-        refuse_unusable_checkpoint(Path(settings.resume), model, schedule)
+        refuse_unusable_checkpoint(Path(settings.resume), model, objective, schedule)
     machine = describe_device(device) | {"precision": precision}
     more = {"guidance": guidance} if guidance else {}
     described = describe_run(settings, machine, data=cells.describe(), notes=[], **more)
     notes = described["notes"] = loaded.notes + unlike_original(settings.original, described)
     if processes.is_main():
         folder = open_run(settings, cells, described, folder)
+        lock = lock or claim_run(folder)
     return Run(
         settings=settings,
         loaded=replace(loaded, notes=notes),
@@ -479,6 +485,7 @@ def prepare(
         objective=objective,
         precision=precision,
         folder=processes.from_main(folder),
+        lock=lock,
     )
 
 

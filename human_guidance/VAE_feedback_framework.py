@@ -40,8 +40,9 @@ from human_guidance.feedback_helpers import (
 )
 from human_guidance.guidance_report import Guidance, follow_up, plot_guidance
 from human_guidance.guidance_terms import guidance_terms, image_source
-from human_guidance.progress import ProgressReport, Report, append_step, cancellable
+from human_guidance.progress import ProgressReport, Report, append_step
 from InfoMAX_VAE_framework import TRAINING_SCRIPTS
+from models.checkpoints import load_objective, load_weights
 from models.finished_run import FinishedRun
 from models.guidance_losses import AnchoredObjective
 from models.train_net import embed, evaluate
@@ -51,7 +52,7 @@ from util import processes
 from util.data_processing import Cells
 from util.errors import UserError, explain_os_error
 from util.latents import OWN, code_columns, logvar_columns
-from util.runs import find_finished_run, load_checkpoint, write_table
+from util.runs import find_finished_run, write_table
 from util.settings import (
     ABOVE_0,
     AT_LEAST_0,
@@ -364,11 +365,10 @@ def _write_guidance(folder: Path, guidance: Guidance) -> None:
 
 def _load_parent(run: VAE_framework.Run, parent: Parent) -> None:
     """Load the weights of the parent's best epoch, and its objective's of the last epoch."""
-    run.model.load_state_dict(load_checkpoint(parent.folder / "best.pt")["model"])
+    load_weights(parent.folder / "best.pt", run.model)
     learnt = parent.folder / "checkpoint.pt"
     if learnt.is_file():
-        state = load_checkpoint(learnt)["objective"]
-        run.objective.load_state_dict({k.removeprefix("base."): v for k, v in state.items()})
+        load_objective(learnt, run.objective)
     elif any(True for _ in run.objective.parameters()):
         print(
             f"note: {parent.folder} kept no checkpoint.pt; the critic or the variance of its "
@@ -389,7 +389,7 @@ def _learn_control(run: VAE_framework.Run, parent: Parent, like: Path | None) ->
     if like is None:
         before = deepcopy(run.objective.state_dict())
         VAE_framework.learn(control)
-        run.model.load_state_dict(load_checkpoint(parent.folder / "best.pt")["model"])
+        load_weights(parent.folder / "best.pt", run.model)
         run.objective.load_state_dict(before)
 
 
@@ -437,7 +437,7 @@ def _look(run: VAE_framework.Run, parent: Parent, settings: Settings) -> dict[st
     weights["after"] = run.folder / "best.pt"
     states = {}
     for name, path in weights.items():
-        run.model.load_state_dict(load_checkpoint(path)["model"])
+        load_weights(path, run.model)
         terms = evaluate(run.model, run.objective, run.batches.in_order(run.loaded.split[1]))
         states[name] = State(*embed(run.model, run.batches, len(run.loaded.cells.table)), terms)
     return states
@@ -538,11 +538,10 @@ def _dsprites_settings(settings: Settings, source: Path, metadata: Path) -> VAE_
 def main(settings: Settings) -> Path:
     """Fine-tune the named run, or study dSprites; report the end in the progress file."""
     try:
-        with cancellable():
-            if settings.run is None:
-                return study_dsprites(settings)
-            folder = find_finished_run(settings.run, Path(settings.results))
-            return fine_tune(folder, None, settings)
+        if settings.run is None:
+            return study_dsprites(settings)
+        folder = find_finished_run(settings.run, Path(settings.results))
+        return fine_tune(folder, None, settings)
     except Exception as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         _report_end(settings, stage="failed", error=said[0])

@@ -13,7 +13,8 @@ import pandas as pd
 from human_guidance.feedback_helpers import Feedback, check_feedback
 from human_guidance.guidance_report import Guidance
 from util.errors import explain_os_error
-from util.runs import write_atomically, write_table
+from util.files import write_atomically
+from util.runs import write_table
 from util.simulators.dsprites import DSPRITES_FILE, FACTOR_SIZES, FACTORS, load_dsprites, rows_of
 
 SHAPES = {0: "square", 2: "heart"}  # shape in latents_classes -> its name

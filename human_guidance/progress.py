@@ -4,9 +4,7 @@
 """
 
 import json
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +49,3 @@ def append_step(path: Path, **step: Any) -> None:
     """Add a line to a progress file."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(step) + "\n")
-
-
-@contextmanager
-def cancellable() -> Iterator[None]:
-    """Inside, SIGTERM interrupts the work as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -30,7 +30,7 @@ from tqdm import tqdm
 from util import workers
 from util.devices import pick_device, scoring_device
 from util.errors import UserError
-from util.runs import write_atomically
+from util.files import write_atomically
 
 Engine = Literal["cpu", "torchdr"]
 

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from models.checkpoints import load_weights
 from models.networks import VAE, build_vae, network_arguments
 from util.data_processing import Cells
 from util.errors import UserError
 from util.latents import code_columns
 from util.metadata import text_columns
-from util.runs import FINISHED, load_checkpoint, read_description, script_of
+from util.runs import FINISHED, read_description, script_of
 from util.settings import settings_from_json
 from util.tables import read_table
 
@@ -49,15 +50,8 @@ class FinishedRun:
         Raises:
             UserError: best.pt is damaged, or of another model.
         """
-        path = self.folder / "best.pt"
         model = build_vae(**network_arguments(self.settings, cells.images.shape[1])).to(device)
-        try:
-            model.load_state_dict(load_checkpoint(path)["model"])
-        except (KeyError, RuntimeError) as error:
-            raise UserError(
-                f"{path} holds another model than {self.folder / 'settings.json'} says: "
-                "give the folder of a finished run"
-            ) from error
+        load_weights(self.folder / "best.pt", model)
         return model.eval()
 
 

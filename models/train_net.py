@@ -2,8 +2,9 @@
 
 Adam with a stepwise falling learning rate and early stopping on the validation loss, as in the
 thesis. `log.jsonl` has a line per epoch. `checkpoint.pt` holds all that is needed to continue, and
-`best.pt` the model of the lowest validation loss; both are written at most every 30 s, less often
-if they are large, and whenever training ends, also by an error or Ctrl-C. The random numbers of an
+`best.pt` the model of the lowest validation loss; both are written at most every minute, less often
+if they are large, and whenever training ends, also by an error, Ctrl-C or SIGTERM. A finished run
+keeps `best.pt`, and a checkpoint that is small or asked for. The random numbers of an
 epoch follow from the seed of the run and the number of the epoch. So a run that was killed and
 resumed repeats the epochs since the last checkpoint and, on the CPU, ends in the same weights as an
 undisturbed run.
@@ -32,20 +33,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from models.checkpoints import load_weights, read_checkpoint, refuse_odd_epoch
 from util import processes
 from util.data_processing import Batches
 from util.devices import autocast
 from util.errors import UserError, is_out_of_memory
 from util.even_sampling import draw_cells
-from util.runs import (
-    load_checkpoint,
-    save_checkpoint,
-    seed_everything,
-    write_atomically,
-)
+from util.files import write_atomically
+from util.runs import save_checkpoint, seed_everything
 
 SMALLEST_BATCH = 16  # smaller batches give batch norm too few cells
-SAVE_EVERY = 30.0  # seconds at least from one checkpoint to the next
+SAVE_EVERY = 60.0  # seconds at least from one checkpoint to the next
 WRITTEN_PER_EPOCH = 48e6  # bytes, at most on average: 100 epochs write less than 5 GB
 LARGEST_KEPT = 32 * 2**20  # bytes; a checkpoint has three to seven times the size of its model
 
@@ -129,15 +127,12 @@ def train(
         folder=folder,
         remember=remember or {},
         probabilities=probabilities,
+        keep_checkpoint=keep_checkpoint,
     )
     history = training.restore()
-    known = len(history)
     training.run(history, progress, on_epoch)
-    if processes.is_main() and not keep_checkpoint and len(history) > known:
-        _discard_large_checkpoint(folder)
     processes.wait_for_all()  # until the files are written
-    best = folder / "best.pt"
-    _load_state(model, load_checkpoint(best)["model"], best)
+    load_weights(folder / "best.pt", model)
     return history
 
 
@@ -149,17 +144,24 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / "log.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is missing or damaged ({error}): restore it") from error
+    if not history:
+        raise UserError(f"{path} is damaged: it has no epoch; restore it")
+    for number, entry in enumerate(history, start=1):
+        refuse_odd_epoch(entry, number, path)
+    return history
 
 
-def refuse_unusable_checkpoint(folder: Path, model: nn.Module, schedule: Schedule) -> None:
+def refuse_unusable_checkpoint(
+    folder: Path, model: nn.Module, objective: nn.Module, schedule: Schedule
+) -> None:
     """Make sure that a run can be resumed, before anything in its folder changes.
 
     Args:
         folder: the run folder; without checkpoint.pt, the run stopped before training or finished.
-        model: of the same architecture; it takes the weights.
+        model, objective: as they are built for the run; the model may take the best weights.
         schedule: of the resumed run.
 
     Raises:
@@ -168,9 +170,25 @@ def refuse_unusable_checkpoint(folder: Path, model: nn.Module, schedule: Schedul
     """
     path = folder / "checkpoint.pt"
     if path.is_file():
-        _load_state(model, _read_checkpoint(path)["model"], path)
+        if read_checkpoint(path, _parts(model, objective, schedule))["history"]:
+            load_weights(folder / "best.pt", model)
     elif (folder / "best.pt").is_file():
         _refuse_longer(folder, read_history(folder), schedule)
+
+
+def _parts(
+    model: nn.Module, objective: nn.Module, schedule: Schedule, fused: bool = False
+) -> dict[str, Any]:
+    """All that has a state: what is trained, and what trains it."""
+    groups = objective.parameter_groups(model, schedule.learning_rate)
+    optimizer = torch.optim.Adam(groups, fused=fused)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, schedule.decay_every, schedule.decay)
+    return {
+        "model": model,
+        "objective": objective,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+    }
 
 
 class _Training:
@@ -187,30 +205,22 @@ class _Training:
         folder: Path,
         remember: dict[str, Any],
         probabilities: np.ndarray | None,
+        keep_checkpoint: bool,
     ):
         self.model, self.objective, self.batches = model, objective, batches
         self.split, self.schedule = split, schedule
         self.folder, self.remember, self.probabilities = folder, remember, probabilities
+        self.keep_checkpoint = keep_checkpoint
         if processes.world_size() > 1:
             _refuse_small_parts(min(batches.batch_size, len(split[0])))
             if batches.device.type == "cuda":  # replaces the layers, keeps their parameters
                 nn.SyncBatchNorm.convert_sync_batchnorm(nn.ModuleList([model, objective]))
-        self.optimizer = torch.optim.Adam(
-            objective.parameter_groups(model, schedule.learning_rate),
-            fused=batches.device.type != "mps",
-        )
-        self.scheduler = torch.optim.lr_scheduler.StepLR(
-            self.optimizer, schedule.decay_every, schedule.decay
-        )
+        fused = batches.device.type != "mps"
+        self.parts = _parts(model, objective, schedule, fused)
+        self.optimizer, self.scheduler = self.parts["optimizer"], self.parts["scheduler"]
         self.best: dict[str, Any] | None = None  # content of best.pt that is not yet written
         self.last: dict[str, Any] = {}  # content of checkpoint.pt
         self.saved_epochs, self.saved_bytes, self.saved_at = 0, 0, time.monotonic()
-        self.parts = {
-            "model": model,
-            "objective": objective,
-            "optimizer": self.optimizer,
-            "scheduler": self.scheduler,
-        }
 
     def run(
         self,
@@ -246,7 +256,7 @@ class _Training:
         """Load the checkpoint, or write the first one; returns the history so far."""
         path = self.folder / "checkpoint.pt"
         if processes.from_main(path.is_file()):
-            self._continue_from(_read_checkpoint(path), path)
+            self._continue_from(read_checkpoint(path, self.parts))
             self.saved_epochs, self.saved_bytes = len(self.last["history"]), path.stat().st_size
         elif processes.from_main((self.folder / "best.pt").is_file()):
             history = processes.from_main(read_history(self.folder))
@@ -257,10 +267,10 @@ class _Training:
             self._save()
         return list(self.last["history"])
 
-    def _continue_from(self, state: dict[str, Any], path: Path) -> None:
-        """Continue from the state of a finished epoch; `path` is its file."""
+    def _continue_from(self, state: dict[str, Any]) -> None:
+        """Continue from the state of a finished epoch."""
         for name, part in self.parts.items():
-            _load_state(part, state[name], path)
+            part.load_state_dict(state[name])
         self.batches.batch_size = state["batch_size"]
         self.last = self._state(state["history"])  # a copy: the optimizer changes the tensors
 
@@ -289,16 +299,28 @@ class _Training:
             self._save()
 
     def _save(self) -> None:
-        """Write best.pt if it is new, checkpoint.pt and log.jsonl, in the main process."""
+        """Write best.pt if it is new, checkpoint.pt and log.jsonl, in the main process.
+
+        At the end, a large checkpoint that nobody asked for is deleted instead.
+        """
         if processes.is_main():
             states = {"best.pt": self.best, "checkpoint.pt": self.last}
+            if self._is_dispensable():
+                del states["checkpoint.pt"]
             written = [self.folder / name for name, state in states.items() if state]
             for path in written:
                 save_checkpoint(path, states[path.name])
             _write_log(self.folder / "log.jsonl", self.last["history"])
             self.saved_bytes = sum(path.stat().st_size for path in written)
+            if "checkpoint.pt" not in states:  # when all else is written
+                (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         self.best = None
         self.saved_epochs, self.saved_at = len(self.last["history"]), time.monotonic()
+
+    def _is_dispensable(self) -> bool:
+        """Whether the checkpoint is large, and nobody asked to keep it in a finished run."""
+        over = _finished(self.last["history"], self.schedule)
+        return over and not self.keep_checkpoint and _bytes_of(self.last) > LARGEST_KEPT
 
     def try_epoch(self, number: int) -> dict[str, Any] | None:
         """`epoch`, or None if the memory ran out.
@@ -419,7 +441,7 @@ class _Training:
         gc.collect()
         if self.batches.device.type == "cuda":
             torch.cuda.empty_cache()
-        self._continue_from(self.last, self.folder / "checkpoint.pt")
+        self._continue_from(self.last)
         self.batches.batch_size = half
         print(f"epoch {epoch}: out of memory, starting it again with batches of {half} cells")
 
@@ -454,10 +476,11 @@ def _finished(history: list[dict[str, Any]], schedule: Schedule) -> bool:
     return stalled or len(history) >= schedule.epochs
 
 
-def _discard_large_checkpoint(folder: Path) -> None:
-    path = folder / "checkpoint.pt"
-    if path.stat().st_size > LARGEST_KEPT:
-        path.unlink()
+def _bytes_of(state: Any) -> int:
+    """Bytes of all tensors in a state."""
+    if isinstance(state, dict):
+        return sum(map(_bytes_of, state.values()))
+    return state.nbytes if isinstance(state, Tensor) else 0
 
 
 def _refuse_longer(folder: Path, history: list[dict[str, Any]], schedule: Schedule) -> None:
@@ -520,26 +543,6 @@ def embed(model: nn.Module, batches: Batches, n_cells: int) -> tuple[np.ndarray,
     pairs = [model.encode(x) for x in batches.in_order(np.arange(n_cells))]
     mean, logvar = (torch.cat(part).float().cpu().numpy() for part in zip(*pairs, strict=True))
     return mean, logvar
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """checkpoint.pt with all that `_Training._save` wrote."""
-    state = load_checkpoint(path)
-    for name in ("model", "objective", "optimizer", "scheduler", "history", "batch_size"):
-        if name not in state:
-            raise UserError(f"{path} holds no {name}: no checkpoint of this training loop")
-    return state
-
-
-def _load_state(part: Any, state: dict[str, Any], path: Path) -> None:
-    try:
-        part.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError) as error:
-        if is_out_of_memory(error):
-            raise
-        reason = str(error).strip().splitlines()
-        detail = reason[1].strip() if len(reason) > 1 else reason[0]
-        raise UserError(f"{path} was saved from another model ({detail[:160]})") from error
 
 
 def _write_log(path: Path, history: list[dict[str, Any]]) -> None:

@@ -9,8 +9,8 @@ one to two workers. A worker takes a waiting trial, trains it in the trial's fol
 the storage. Three things ensure that no trial is lost and none is trained twice:
 
 - A dead worker is detected: in a database by its missing heartbeats, on one machine because the
-  system releases its lock. Its trial waits again, and the next worker continues from the last
-  checkpoint.
+  system releases its lock. No clock that can be set decides alone. Its trial waits again, and the
+  next worker continues from the last checkpoint.
 - A worker locks the folder of its trial, so no other worker trains there, even if the storage
   mistakes the first one for dead.
 - A trained trial has the file trial.json (cell.json in grids of older versions) and is not trained
@@ -28,8 +28,8 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -41,10 +41,12 @@ from optuna.trial import FrozenTrial as Attempt
 from optuna.trial import TrialState as AttemptState
 
 from optimization.grid_storage import (
+    Heartbeats,
     explain_storage,
     fail_and_retry,
     fail_silent_attempts,
     is_database,
+    is_storage_error,
     open_storage,
     study_names,
     unfinished_study,
@@ -62,7 +64,6 @@ from util.settings import AT_LEAST_1
 GRID_FILE = "grid.json"
 TRIAL_FILE = "trial.json"
 OLDER_TRIAL_FILE = "cell.json"
-GRACE = timedelta(seconds=20)  # between taking a trial and holding its lock
 POLL_SECONDS = 1.0
 REPEATS_OF_TPE = 10  # in a row, before a trial is drawn at random
 
@@ -181,6 +182,8 @@ class Grid:
         ]
         self._by_values = {tuple(trial.parameters.values()): trial for trial in self.trials}
         self.full_disk: Exception | None = None  # the error that stopped this worker
+        self.interrupted: Trial | None = None  # one whose result the storage did not take
+        self.beats = Heartbeats()
 
     def trial(self, parameters: Mapping[str, Parameter]) -> Trial:
         """The trial with these values."""
@@ -265,10 +268,16 @@ class Grid:
             rng = np.random.default_rng(len(attempts))
             self.enqueue(untried[rng.integers(len(untried))])
 
+    def _taking(self) -> FileLock:
+        """Held from taking an attempt, which begins to run, until the lock of its trial is held."""
+        return self.named_lock("taking")
+
     def _train_next(self, train: Train) -> None:
+        taking = self._taking()
+        taking.acquire()
         try:
             self.study.optimize(
-                lambda attempt: self._make_attempt(attempt, train),
+                lambda attempt: self._attempt_again(attempt, train, taking),
                 n_trials=1,
                 catch=(Exception,),
                 gc_after_trial=True,  # frees a failed trial's memory before the next one is built
@@ -278,12 +287,25 @@ class Grid:
             # it trained is in the trial's folder, where the next worker finds it.
             print("the storage mistook this worker for dead; what it trained is kept")
         finally:
+            taking.release()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+        if self.interrupted is not None:
+            self.enqueue(self.interrupted)
+            self.interrupted = None
         if self.full_disk is not None:
             raise self.full_disk
 
-    def _make_attempt(self, attempt: optuna.Trial, train: Train) -> float:
+    def _attempt_again(self, attempt: optuna.Trial, train: Train, taking: FileLock) -> float:
+        """`_make_attempt`; if the storage fails, the trial waits again, for it has not."""
+        try:
+            return self._make_attempt(attempt, train, taking)
+        except Exception as error:
+            if is_storage_error(error):
+                self.interrupted = self._trial_of(self.study.get_trials()[attempt.number])
+            raise
+
+    def _make_attempt(self, attempt: optuna.Trial, train: Train, taking: FileLock) -> float:
         """Train the trial that Optuna suggests; returns its value."""
         trial = self.trial(
             {name: attempt.suggest_categorical(name, values) for name, values in self.axes.items()}
@@ -295,13 +317,15 @@ class Grid:
             if earlier.state != AttemptState.COMPLETE:
                 raise optuna.TrialPruned(f"attempt {earlier.number} is at this trial")
             return earlier.value
-        with self.lock(trial):
+        with self._locked(trial, taking):
             try:
                 facts = self._train(trial, train)
             except KeyboardInterrupt:
                 self.enqueue(trial)
                 raise
             except Exception as error:
+                if is_storage_error(error):
+                    raise
                 if isinstance(error, DiskFullError) or getattr(error, "errno", None) in NO_SPACE:
                     self.full_disk = error  # stops the worker: every other trial would fail as well
                     self.enqueue(trial)
@@ -341,20 +365,36 @@ class Grid:
         done = count["trained"] + count["failed"] + 1
         print(f"[{done} of {len(self.trials)}] {trial}: {said}", flush=True)
 
+    @contextmanager
+    def _locked(self, trial: Trial, taking: FileLock) -> Iterator[None]:
+        """The lock of a trial, which a worker that the database mistook for dead may still hold."""
+        if is_database(self.options.storage):
+            taking.release()
+        with self.lock(trial):
+            taking.release()
+            yield
+
     def revive(self) -> None:
         """Let the trials of dead workers wait again."""
-        fail_silent_attempts(self.study)
         if is_database(self.options.storage):
+            fail_silent_attempts(self.study)
+            for number in self.beats.stopped(self.study, self.options.heartbeat):
+                fail_and_retry(self.study, number)
             return
-        for attempt in self.study.get_trials(deepcopy=False, states=(AttemptState.RUNNING,)):
-            trial = self._trial_of(attempt)
-            if trial is None or datetime.now() - attempt.datetime_start < GRACE:
-                continue
-            try:
-                with self.lock(trial).acquire(timeout=0):
-                    fail_and_retry(self.study, attempt.number)
-            except Timeout:
-                pass  # its worker is alive
+        with self._taking():  # so that every running attempt holds the lock of its trial
+            for attempt in self.study.get_trials(deepcopy=False, states=(AttemptState.RUNNING,)):
+                self._revive_dead(attempt)
+
+    def _revive_dead(self, attempt: Attempt) -> None:
+        trial = self._trial_of(attempt)
+        if trial is None:  # its worker died before TPE had suggested all values
+            self.study.tell(attempt.number, state=AttemptState.FAIL)
+            return
+        try:
+            with self.lock(trial).acquire(timeout=0):
+                fail_and_retry(self.study, attempt.number)
+        except Timeout:
+            pass  # its worker is alive
 
 
 def open_grid(
@@ -500,7 +540,7 @@ def attach(folder: Path, options: GridOptions, stream: int = 0) -> Grid:
     known = read_grid(folder)
     if known["database"] and not is_database(options.storage):
         raise UserError(f"the state of {folder} is in a database: give its URL with --storage")
-    with explain_storage(options.storage):
+    with explain_storage(options.storage, folder):
         study = optuna.load_study(
             study_name=known["study"],
             storage=open_storage(options.storage, folder, options.heartbeat),
@@ -536,16 +576,32 @@ def read_grid(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder} holds no {GRID_FILE}: give the folder of a grid")
     known = read_json(path)
-    if "cells" in known:  # the name of the trials in older versions
+    if isinstance(known, dict) and "cells" in known:  # the name of the trials in older versions
         known["trials"] = known.pop("cells")
+    _refuse_odd_grid(known, path)
     return known
+
+
+def _refuse_odd_grid(known: Any, path: Path) -> None:
+    """Refuse a grid.json that `write_grid` has not written."""
+    kinds = {"axes": dict, "trials": list, "study": str, "database": bool}
+    whole = isinstance(known, dict) and all(isinstance(known.get(n), k) for n, k in kinds.items())
+    whole = whole and all(
+        isinstance(values, list) and all(type(value) in (int, float, str) for value in values)
+        for values in known["axes"].values()
+    )
+    if not whole or not all(isinstance(t, dict) and "folder" in t for t in known["trials"]):
+        raise UserError(f"{path} is damaged: restore it, or start another grid")
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
     """The facts of a trained trial, from its folder; None if it is not trained."""
     for name in (TRIAL_FILE, OLDER_TRIAL_FILE):
         if (folder / name).is_file():
-            return read_json(folder / name)
+            facts = read_json(folder / name)
+            if not isinstance(facts, dict) or type(facts.get("value")) not in (int, float):
+                raise UserError(f"{folder / name} is damaged: delete it, and the run is read again")
+            return facts
     return None
 
 

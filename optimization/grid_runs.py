@@ -35,7 +35,6 @@ from optimization.grid import (
 )
 from optimization.grid_figures import draw_runs
 from optimization.grid_scores import score_each, subset
-from optimization.grid_storage import masked
 from optimization.grid_workers import output_to, train_all
 from quantitative_metrics.catalogue import refuse_unknown_score, split_name
 from quantitative_metrics.score_table import headline, write_scores
@@ -43,7 +42,7 @@ from quantitative_metrics.scores import Plan, Scores, reference_spaces
 from util.devices import pick_device
 from util.errors import UserError
 from util.latents import OWN, read_codes, read_latents
-from util.runs import describe_run, read_json, script_of, write_json, write_table
+from util.runs import describe_run, read_description, read_json, script_of, write_json, write_table
 from util.settings import PROVENANCE
 from VAE_framework import Loaded, MakeObjective, Settings
 
@@ -177,7 +176,7 @@ def identity_of(settings: Settings, loaded: Loaded) -> dict[str, Any]:
 
 
 def describe_grid(grid: Grid, settings: Settings, sources: Mapping[str, Loaded]) -> None:
-    """Write settings.json of the grid, which `--resume` reads, without passwords.
+    """Write settings.json of the grid, which `--resume` reads.
 
     Args:
         grid: whose folder it is written to.
@@ -185,21 +184,13 @@ def describe_grid(grid: Grid, settings: Settings, sources: Mapping[str, Loaded])
         sources: name -> cells that the grid learns from.
     """
     path = grid.folder / "settings.json"
-    secret = settings.storage or ""
     described = describe_run(
-        replace(
-            settings,
-            storage=settings.storage and masked(secret),
-            fresh=False,  # of this command, not of the grid
-            retry_failed=False,
-        ),
+        replace(settings, fresh=False, retry_failed=False),  # of this command, not of the grid
         **{name: loaded.cells.describe() for name, loaded in sources.items()},
         notes=[note for loaded in sources.values() for note in loaded.notes],
     )
-    if secret:
-        described["command"] = described["command"].replace(secret, masked(secret))
     if path.is_file():
-        described["started"] = read_json(path)["started"]
+        described["started"] = read_description(grid.folder).get("started", described["started"])
     write_json(path, described)
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -38,10 +39,14 @@ def train_all(grid: Grid, train: Train, make_train: Callable[[], Train]) -> None
     try:
         with (
             processes.threads(threads),
-            explain_storage(grid.options.storage),
+            explain_storage(grid.options.storage, grid.folder),
             explain_os_error(grid.folder),
         ):
             grid.work(train)
+    except KeyboardInterrupt:
+        for helper in helpers:  # a terminal stops all of them, a scheduler perhaps this one alone
+            helper.terminate()
+        raise
     finally:
         for helper in helpers:
             helper.join()
@@ -60,13 +65,14 @@ def _help(
     torch.set_num_threads(threads)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        with output_to(Path(os.devnull)):  # the first worker has said it all
-            train = make_train()
-        with explain_storage(options.storage), explain_os_error(folder):
-            attach(folder, options, stream).work(train)
+        with processes.stoppable(signal.SIGINT):
+            with output_to(Path(os.devnull)):  # the first worker has said it all
+                train = make_train()
+            with explain_storage(options.storage, folder), explain_os_error(folder):
+                attach(folder, options, stream).work(train)
     except KeyboardInterrupt:
         pass  # the command that started it says so
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"a worker gave up: {error}", file=sys.stderr)
 
 

@@ -10,6 +10,7 @@ import torch
 
 import VAE_framework
 from util.errors import UserError
+from util.files import write_atomically
 from util.runs import (
     create_run_folder,
     describe_run,
@@ -20,7 +21,6 @@ from util.runs import (
     save_checkpoint,
     seed_everything,
     slug,
-    write_atomically,
     write_json,
 )
 

@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -202,7 +203,7 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(cells, tmp_pat
             Explodes(),
             batches,
             split,
-            schedule=Schedule(3, 1e-3),
+            schedule=Schedule(3, 1e-3, decay_every=2),
             folder=tmp_path / "r",
             progress=False,
         )
@@ -332,9 +333,9 @@ def test_memory_stays_flat_over_200_epochs(cells, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "seconds, bytes_per_epoch, saved",
     [
-        (1, np.inf, [0, 30, 60, 70]),  # at most every 30 s, and at the end
-        (40, np.inf, list(range(71))),  # a slow epoch by itself
-        (40, 1e6, None),  # a large file more rarely, whatever the time
+        (1, np.inf, [0, 60, 70]),  # at most every minute, and at the end
+        (80, np.inf, list(range(71))),  # a slow epoch by itself
+        (80, 1e6, None),  # a large file more rarely, whatever the time
     ],
 )
 def test_checkpoints_are_written_when_they_are_due(
@@ -412,13 +413,14 @@ def test_a_finished_run_needs_no_large_checkpoint(cells, tmp_path, monkeypatch):
     assert (folder / "checkpoint.pt").is_file()  # that of an older run, which learnt nothing now
     model, _, batches, split, history = run(cells, folder, 3, keep_checkpoint=False)
     assert not (folder / "checkpoint.pt").exists()
-    refuse_unusable_checkpoint(folder, model, Schedule(3, 1e-3))
+    schedule = partial(Schedule, learning_rate=1e-3, decay_every=2)
+    refuse_unusable_checkpoint(folder, model, ELBOObjective(), schedule(3))
     again, *_, known = run(cells, folder, 3)
     assert known == history and not (folder / "checkpoint.pt").exists()
     for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     with pytest.raises(UserError, match="kept no checkpoint.pt.*`epochs` 5.*`keep_checkpoint`"):
-        refuse_unusable_checkpoint(folder, model, Schedule(5, 1e-3))
+        refuse_unusable_checkpoint(folder, model, ELBOObjective(), schedule(5))
     with pytest.raises(UserError, match="finished after 3 epochs"):
         run(cells, folder, 5)
     (folder / "log.jsonl").unlink()
@@ -431,7 +433,8 @@ def test_checkpoint_of_another_model_is_refused(cells, tmp_path):
     model = build_vae(image_size=32, channels=1, base=8)
     batches = CellBatches(cells, torch.device("cpu"), 16, augmentation=False)
     split = split_cells(None, 60, 0.2, 0)
-    with pytest.raises(UserError, match="another model"):
+    wrong = r"checkpoint.pt does not fit this run \(model encoder.* is \[4, 1, 4, 4\]"
+    with pytest.raises(UserError, match=wrong):
         train(
             model,
             ELBOObjective(),
@@ -463,3 +466,89 @@ def test_embed_keeps_the_order_of_the_cells(cells):
     np.testing.assert_allclose(mean[41], alone[0].numpy(), atol=1e-5)
     np.testing.assert_allclose(logvar[41], alone_logvar[0].numpy(), atol=1e-5)
     assert mean.shape == (60, 3) and mean.dtype == np.float32
+
+
+def edited(state, path, value):
+    """The state with another value at a path of keys, or without it."""
+    *path, last = path
+    for key in path:
+        state = state[key]
+    if value is None:
+        del state[last]
+    else:
+        state[last] = value(state[last]) if callable(value) else value
+
+
+def nan_in(tensor):
+    tensor.view(-1)[0] = float("nan")
+    return tensor
+
+
+@pytest.mark.parametrize(
+    "path, value, said",
+    [
+        (["model", "encoder.down.0.conv.weight"], nan_in, "NaN or infinite"),
+        (["model", "encoder.down.0.conv.weight"], lambda w: w.double(), "float64, expected"),
+        (
+            ["model", "encoder.down.0.conv.weight"],
+            lambda w: w[:2],
+            r"\[2, 1, 4, 4\] torch.float32, expected",
+        ),
+        (["model", "encoder.down.0.conv.weight"], [1.0], "list, no tensor"),
+        (["model", "encoder.down.0.conv.weight"], None, "is missing from model"),
+        (["model", "another"], torch.zeros(1), "another is unknown in model"),
+        (["model"], "weights", "model is str, no dictionary"),
+        (["objective", "estimator"], torch.zeros(1), "estimator is unknown in objective"),
+        (["optimizer", "state", 3, "exp_avg"], lambda m: m[:1], "optimizer state 3 exp_avg"),
+        (["optimizer", "state", 0, "exp_avg_sq"], lambda m: m.flatten(), "state 0 exp_avg_sq"),
+        (["optimizer", "state", 0, "exp_avg_sq"], lambda m: m - 1, "state 0 is not of 1 epochs"),
+        (["optimizer", "state", 0, "exp_avg"], nan_in, "state 0 exp_avg holds NaN"),
+        (["optimizer", "state", 0, "step"], 3, "state 0 step is int, no tensor"),
+        (["optimizer", "state", 1, "step"], lambda t: t + 1, "state 1 is not of 1 epochs"),
+        (["optimizer", "state", 2], None, "optimizer state is of other parameters"),
+        (["optimizer", "state", 999], {}, "optimizer state is of other parameters"),
+        (["optimizer", "state"], [], "optimizer state is no dictionary"),
+        (["optimizer", "param_groups"], [], "the optimizer has not 1 groups"),
+        (["optimizer", "param_groups", 0, "params"], lambda p: p[::-1], "group 0 params"),
+        (["optimizer", "param_groups", 0, "lr"], "fast", "group 0 lr is 'fast'"),
+        (["optimizer", "param_groups", 0, "lr"], -1.0, "group 0 lr is -1"),
+        (["optimizer", "param_groups", 0, "lr"], 0.5, "other learning rates"),
+        (["optimizer", "param_groups", 0, "amsgrad"], True, "group 0 amsgrad is True"),
+        (["optimizer", "param_groups", 0, "betas"], (0.9, 2.0), "group 0 betas"),
+        (["scheduler", "last_epoch"], 7, "last_epoch is not 1"),
+        (["scheduler", "last_epoch"], "one", "scheduler last_epoch is 'one'"),
+        (["scheduler", "step_size"], 9, "scheduler step_size is 9"),
+        (["scheduler", "gamma"], 9.0, "scheduler gamma is 9"),
+        (["history"], {}, "history is no list"),
+        (["history"], [], "optimizer state is of other parameters"),
+        (["history", 0, "epoch"], 2, "entry 1 of the history is not epoch 1"),
+        (["history", 0, "valid", "loss"], "low", "valid of epoch 1"),
+        (["history", 0, "valid", "loss"], float("nan"), "valid of epoch 1"),
+        (["history", 0, "train"], None, "train of epoch 1"),
+        (["history", 0, "seconds"], "long", "seconds of epoch 1 is 'long'"),
+        (["batch_size"], 0, "batch_size is 0"),
+        (["batch_size"], 16.0, "batch_size is 16.0"),
+        (["batch_size"], 10**12, "batch_size is 1000000000000"),
+    ],
+)
+def test_every_entry_of_a_checkpoint_is_compared_before_use(cells, tmp_path, path, value, said):
+    folder = tmp_path / "r"
+    run(cells, folder, 1)
+    state = load_checkpoint(folder / "checkpoint.pt")
+    edited(state, path, value)
+    torch.save(state, folder / "checkpoint.pt")
+    with pytest.raises(UserError, match=f"checkpoint.pt does not fit this run .*{said}") as wrong:
+        run(cells, folder, 2)
+    assert "\n" not in str(wrong.value)
+
+
+def test_a_large_checkpoint_is_not_written_to_be_deleted(cells, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr("models.train_net.LARGEST_KEPT", 1000)
+    monkeypatch.setattr(
+        "models.train_net.save_checkpoint",
+        lambda path, state: written.append(path.name) or save_checkpoint(path, state),
+    )
+    run(cells, tmp_path / "r", 2, keep_checkpoint=False)
+    assert written == ["checkpoint.pt", "best.pt"]  # before the first epoch, after the last
+    assert sorted(p.name for p in (tmp_path / "r").glob("*.pt")) == ["best.pt"]

@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from util.errors import UserError
+from util.files import refuse_path
 from util.image_folders import IMAGE_SUFFIXES
 from util.metadata import count_and_name
 from util.raw.data_set_writer import (
@@ -130,7 +131,8 @@ def read_truth(path: Path) -> pd.DataFrame:
     """The ground truth with Unique_ID, GT_label and the sub-population of each cell.
 
     Raises:
-        UserError: the table is damaged, an id stands in two rows, or a condition is unknown.
+        UserError: the table is damaged, an id stands in two rows or is a path, or a condition is
+            unknown.
     """
     table = read_ground_truth(path, text=(CELL_ID, CONDITION))
     ids = table[CELL_ID].astype(str).map(_without_suffix)
@@ -140,6 +142,8 @@ def read_truth(path: Path) -> pd.DataFrame:
             f"{path}: {count_and_name('ids stand in more than one row', list(twice))}; "
             "keep one row per cell"
         )
+    for cell in ids:
+        refuse_path(f"{cell}.tiff", f"{path}: {CELL_ID}")
     labels = {condition: label for label, condition in enumerate(CONDITIONS, start=1)}
     conditions = table[CONDITION].str.replace(*NOT_SPECIFIED, case=False, regex=False)
     unknown = sorted(set(conditions) - set(labels))

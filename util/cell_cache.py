@@ -2,6 +2,7 @@
 at their own size where some are larger than the input.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,9 +13,11 @@ import numpy as np
 
 from util.crops import Crops, read_crops
 from util.errors import UserError, explain_os_error
+from util.files import OWNER, TEMPORARY, TemporaryFolder
 from util.runs import read_json
 
 BLOCK = 512  # images copied or hashed at a time
+PIECE, PIECES = 2**20, 256  # bytes, and how many such pieces of a file are looked at on opening
 
 
 def cache_folder(beside: Path, name: str) -> Path | None:
@@ -34,44 +37,81 @@ def cache_folder(beside: Path, name: str) -> Path | None:
     return home / f"{hashlib.sha256(str(beside.resolve()).encode()).hexdigest()[:12]}.{name}"
 
 
+def cache_name(size: int, *choices: object) -> str:
+    """Name of the cache of one input size; what was chosen otherwise than usual is part of it.
+
+    Args:
+        size: side of the input in pixels.
+        choices: each None where it is the usual one.
+    """
+    odd = hashlib.sha256(repr(choices).encode()).hexdigest()[:8]
+    return f"cells_{size}" + ("" if set(choices) <= {None} else f"-{odd}")
+
+
 class CellCache:
-    """`images.npy`, `facts.json` and perhaps crops in one folder, valid for one stamp of the
-    source.
+    """`images.npy`, `facts.json` and perhaps crops, valid for one stamp of the source.
+
+    They lie in a folder named by the stamp, inside `folder`. That folder gets its name in one step,
+    when it is complete, and never changes after. So processes that fill the cache at once cannot
+    mix their images, and whoever has opened one stamp keeps it while another replaces it. What is
+    computed from the images, under names of its own, lies in `folder` itself.
     """
 
     def __init__(self, folder: Path | None, stamp: str):
         self.folder = folder
-        self.stamp = stamp
-        self.in_memory: tuple[np.ndarray, dict, Crops | None] | None = None
+        self.stamp, self.place = stamp, stamp[:16]
+        self.opened: tuple[np.ndarray, dict, Crops | None] | None = None
 
     def fresh(self) -> bool:
-        """Whether the folder holds the images of this stamp, undamaged as far as its facts tell."""
-        if self.folder is None or not (self.folder / "facts.json").is_file():
+        """Whether there are images of this stamp whose content is what was written; opens them."""
+        if self.folder is None:
             return False
-        try:
-            facts = read_json(self.folder / "facts.json")
-            if facts.get("stamp") != self.stamp:
-                return False
-            images, _, _ = self.load()
-        except (UserError, OSError, ValueError):
-            return False
-        return len(images) == facts.get("rows")
+        for place in (
+            self.folder / self.place,
+            self.folder,
+        ):  # the second: where older versions wrote
+            with contextlib.suppress(UserError, OSError, ValueError, KeyError, TypeError):
+                facts = read_json(place / "facts.json")
+                if facts["stamp"] == self.stamp and _undamaged(place, facts):
+                    self.opened = _open(place)
+                    return True
+        return False
 
     def load(self) -> tuple[np.ndarray, dict, Crops | None]:
         """Images (N, C, S, S), a read-only memory map where on disk, the facts, and the crops at
-        their own size, or None where all fit the input.
+        their own size, or None where all fit the input. After `fresh` or a writer's `finish`.
         """
-        if self.in_memory is not None:
-            return self.in_memory
-        images = np.load(self.folder / "images.npy", mmap_mode="r")
-        facts = read_json(self.folder / "facts.json")
-        return images, facts, read_crops(self.folder, images.dtype, facts["padding"])
+        return self.opened
 
     def writing(self, shape: tuple[int, ...], dtype: np.dtype) -> "CacheWriter":
         """Context that gives a writer with `images` to fill; its `finish` is called when they are
         full.
         """
         return CacheWriter(self, shape, dtype)
+
+
+def _open(place: Path) -> tuple[np.ndarray, dict, Crops | None]:
+    images = np.load(place / "images.npy", mmap_mode="r")
+    facts = read_json(place / "facts.json")
+    return images, facts, read_crops(place, images.dtype, facts["padding"])
+
+
+def _undamaged(place: Path, facts: dict) -> bool:
+    """Whether the files are those that were written; older versions knew the images alone."""
+    if "digests" not in facts:
+        return fingerprint(np.load(place / "images.npy", mmap_mode="r")) == facts["fingerprint"]
+    return all(_digest(place / name) == digest for name, digest in facts["digests"].items())
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of the size of a file and of evenly spaced pieces of it, all of it up to 256 MiB."""
+    size = path.stat().st_size
+    digest, step = hashlib.sha256(str(size).encode()), max(PIECE, size // PIECES)
+    with path.open("rb") as file:
+        for start in range(0, size, step):
+            file.seek(start)
+            digest.update(file.read(PIECE))
+    return digest.hexdigest()
 
 
 class CacheWriter:
@@ -85,25 +125,22 @@ class CacheWriter:
     def __init__(self, cached: CellCache, shape: tuple[int, ...], dtype: np.dtype):
         self.cached, self.shape, self.dtype = cached, shape, dtype
         self.folder: Path | None = None
+        self.stack = contextlib.ExitStack()
 
     def __enter__(self):
         target = self.cached.folder
         if target is not None:
             try:
-                self.folder = target.with_name(f"{target.name}.{os.getpid()}.new")
-                shutil.rmtree(self.folder, ignore_errors=True)
-                self.folder.mkdir(parents=True)
+                target.mkdir(parents=True, exist_ok=True)
+                self.temporary = TemporaryFolder(target / "images")
+                self.folder = self.stack.enter_context(self.temporary)
                 self.images = _reserve(self.folder / "images.npy", self.shape, self.dtype)
             except OSError:
-                self._give_up()
+                self.stack.close()
+                self.folder = self.cached.folder = None
         if self.folder is None:
             self.images = np.empty(self.shape, self.dtype)
         return self
-
-    def _give_up(self) -> None:
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder = self.cached.folder = None
 
     def finish(self, rows: int, facts: dict, originals: Crops | None) -> None:
         """Keep the first `rows` images with their facts and put the cache in place.
@@ -120,7 +157,7 @@ class CacheWriter:
             "fingerprint": fingerprint(self.images[:rows]),
         }
         if self.folder is None:
-            self.cached.in_memory = (self.images[:rows], facts, originals)
+            self.cached.opened = (self.images[:rows], facts, originals)
             return
         if rows < len(self.images):
             with explain_os_error(self.folder):
@@ -130,15 +167,30 @@ class CacheWriter:
             kept.flush()
             os.replace(self.folder / "kept.npy", self.folder / "images.npy")
         self.images.flush()
+        names = [path.name for path in self.folder.iterdir() if path.name != OWNER]
+        facts["digests"] = {name: _digest(self.folder / name) for name in names}
         (self.folder / "facts.json").write_text(
             json.dumps(facts, indent=2) + "\n", encoding="utf-8"
         )
-        shutil.rmtree(self.cached.folder, ignore_errors=True)
-        os.replace(self.folder, self.cached.folder)
+        self.cached.opened = _open(self.folder)  # stays open under its new name
+        self._publish(self.cached.folder)
 
-    def __exit__(self, kind, value, trace) -> None:
-        if self.folder is not None and kind is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def _publish(self, cache: Path) -> None:
+        """Put the images in place, unless another process did; remove older ones."""
+        place, standing = cache / self.cached.place, CellCache(cache, self.cached.stamp)
+        if standing.fresh():
+            return
+        shutil.rmtree(place, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process has put the same images there
+            self.temporary.become(place)
+        for path in cache.iterdir():
+            if path == place or TEMPORARY.fullmatch(path.name):
+                continue
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def __exit__(self, *_) -> None:
+        self.stack.close()
 
 
 def _reserve(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

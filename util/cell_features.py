@@ -30,9 +30,9 @@ from util.crops import Crops
 from util.data_processing import Cells
 from util.errors import UserError, explain_os_error
 from util.features.cell_blocks import POSITION, Groups, measure_block
+from util.files import write_atomically
 from util.latents import OF_PROJECTIONS
 from util.metadata import match_rows
-from util.runs import write_atomically
 from util.tables import counts_rows, read_table
 
 CELLS_PER_BLOCK = 64  # larger blocks fall out of the CPU cache, smaller ones cost calls

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from util.augmentation import augment
-from util.cell_cache import CacheWriter, CellCache, cache_folder, fingerprint
+from util.cell_cache import CacheWriter, CellCache, cache_folder, cache_name, fingerprint
 from util.crops import Crops, CropWriter, Fit
 from util.devices import select_rows, tensor_type
 from util.errors import UserError
@@ -311,7 +311,13 @@ def _load_folder(source: CellSource, progress: bool) -> Cells:
         except FileNotFoundError:  # a link that leads nowhere
             stat = file.lstat()
         stamp.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    cached = CellCache(cache_folder(folder, f"cells_{source.image_size}"), stamp.hexdigest())
+    name = cache_name(
+        source.image_size,
+        source.image_axes,
+        source.project_z,
+        None if source.fitting == "scale" else source.fitting,
+    )
+    cached = CellCache(cache_folder(folder, name), stamp.hexdigest())
     if not cached.fresh():
         _build_folder_cache(
             cached, source, dict(zip(files, paths, strict=True)), meaning=meaning, progress=progress
@@ -352,9 +358,14 @@ def _load_array(source: CellSource) -> Cells:
         f"{CACHE_VERSION} {source.image_size} {source.fitting} {stat.st_size} {stat.st_mtime_ns} "
         f"{source.array_key} {source.array_axes}".encode()
     )
-    cached = CellCache(
-        cache_folder(path.parent, f"{path.stem}.cells_{source.image_size}"), stamp.hexdigest()
+    name = cache_name(
+        source.image_size,
+        source.array_key,
+        source.array_axes,
+        None if source.fitting == "scale" else source.fitting,
+        None if path.suffix == ".npz" else path.suffix,
     )
+    cached = CellCache(cache_folder(path.parent, f"{path.stem}.{name}"), stamp.hexdigest())
     if not cached.fresh():
         _build_array_cache(cached, source)
     images, facts, originals = cached.load()

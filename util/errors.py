@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import torch
 
@@ -40,7 +42,48 @@ def first_line(error: BaseException, most: int = 100) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
 
 
+# What follows in the query of a URL from the first word like password on; and what stands between
+# the user's name and the last @, or behind a name with a colon that is no port. A password may hold
+# any character, so more is taken than a parser would take.
+IN_QUERY = re.compile(
+    r"(?<=[?&;])([^=&]*(?:pass|pwd|secret|token|key)[^=&]*=)(?P<word>.+)", re.I | re.DOTALL
+)
+BEHIND_USER = re.compile(r"(?<=://)([^:/?]*:)(?P<word>.*(?=@)|(?!\d+(?:[/?]|$))[^/?]+)", re.DOTALL)
+
+
+def without_password(text: str) -> str:
+    """A URL, or an option with one, with *** in the place of its password.
+
+    Examples:
+        >>> without_password("postgresql://me:a:b@c/d@host:5432/grids")
+        'postgresql://me:***@host:5432/grids'
+        >>> without_password("postgresql://host/grids?user=me&password=a@b")
+        'postgresql://host/grids?user=me&password=***'
+    """
+    if "://" not in text:
+        return text
+    return BEHIND_USER.sub(r"\1***", IN_QUERY.sub(r"\1***", text))
+
+
+def passwords_of(url: str) -> set[str]:
+    """The password of a URL as it is written and as it is meant, and parts that errors may quote.
+
+    A library that splits the URL elsewhere may take a part of the password for the host.
+    """
+    found = [match["word"] for kind in (IN_QUERY, BEHIND_USER) for match in kind.finditer(url)]
+    whole = {said for word in found for said in (word, unquote(word))}
+    parts = {part for word in whole for part in re.split(r"[@:/?&#]", word) if len(part) > 1}
+    return whole | parts
+
+
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+# What the system refuses for a reason outside the program.
+REFUSALS = (
+    *NO_SPACE,
+    *FORBIDDEN,
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.EIO, errno.EMFILE, errno.ESTALE),
+)
 
 
 @contextlib.contextmanager
@@ -56,6 +99,6 @@ def explain_os_error(path: Path, mend: str = "free some") -> Iterator[None]:
     except OSError as error:
         if error.errno in NO_SPACE:
             raise DiskFullError(f"no space left on the disk of {path}: {mend}") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in FORBIDDEN:
             raise UserError(f"cannot write {path}: {error.strerror}") from error
         raise

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from util.data_processing import scale_pixels
 from util.errors import UserError
-from util.runs import write_atomically
+from util.files import write_atomically
 from util.tables import once_each, read_table
 
 ExportFormat = Literal["h5ad", "parquet", "encoder"]

@@ -8,11 +8,13 @@ one process every function here is the identity or does nothing.
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -106,8 +108,9 @@ def exit_saying(text: str, code: int) -> NoReturn:
     first = _team is None
     with contextlib.suppress(RuntimeError):  # the launcher, which keeps the store, may have ended
         first = first or _team.store.add("ended", 1) == 1
-    if first:
-        print(text, file=sys.stderr, flush=True)
+    if first and text:
+        with contextlib.suppress(OSError):  # nobody reads it, or its disk is full
+            print(text, file=sys.stderr, flush=True)
     _tell_or_hear(first)
     sys.exit(code)
 
@@ -121,6 +124,40 @@ def _tell_or_hear(speaker: bool) -> None:
             _team.store.set("said", "all")
         else:
             _team.store.wait(["said"], LAST_WORDS)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a scheduler sends it: ends what runs as Ctrl-C does."""
+
+
+def code_of(stop: KeyboardInterrupt) -> int:
+    """Exit code after Ctrl-C (130) or SIGTERM (143)."""
+    return 143 if isinstance(stop, Terminated) else 130
+
+
+@contextlib.contextmanager
+def stoppable(*others: signal.Signals) -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` inside the block, once: what is saved then is not disturbed.
+
+    Args:
+        others: signals that do the same, and are ignored after the first of them all.
+    """
+    numbers = (signal.SIGTERM, *others)
+
+    def stop(number: int, frame: Any) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

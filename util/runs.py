@@ -2,7 +2,7 @@
 
 A run folder is `results/0007-<data set>-<model>/`. The number is taken by creating the folder, so
 two runs started in the same second get two folders. A file appears in it whole or not at all
-(`write_atomically`), so that a killed run leaves nothing half written behind.
+(`util.files`), so that a killed run leaves nothing half written behind.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
 import pickle
 import platform
 import random
@@ -19,7 +18,7 @@ import re
 import shlex
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 
 from util import processes
-from util.errors import UserError, explain_os_error, is_out_of_memory
+from util.errors import UserError, explain_os_error, is_out_of_memory, without_password
+from util.files import claim, write_atomically
 
 # Classes of settings that only one script had, as older runs recorded them.
 SCRIPT_OF_CLASS = {
@@ -45,6 +46,14 @@ LONGEST_NAME = 100  # bytes of a part of a file name, of which file systems allo
 RESERVED_BY_WINDOWS = frozenset(
     ["CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))]
 )
+
+# Entries of settings.json, besides its settings; older versions wrote fewer.
+DESCRIPTION = {
+    **dict.fromkeys(("data", "versions", "machine", "guidance"), dict),
+    **dict.fromkeys(("script", "command", "started"), str),
+    "notes": list,
+}
+KINDS = {dict: "an object", str: "text", list: "a list"}
 
 # What is written into settings.json, so that a number can be traced to the code that made it.
 RECORDED_PACKAGES = (
@@ -118,6 +127,14 @@ def read_description(folder: Path) -> dict[str, Any]:
     described = read_json(path)
     if not isinstance(described, dict) or not isinstance(described.get("settings"), dict):
         raise UserError(f"{path} holds no settings of a run: restore it or start a new run")
+    for name, kind in DESCRIPTION.items():
+        if not isinstance(described.get(name, kind()), kind):
+            raise UserError(
+                f"{path} is damaged: {name} is {json.dumps(described[name])[:40]}, expected "
+                f"{KINDS[kind]}; restore it or start a new run"
+            )
+    if not all(isinstance(note, str) for note in described.get("notes", [])):
+        raise UserError(f"{path} is damaged: notes are lines of text; restore it")
     return {"script": _script_of_older(described)} | described
 
 
@@ -208,21 +225,15 @@ def create_run_folder(results: Path, name: str) -> Path:
             number += 1
 
 
-@contextlib.contextmanager
-def write_atomically(path: Path) -> Iterator[Path]:
-    """Give a temporary path with the same ending in the same folder; rename it to `path` on
-    success.
+def claim_run(folder: Path) -> FileLock | None:
+    """The lock of a run that is trained, in the main process; held while the object lives.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written.
+        UserError: another process trains the run.
     """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    with explain_os_error(path):
-        try:
-            yield temporary
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    if not processes.is_main():
+        return None
+    return claim(folder, f"`resume` {folder}: that run is running; wait for its end, or stop it")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -264,6 +275,8 @@ def describe_run(
 ) -> dict[str, Any]:
     """Content of settings.json: what was asked, with which versions, on which machine, when.
 
+    Passwords in URLs are masked.
+
     Args:
         settings: of the script, a dataclass.
         machine: more about the machine, e.g. `devices.describe_device`.
@@ -278,8 +291,11 @@ def describe_run(
         about["processes"] = processes.world_size()
     return {
         "script": script_of(type(settings)),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "settings": dataclasses.asdict(settings),
+        "command": shlex.join([Path(sys.argv[0]).name, *map(without_password, sys.argv[1:])]),
+        "settings": {
+            name: without_password(value) if isinstance(value, str) else value
+            for name, value in dataclasses.asdict(settings).items()
+        },
         **more,
         "versions": versions,
         "machine": about | dict(machine or {}),
@@ -293,8 +309,8 @@ def go_on(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: its cells have changed, or it learnt from feedback.
     """
-    before = read_json(folder / "settings.json")
-    if before["data"]["fingerprint"] != described["data"]["fingerprint"]:
+    before = read_description(folder)
+    if _pixels(before) != _pixels(described):
         dataset = described["settings"]["dataset"]
         raise UserError(f"{dataset} is no longer what {folder} learnt from: start a new run")
     if "guidance" in before:
@@ -302,7 +318,7 @@ def go_on(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
             f"`resume` {folder}: that run learnt from feedback; fine-tune again with "
             "human_guidance/VAE_feedback_framework.py"
         )
-    return described | {"started": before["started"]}
+    return described | {name: before[name] for name in ("started",) if name in before}
 
 
 def unlike_original(original: str | None, described: dict[str, Any]) -> list[str]:
@@ -315,7 +331,13 @@ def unlike_original(original: str | None, described: dict[str, Any]) -> list[str
     path = Path(original or "") / "settings.json"
     if not original or not path.is_file():  # deleted since this run began
         return []
-    return [f"not as in {original}: {line}" for line in differences(read_json(path), described)]
+    before = read_description(path.parent)
+    return [f"not as in {original}: {line}" for line in differences(before, described)]
+
+
+def _pixels(described: Mapping[str, Any]) -> str | None:
+    """Fingerprint of the pixels that a run learnt from."""
+    return described.get("data", {}).get("fingerprint")
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -325,18 +347,19 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         before, now: settings.json of both.
     """
     lines = []
-    if before["data"]["fingerprint"] != now["data"]["fingerprint"]:
+    if _pixels(before) != _pixels(now):
         lines.append("the images have changed")
+    versions, machine = (before.get(name, {}) for name in ("versions", "machine"))
     others = [
-        f"{name} {before['versions'].get(name, 'none')} then, {version} now"
+        f"{name} {versions.get(name, 'none')} then, {version} now"
         for name, version in now["versions"].items()
-        if before["versions"].get(name) != version
+        if versions.get(name) != version
     ]
     if others:
         lines.append(f"other versions: {'; '.join(others)}")
     # An older run may have recorded less about the machine.
-    known = before["machine"].keys() & now["machine"].keys()
-    machines = [{name: side["machine"][name] for name in sorted(known)} for side in (before, now)]
+    known = sorted(machine.keys() & now["machine"].keys())
+    machines = [{name: side[name] for name in known} for side in (machine, now["machine"])]
     if machines[0] != machines[1]:
         lines.append(f"another machine: {machines[0]} then, {machines[1]} now")
     return lines

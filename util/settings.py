@@ -1,16 +1,19 @@
 """Settings of a script."""
 
 import dataclasses
+import errno
 import math
+import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from util import processes
-from util.errors import DiskFullError, UserError
+from util.errors import NO_SPACE, REFUSALS, DiskFullError, UserError, without_password
 from util.runs import find_run, read_description, script_of
 
 SettingsT = TypeVar("SettingsT")
@@ -95,8 +98,15 @@ def parse_options(default: SettingsT, argv: Sequence[str] | None = None) -> Sett
     import tyro
 
     argv = _by_new_names(sys.argv[1:] if argv is None else argv, getattr(default, "RENAMED", {}))
+    # An error of tyro's quotes the words of the command line, so it gets them without passwords.
+    values = [word.partition("=")[2] if word.startswith("--") else word for word in argv]
+    hidden = {without_password(value): value for value in values if "://" in value}
+    argv = [without_password(word) for word in argv]
     about = sys.modules[type(default).__module__].__doc__.split("\n\n")[0]
-    return tyro.cli(type(default), default=default, args=argv, description=about)
+    settings = tyro.cli(type(default), default=default, args=argv, description=about)
+    given = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+    shown = {name: v for name, v in given.items() if isinstance(v, str) and v in hidden}
+    return dataclasses.replace(settings, **{name: hidden[v] for name, v in shown.items()})
 
 
 def _by_new_names(argv: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
@@ -155,7 +165,7 @@ def settings_from_json(
         more: ignore values that are no fields, as of a script that builds on the class.
 
     Raises:
-        UserError: a field is unknown, as in a run of a newer version.
+        UserError: a field is unknown, as in a run of a newer version, or of another type.
     """
     renamed = getattr(kind, "RENAMED", {})
     values = {renamed.get(name, name): value for name, value in values.items()}
@@ -168,7 +178,44 @@ def settings_from_json(
         raise UserError(
             f"settings.json was written by another version: there is no setting {odd[0]!r} here"
         )
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    types = get_type_hints(kind)
+    for name, value in values.items():
+        if not _is_of_type(value, types[name]):
+            raise UserError(
+                f"settings.json: {name} is {str(value)[:40]!r}, expected {_in_words(types[name])}; "
+                "restore the file or start a new run"
+            )
+    return kind(**values)
+
+
+def _is_of_type(value: Any, kind: Any) -> bool:
+    """Whether a value of settings.json fits the annotation of a field."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return any(value == one and type(value) is type(one) for one in inner)
+    if origin in (Union, UnionType):
+        return any(_is_of_type(value, one) for one in inner)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        each = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        return len(each) == len(value) and all(map(_is_of_type, value, each))
+    if kind is float:
+        return type(value) in (int, float)
+    return isinstance(value, str) if kind is Path else type(value) is kind
+
+
+def _in_words(kind: Any) -> str:
+    """An annotation for the user: `int`, `one of a, b or None`."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if origin in (Union, UnionType):
+        return " or ".join("null" if one is NoneType else _in_words(one) for one in inner)
+    if origin is tuple:
+        return f"a list of {_in_words(inner[0])}"
+    return kind.__name__
 
 
 def take_fields(kind: type[SettingsT], settings: Any, **more: Any) -> SettingsT:
@@ -188,7 +235,7 @@ def changed_settings(settings: Any) -> list[str]:
     default = type(settings)()
     names = [f.name for f in dataclasses.fields(settings) if f.name not in PROVENANCE]
     return [
-        f"{name} {getattr(settings, name)}"
+        without_password(f"{name} {getattr(settings, name)}")
         for name in names
         if getattr(settings, name) != getattr(default, name)
     ]
@@ -242,6 +289,7 @@ def name_options(message: str) -> str:
     return re.sub(r"`(\w+)`", lambda found: _option(found[1]), message)
 
 
+CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 RESUMES = "stopped; nothing is lost: --resume goes on from the last finished epoch"
 
 
@@ -250,20 +298,55 @@ def run_script(
 ) -> None:
     """Run `main` as a command, in one process or in all that torchrun started.
 
-    A user's mistake prints one line on stderr and exits with code 2; Ctrl-C prints `stopped`, which
-    says how to continue, and exits with code 130. A full disk prints both and exits with 2.
+    A user's mistake, and what the system refuses, print one line on stderr and exit with code 2.
+    Ctrl-C and SIGTERM print `stopped`, which says how to continue, and exit with code 130 and 143.
+    A full disk prints both and exits with 2. If whoever reads stdout has gone (`| head`), the
+    script ends silently with code 141, as other programs do.
     """
     try:
         try:
-            with processes.joined():
-                main()
-        except UserError as error:
-            hint = f" ({stopped})" if isinstance(error, DiskFullError) else ""
-            said = name_options(" ".join(str(error).split()))
-            processes.exit_saying(f"error: {said}{hint}", 2)
-        except Exception:
-            if processes.world_size() == 1:
+            with processes.stoppable(), processes.joined():
+                try:
+                    main()
+                finally:  # before Python ends, which reports errors in its own words
+                    _flush_output()
+        except Exception as error:
+            said, code = _in_one_line(error, stopped)
+            if said is None and processes.world_size() == 1:
                 raise
-            processes.exit_saying(traceback.format_exc(), 1)
-    except KeyboardInterrupt:  # also one that comes while a lost connection is being reported
-        processes.exit_saying(stopped, 130)
+            processes.exit_saying(traceback.format_exc() if said is None else said, code)
+    except KeyboardInterrupt as stop:  # also one that comes while a lost connection is reported
+        processes.exit_saying(stopped, processes.code_of(stop))
+
+
+class _OutputError(OSError):
+    """Standard output or standard error cannot be written."""
+
+
+def _flush_output() -> None:
+    """Write what `print` has left in the buffers.
+
+    Raises:
+        _OutputError: it cannot be written. It is lost then, so that nothing fails again.
+    """
+    for name, stream in (("standard output", sys.stdout), ("standard error", sys.stderr)):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            raise _OutputError(error.errno, error.strerror, name) from error
+
+
+def _in_one_line(error: Exception, stopped: str) -> tuple[str | None, int]:
+    """What to print about an error and the exit code; None where it is one of the program."""
+    if isinstance(error, _OutputError) and error.errno == errno.EPIPE:
+        return "", CLOSED_PIPE
+    if isinstance(error, UserError):
+        said, full = name_options(" ".join(str(error).split())), isinstance(error, DiskFullError)
+    elif isinstance(error, OSError) and error.errno in REFUSALS:
+        where = f"cannot use {str(error.filename)[:60]}: " if error.filename else ""
+        said, full = f"{where}{error.strerror}", error.errno in NO_SPACE
+    else:
+        return None, 1
+    return f"error: {said}" + (f" ({stopped})" if full else ""), 2

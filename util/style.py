@@ -18,7 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from util.runs import write_atomically
+from util.files import write_atomically
 
 DPI = 150
 MAX_POINTS = 20_000  # above it a scatter plot is a solid blob and an interactive page stutters

@@ -25,8 +25,8 @@ from human_guidance.feedback_helpers import (
     write_feedback,
 )
 from util.errors import UserError, explain_os_error
+from util.files import write_atomically
 from util.latents import anchor_columns
-from util.runs import write_atomically
 
 # Names go to pages and tables: no line breaks, and no first sign that starts a formula.
 GROUP_NAME = re.compile(r"[^\W_][\w .()+\-]{0,39}")

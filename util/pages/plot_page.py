@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from util.runs import write_atomically
+from util.files import write_atomically
 
 PLOTLY = "plotly.min.js"
 WITHOUT_PLOTLY = (

@@ -29,10 +29,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import tifffile
+from filelock import FileLock
 from tqdm import tqdm
 
 from util import processes
 from util.errors import UserError, explain_os_error
+from util.files import claim, refuse_path, write_atomically
 
 GO_ON = "free some and run the same command again, it goes on where it stopped"
 WAITING = 4  # groups in the queue per worker: enough to keep it busy, few enough for flat memory
@@ -124,7 +126,7 @@ def write_data_set(
     if settings.workers is not None and settings.workers < 1:
         raise UserError(f"--workers {settings.workers}: 1 or more")
     workers = settings.workers or os.cpu_count() or 1
-    _begin(target, [asdict(settings) | {"workers": None, "progress": None}, inputs])
+    lock = _begin(target, [asdict(settings) | {"workers": None, "progress": None}, inputs])
     try:
         with explain_os_error(target.out, GO_ON):
             staged = (target.partial / "publish.json").is_file()
@@ -133,11 +135,13 @@ def write_data_set(
             outcome = _collect(target, [name for name, _ in groups])
             if not staged:
                 _stage(target, outcome, finish)
+            lock.release()
             _publish(target)
             return outcome
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         processes.exit_saying(
-            "stopped; nothing is lost: the same command goes on where it stopped", 130
+            "stopped; nothing is lost: the same command goes on where it stopped",
+            processes.code_of(stop),
         )
 
 
@@ -164,9 +168,12 @@ def file_stamp(*paths: Path) -> list[list[Any]]:
     return [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
-def _begin(target: Target, stamp: Any) -> None:
-    """Take up an unfinished conversion, or start one."""
+def _begin(target: Target, stamp: Any) -> FileLock:
+    """Take up an unfinished conversion, or start one; returns the lock of its folder."""
     refuse_finished(target)
+    with explain_os_error(target.out, GO_ON):
+        target.partial.mkdir(parents=True, exist_ok=True)
+    lock = claim(target.partial, f"{target.partial}: this conversion is running; wait for its end")
     plan = json.dumps(stamp, indent=2, default=str)
     file = target.partial / "plan.json"
     if file.is_file():
@@ -175,11 +182,13 @@ def _begin(target: Target, stamp: Any) -> None:
                 f"{target.partial} holds an unfinished conversion with other settings or from "
                 "other tables: finish it with those, or remove it"
             )
-        return
+        return lock
     with explain_os_error(target.out, GO_ON):
         for folder in ("cells", "done", "tables"):
             (target.partial / folder).mkdir(parents=True, exist_ok=True)
-        _write_whole(file, lambda path: path.write_text(plan, encoding="utf-8"))
+        with write_atomically(file) as temporary:
+            temporary.write_text(plan, encoding="utf-8")
+    return lock
 
 
 def _cut_groups(
@@ -236,8 +245,9 @@ def _in_pool(
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the main process, and end when the main process is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C and SIGTERM to the main process, and end when the main process is killed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
     def follow() -> None:
         multiprocessing.parent_process().join()
@@ -252,13 +262,16 @@ def _cut_group(partial: Path, name: str, content: Any, cut: Callable[[Any], Iter
     with explain_os_error(partial, GO_ON):
         for row, image in cut(content):
             if image is not None:
+                for column in ("Unique_ID", "folder"):
+                    refuse_path(row[column], f"{column} of a cell,")
                 folder = partial / "cells" / row["folder"]
                 folder.mkdir(exist_ok=True)
                 write_cell(folder / row["Unique_ID"], image)
             rows.append(row)
         table = pd.DataFrame(rows, dtype=object)  # integers stay such beside empty values
         file = partial / "done" / f"{name}.csv"
-        _write_whole(file, lambda path: table.to_csv(path, index=False))
+        with write_atomically(file) as temporary:
+            table.to_csv(temporary, index=False)
     return len(rows)
 
 
@@ -338,7 +351,8 @@ def _stage(target: Target, outcome: Outcome, finish: Finish) -> None:
                 target.partial / "cells" / folder / unique_id, staged / folder / unique_id
             )
     text = json.dumps([str(path) for path in target.finals])
-    _write_whole(target.partial / "publish.json", lambda path: path.write_text(text))
+    with write_atomically(target.partial / "publish.json") as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _publish(target: Target) -> None:
@@ -361,16 +375,6 @@ def _remove_partial(target: Target) -> None:
     """Remove the hidden folder; a kill meanwhile leaves none that looks unfinished."""
     os.rename(target.partial, target.over)
     shutil.rmtree(target.over)
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under another name, then rename it, so that it is never half written."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def convert_from_command_line(convert: Callable[[Any], Outcome], default: Any) -> None:

@@ -7,8 +7,6 @@ BMC Bioinformatics 22:433): cropped objects and the spreadsheet of their feature
 
 import contextlib
 import math
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +18,7 @@ from scipy import ndimage
 from skimage import measure
 
 from util.errors import UserError, explain_os_error
+from util.files import TemporaryFolder
 from util.simulators.rendering import CellTiles, bounding_boxes, in_one_piece
 
 OBJECT = "SplitCellBodies"
@@ -277,17 +276,15 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     out = Path(out).absolute()
     refuse_occupied(out)
-    temporary = out.with_name(f".{os.getpid()}.{out.name}")
     with explain_os_error(out, "nothing was kept; free some and start again"):
-        try:
-            temporary.mkdir(parents=True)
-            yield temporary
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = TemporaryFolder(out)
+        with temporary as folder:
+            yield folder
             refuse_occupied(out)
             if out.is_dir():
                 out.rmdir()
-            temporary.rename(out)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.become(out)
 
 
 def refuse_occupied(out: Path) -> None:

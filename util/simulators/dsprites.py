@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from util.errors import UserError
-from util.runs import write_atomically
+from util.files import write_atomically
 from util.simulators.common import check_seed, is_integer, new_folder
 
 DSPRITES_FILE = (
