@@ -36,6 +36,8 @@ from models.train_net import (
     refuse_unusable_checkpoint,
     train,
 )
+from models.views import choose_viewed, embed_views, two_views
+from quantitative_metrics.agreement import Views
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
 from quantitative_metrics.catalogue import GROUPS, GROUPS_HELP, Group
 from quantitative_metrics.classifier_metric import ClassifierTask
@@ -65,8 +67,8 @@ from util.even_sampling import image_components, sampling_probabilities
 from util.export import ExportFormat, RawPixelEncoder, export_run, refuse_missing_packages
 from util.helpers import draw_pictures, plot_losses
 from util.image_files import Projection
-from util.latents import AXES, table_of_run
-from util.metadata import choose_labels, warnings_first
+from util.latents import AXES, OWN, table_of_run
+from util.metadata import choose_labels, refuse_missing_column, warnings_first
 from util.runs import (
     claim_run,
     create_run_folder,
@@ -91,7 +93,7 @@ from util.settings import (
     run_script,
     take_fields,
 )
-from util.splitting import split_cells
+from util.splitting import group_labels, split_cells, splitting_note
 from util.streaming import make_batches
 from util.tensorboard_log import TensorBoardLog, summary_writer
 from util.workers import Beside
@@ -208,6 +210,12 @@ class Settings:
     BBBC031's."""
     branch: str | None = None
     """Column of the branches of that continuum."""
+    replicate: str | None = None
+    """Column of what cells share that should look alike (well, site, donor); scored without
+    labels."""
+    group: str | None = None
+    """Column of cells that stay together in every split and resample (well, plate, donor); None
+    splits cells one by one."""
     rank_all_up_to: int = RANK_ALL_UP_TO
     """Up to this many cells, neighbourhood ranks are exact; above, a sample of 2,000 cells is
     ranked against all."""
@@ -396,7 +404,12 @@ def load(settings: Settings, measure: bool = True) -> Loaded:
         cells = load_cells(take_fields(CellSource, settings))
         label, labels, label_notes = choose_labels(cells.table, settings.label)
         refuse_unknown_continuum(cells.table, settings.progress, settings.branch)
-        split = split_cells(labels, len(cells.table), settings.valid_fraction, settings.seed)
+        if settings.replicate is not None:
+            refuse_missing_column(cells.table, "replicate", settings.replicate)
+        groups = group_labels(cells.table, settings.group)
+        split = split_cells(
+            labels, len(cells.table), settings.valid_fraction, settings.seed, groups
+        )
         # Only the main process projects and scores, so the others need no features.
         wanted = processes.is_main() and (measure or settings.features != "measure")
         features, feature_notes = load_features(settings, cells) if wanted else (None, [])
@@ -405,7 +418,10 @@ def load(settings: Settings, measure: bool = True) -> Loaded:
         label=label,
         split=split,
         features=features,
-        notes=warnings_first(cells.notes + label_notes + feature_notes),
+        notes=warnings_first(
+            [*cells.notes, *label_notes, splitting_note(cells.table, settings.group)]
+            + feature_notes
+        ),
     )
 
 
@@ -640,9 +656,20 @@ def score(run: Run, latents: pd.DataFrame, projections: dict[str, list[str]]) ->
         reference_spaces(loaded.cells, loaded.features),
         scoring_plan(run.settings, loaded.label, run.batches.device),
         known=loaded.cells.table,
+        views=views_of(run) if "agreement" in run.settings.metrics else None,
     )
     write_scores(scores, loaded.cells.table["Unique_ID"], run.folder)
     return scores
+
+
+def views_of(run: Run) -> Views:
+    """Codes of two views of the validation cells, for the score view information."""
+    cells = run.loaded.cells
+    rows = choose_viewed(run.loaded.split[1], run.settings.seed)
+    codes = embed_views(
+        run.model, two_views(cells, rows), run.batches.device, run.settings.downsample
+    )
+    return Views(rows, {OWN: codes})
 
 
 def scoring_plan(settings: Settings, label: str | None, device: torch.device) -> Plan:
@@ -652,6 +679,8 @@ def scoring_plan(settings: Settings, label: str | None, device: torch.device) ->
         task=ClassifierTask("accuracy", label) if label else None,
         continuum=Continuum(settings.progress, settings.branch) if settings.progress else None,
         rank_all_up_to=settings.rank_all_up_to,
+        replicate=settings.replicate,
+        group=settings.group,
         seed=settings.seed,
         device=scoring_device(device),
     )

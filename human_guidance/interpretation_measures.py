@@ -19,7 +19,7 @@ from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_struc
 from scipy.stats import ConstantInputWarning, rankdata
 from torch import Tensor, nn
 
-from quantitative_metrics.scores import correlate_axes
+from quantitative_metrics.axis_metric import correlate_axes
 
 FOLLOWS = 0.7  # least size of a rank correlation at which an axis follows a column
 PARTLY = 0.4  # and at which it partly follows it

@@ -103,6 +103,12 @@ class Settings(CellSource):
     """Column of a known continuum for the backbone; None takes BBBC031's."""
     branch: str | None = None
     """Column of the branches of that continuum."""
+    replicate: str | None = None
+    """Column of what cells share that should look alike (well, site, donor); scored without
+    labels."""
+    group: str | None = None
+    """Column of cells that stay together in every split and resample (well, plate, donor); None
+    splits cells one by one."""
     rank_all_up_to: int = RANK_ALL_UP_TO
     """Cells up to which neighbourhood ranks are exact; above, a sample is ranked against all."""
     seed: int = 0

@@ -70,7 +70,7 @@ from util.metadata import choose_labels
 from util.pages.report import write_latent_page
 from util.runs import read_description, slug, write_table
 from util.settings import parse_settings, run_script, settings_from_json
-from util.splitting import split_cells
+from util.splitting import group_labels, split_cells
 from util.style import thinning_stride
 from VAE_framework import ALIGNED, EVEN, Loaded
 
@@ -159,7 +159,8 @@ class DataSet:
         """The cells, with the split of a seed."""
         cells = self.loaded.cells
         labels = choose_labels(cells.table, self.settings.label)[1]
-        split = split_cells(labels, len(cells.table), self.settings.valid_fraction, seed)
+        groups = group_labels(cells.table, self.settings.group)
+        split = split_cells(labels, len(cells.table), self.settings.valid_fraction, seed, groups)
         return replace(self.loaded, split=split)
 
     def validation_cells(self, seed: int) -> np.ndarray:

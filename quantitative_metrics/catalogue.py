@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,8 @@ import pandas as pd
 from quantitative_metrics.MINE_metric import analytic_information
 from util.errors import UserError
 
-Group = Literal["neighbours", "information", "classifier", "backbone", "axes"]
-GROUPS: tuple[Group, ...] = ("neighbours", "information", "classifier", "backbone", "axes")
+Group = Literal["neighbours", "information", "classifier", "backbone", "axes", "agreement"]
+GROUPS: tuple[Group, ...] = get_args(Group)
 SPACES = ("pixels", "features")  # the reference spaces
 AREA = 19  # of a score of 1 over the twenty neighbourhood sizes of the thesis
 
@@ -114,6 +114,7 @@ _backbone = partial(
     parts="branch",
     interval=True,
 )
+_agreement = partial(Score, group="agreement")
 _information = partial(Score, group="information", high=inf)
 _training = partial(
     Score, source="the training log", group="training", high=inf, chance="", better="neither"
@@ -126,6 +127,26 @@ def _area(name: str, title: str, low: float, chance: float, derived: bool = Fals
     scaled = {"low": low * AREA, "high": AREA, "chance": chance * AREA}
     marks = {"brief": False, "derived": derived}
     return _neighbours(f"{name}_area", f"{title} area", question, "thesis", **scaled, **marks)
+
+
+def _replicates(where: str, title: str, among: str, brief: bool = True) -> tuple[Score, Score]:
+    """Rows of both scores of replicates, among these cells."""
+    of_neighbours, of_ranking = (
+        partial(_agreement, f"replicate_{name}{where}", f"replicate {words}{title}", brief=brief)
+        for name, words in (("neighbours", "neighbours"), ("precision", "mAP"))
+    )
+    return (
+        of_neighbours(
+            f"What share of the 15 nearest cells{among} is of the same replicate?",
+            "this work",
+            chance="share of replicates",
+        ),
+        of_ranking(
+            f"How early do cells of the same replicate come in the order of all cells{among}?",
+            "Kalinin et al. 2025",
+            chance="about the share of replicates",
+        ),
+    )
 
 
 def _encoder_information(subject: Subject) -> tuple[float, float] | None:
@@ -196,6 +217,12 @@ CATALOGUE = (
         "How many cells are assigned to their class by straight boundaries?",
         "Cox 1958",
     ),
+    _accuracy(
+        "accuracy_across_plates",
+        "accuracy across plates",
+        "How many cells have the class of most of their 15 nearest cells on other plates?",
+        "Ljosa et al. 2013",
+    ),
     _backbone("backbone_spearman", "backbone Spearman", source="thesis; Spearman 1904"),
     _backbone("backbone_kendall", "backbone Kendall", source="thesis; Kendall 1945 (tau-b)"),
     _information(
@@ -211,6 +238,54 @@ CATALOGUE = (
         "How many nats does the VAE's encoder pass on, which its own noise does not hide?",
         "Hoffman and Johnson 2016",
         compute=_encoder_information,
+    ),
+    _agreement(
+        "view_information",
+        "view information",
+        "How many nats do the codes of two views of a held-out cell say about each other?",
+        "Gelfand and Yaglom 1957; Bach and Jordan 2002",
+        high=inf,
+    ),
+    *_replicates("", "", ""),
+    *_replicates("_within", " within plates", " of the same plate", brief=False),
+    *_replicates("_across", " across plates", " of other plates"),
+    _agreement(
+        "profile_precision",
+        "profile mAP",
+        "How early do mean codes of one class, or of one replicate, come among all others?",
+        "Kalinin et al. 2025",
+        chance="about the share of the class",
+    ),
+    _agreement(
+        "profile_retrieved",
+        "profiles retrieved",
+        "For what share of the classes is that beyond chance (corrected p below 0.05)?",
+        "Kalinin et al. 2025; Benjamini and Hochberg 1995",
+        chance="at most 0.05",
+    ),
+    _agreement(
+        "plate_mixing",
+        "plate mixing",
+        "Are cells of other plates as often among the 15 nearest as in a random order, which is 1?",
+        "after Büttner et al. 2019 (kBET)",
+        high=inf,
+        chance=1,
+        better="neither",
+    ),
+    _agreement(
+        "seed_overlap",
+        "seed overlap",
+        "What share of the 15 nearest cells is the same with another seed?",
+        "this work",
+        chance="15 / number of cells",
+    ),
+    _agreement(
+        "seed_distance",
+        "seed distance",
+        "How far is the projection from that of another seed, once turned and scaled onto it?",
+        "Gower 1975",
+        chance="near 1",
+        better="lower",
     ),
     Score(
         "spearman",

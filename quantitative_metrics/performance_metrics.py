@@ -92,6 +92,12 @@ class Settings(CellSource):
     """Column of the branches of that continuum."""
     initial: str | None = None
     """Column of the states that the branches start from."""
+    replicate: str | None = None
+    """Column of what cells share that should look alike (well, site, donor); scored without
+    labels."""
+    group: str | None = None
+    """Column of cells that stay together in every split and resample (well, plate, donor); None
+    splits cells one by one."""
 
     information_mode: str = "held_out"
     """`held_out` (on pairs the critic has not seen) or `thesis` (on those it was trained on)."""
@@ -289,6 +295,8 @@ def _plan(settings: Settings, label: str | None, device: str) -> Plan:
         information_mode=settings.information_mode,
         rank_all_up_to=settings.rank_all_up_to,
         ranked_sample=settings.ranked_sample,
+        replicate=settings.replicate,
+        group=settings.group,
         seed=settings.seed,
         device=device,
     )

@@ -62,11 +62,13 @@ class ReplicateRetrieval:
     mixing, mixing_error: share of the k nearest cells from other plates, divided by that of a
         random order: 0 where plates lie apart, 1 where they are mixed as by chance; and its
         standard error. NaN without plates.
+    n_mixed: cells that the mixing was looked at for.
     """
 
     scopes: dict[str, Retrieval]
     mixing: float
     mixing_error: float
+    n_mixed: int
 
 
 def replicate_retrieval(
@@ -175,14 +177,14 @@ def _retrieval(values: np.ndarray, n_cells: int) -> Retrieval:
     return Retrieval(share, precision, *errors, chance, expected, n_cells=kept.shape[1])
 
 
-def _ratio(values: np.ndarray, n_cells: int) -> tuple[float, float]:
-    """Mean of the first row by that of the second, and its standard error; NaN without any."""
+def _ratio(values: np.ndarray, n_cells: int) -> tuple[float, float, int]:
+    """Mean of the first row by that of the second, its standard error, and of how many cells."""
     kept = values[:, np.isfinite(values).all(axis=0)]
     if not kept.size or not kept[1].any():
-        return float("nan"), float("nan")
+        return float("nan"), float("nan"), 0
     expected = kept[1].mean()
     error = _standard_error(kept[0], values.shape[1], n_cells)
-    return float(kept[0].mean() / expected), error / float(expected)
+    return float(kept[0].mean() / expected), error / float(expected), kept.shape[1]
 
 
 def _standard_error(values: np.ndarray, n_ranked: int, n_cells: int) -> float:

@@ -2,9 +2,9 @@
 
 Each projection is judged against the neighbourhoods of one or more reference spaces (pixels,
 features) and by the information it shares with them, by how well a small classifier reads the
-classes from it, by how well it keeps the order of a known continuum, and by how closely its axes
-follow the numeric columns of the table. The ranks of a reference space are computed
-once for all projections.
+classes from it, by how well it keeps the order of a known continuum, by how closely its axes follow
+the numeric columns of the table, and by how well views, replicates and seeds agree. The ranks of a
+reference space are computed once for all projections.
 
 | column | content |
 | --- | --- |
@@ -25,9 +25,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy
 import torch
 
+from quantitative_metrics.agreement import (
+    Design,
+    Found,
+    Views,
+    replicate_scores,
+    seed_scores,
+    view_scores,
+)
+from quantitative_metrics.axis_metric import best_axes, correlate_axes
 from quantitative_metrics.backbone_metric import (
     BBBC031_CONTINUUM,
     BackboneScore,
@@ -39,6 +47,7 @@ from quantitative_metrics.classifier_metric import (
     BBBC031_TASKS,
     ClassifierScore,
     ClassifierTask,
+    accuracy_across_plates,
     m_scores,
 )
 from quantitative_metrics.MINE_metric import mutual_information_of
@@ -46,11 +55,13 @@ from quantitative_metrics.unsupervised_metric import CoRanking, co_ranking
 from util.data_processing import Cells
 from util.errors import UserError, is_out_of_memory
 from util.latents import known_of, logvars_of
-from util.metadata import count_and_name, gradations, refuse_missing_column
+from util.metadata import count_and_name, plate_column, refuse_missing_column
+from util.splitting import splitting_note
 
 COLUMNS = ["projection", "reference", "metric", "k", "value", "std", "n_cells", "seed"]
 EVERY_K_UP_TO = 5000  # neighbourhood sizes; of more, scores.csv holds a thousand
 RANK_ALL_UP_TO = 15_000  # cells: about a minute for three projections and two spaces on 2 cores
+SPLITTING = {"information", "classifier", "backbone"}  # groups that split or resample the cells
 ROWS_COMPARED = 512  # at a time, to see whether any cells differ
 RANKED_SAMPLE = 2000  # cells ranked against all where there are too many for exact ranks
 
@@ -68,6 +79,10 @@ class Plan:
     information_mode: `held_out` or `thesis` (`MINE_metric`).
     rank_all_up_to: cells up to which neighbourhood ranks are exact; above, `ranked_sample` cells
         are ranked against all.
+    replicate: column of what cells share that should look alike (well, site, donor); None skips
+        its scores.
+    group: column of cells that stay together in every split and resample; None splits cells one by
+        one.
     """
 
     metrics: tuple[str, ...] = GROUPS
@@ -78,6 +93,8 @@ class Plan:
     information_mode: str = "held_out"
     rank_all_up_to: int = RANK_ALL_UP_TO
     ranked_sample: int = RANKED_SAMPLE
+    replicate: str | None = None
+    group: str | None = None
     seed: int = 0
     device: str = "cpu"
 
@@ -89,6 +106,16 @@ class Plan:
     def sample_of(self, n_cells: int) -> int | None:
         """How many cells to rank; None for all."""
         return self.ranked_sample if n_cells > self.rank_all_up_to else None
+
+    def design(self, table: pd.DataFrame) -> Design:
+        """How the experiment was done, by the columns of this table."""
+        plate = plate_column(table)
+        return Design(
+            replicate=self.replicate,
+            plate=None if plate == self.replicate else plate,
+            label=self.task and self.task.label_column,
+            group=self.group,
+        )
 
 
 @dataclass(frozen=True)
@@ -134,6 +161,7 @@ def score_latents(
     references: Mapping[str, np.ndarray],
     plan: Plan,
     known: pd.DataFrame | None = None,
+    views: Views | None = None,
 ) -> Scores:
     """Score projections that are columns of a table; their log-variances are taken from it too.
 
@@ -143,6 +171,7 @@ def score_latents(
         references: as in `score_projections`.
         plan: which scores, and their parameters.
         known: N rows of what is known of the cells; None takes the other columns of `latents`.
+        views: codes of two views of some cells.
 
     Raises:
         UserError: as `score_projections`.
@@ -155,6 +184,7 @@ def score_latents(
         table=known_of(latents, projections) if known is None else known,
         plan=plan,
         logvars=logvars_of(latents, projections),
+        views=views,
     )
 
 
@@ -164,6 +194,7 @@ def score_projections(
     table: pd.DataFrame,
     plan: Plan = Plan(),  # noqa: B008  frozen
     logvars: Mapping[str, np.ndarray] | None = None,
+    views: Views | None = None,
 ) -> Scores:
     """Score projections of the same cells by all groups of the plan.
 
@@ -176,6 +207,7 @@ def score_projections(
         plan: which scores, and their parameters.
         logvars: name -> (N, d) log-variances, for projections that are the means of a stochastic
             encoder.
+        views: codes of two views of some cells of the table, none of which a model learnt from.
 
     Raises:
         UserError: fewer than 3 cells have coordinates in every projection, or a column of the plan
@@ -196,10 +228,13 @@ def score_projections(
         plan=plan,
         places=np.flatnonzero(complete),
         n_all=len(table),
+        viewed=view_scores(views, table, plan.design(table), plan.seed),
     )
     for group in GROUPS:
         if group in plan.metrics:
             scoring.score(group)
+    if SPLITTING.intersection(plan.metrics):
+        scoring.notes.append(splitting_note(table, plan.group))
     return scoring.scores(table.index, notes)
 
 
@@ -208,6 +243,7 @@ def _refuse_missing_columns(plan: Plan, table: pd.DataFrame) -> None:
     known = plan.continuum or Continuum("")
     asked = {"progress": known.progress, "branch": known.branch, "initial": known.initial}
     asked["strength_column"] = plan.task and plan.task.strength_column
+    asked |= {"replicate": plan.replicate, "group": plan.group}
     for argument, column in asked.items():
         if column:
             refuse_missing_column(table, argument, column)
@@ -246,10 +282,13 @@ class _Scoring:
         plan: Plan,
         places: np.ndarray,
         n_all: int,
+        viewed: tuple[list[Found], list[str]],
     ):
         self.codes, self.references, self.table = codes, references, table
         self.logvars, self.plan = logvars, plan
         self.places, self.n_all = places, n_all  # rows of the full table
+        self.viewed, self.design = viewed, plan.design(table)
+        self.groups = self.design.labels(table, "group")
         self.rows: list[dict[str, Any]] = []
         self.axes = correlate_axes({}, table)
         self.local: dict[str, np.ndarray] = {}
@@ -387,6 +426,16 @@ class _Scoring:
                 "classifier" if each is task else each.name, lambda t=each: self._add_classes(t)
             )
 
+        if self.design.plate is not None:
+            self._try("accuracy across plates", self._add_accuracy_across_plates)
+
+    def _add_accuracy_across_plates(self) -> None:
+        labels, plates = (self.design.labels(self.table, kind) for kind in ("label", "plate"))
+        for name, codes in self.codes.items():
+            value, std, n_cells, report = accuracy_across_plates(codes, labels, plates)
+            self._add(name, "accuracy_across_plates", value, std=std, n_cells=n_cells)
+            self.notes += report
+
     def _add_classes(self, task: ClassifierTask) -> None:
         plan = self.plan
         for name, codes in self.codes.items():
@@ -394,6 +443,7 @@ class _Scoring:
                 codes,
                 self.table,
                 (task,),
+                groups=self.groups,
                 mode=plan.classifier_mode,
                 class_weights=plan.class_weights,
                 seed=plan.seed,
@@ -415,7 +465,9 @@ class _Scoring:
             )
             return
         for name, codes in self.codes.items():
-            found = backbone_scores(codes, self.table, self.continuum, seed=self.plan.seed)
+            found = backbone_scores(
+                codes, self.table, self.continuum, seed=self.plan.seed, groups=self.groups
+            )
             self._add_backbone(name, found)
             self.notes += found.report
             everyone = np.arange(len(codes))
@@ -440,7 +492,24 @@ class _Scoring:
         """Spearman correlation of the axes with the numeric columns of the table."""
         label = self.plan.task.label_column if self.plan.task else None
         self.axes = correlate_axes(self.codes, self.table, [label] if label else [])
-        self.rows += _best_axes(self.axes)
+        for name, column, rho, n_cells in best_axes(self.axes):
+            self._add(name, f"spearman[{column}]", rho, n_cells=n_cells)
+
+    def score_agreement(self) -> None:
+        """What needs no labels: agreement of views, replicates, plates and seeds."""
+        plan, (found, notes) = self.plan, self.viewed
+        found = found + seed_scores(self.codes, plan.seed)
+        more, more_notes = replicate_scores(
+            self.codes,
+            self.table,
+            self.design,
+            sample=plan.sample_of(len(self.table)),
+            seed=plan.seed,
+            device=plan.device,
+        )
+        self.notes += notes + more_notes
+        for name, metric, value, std, n_cells in found + more:
+            self._add(name, metric, value, std=std, n_cells=n_cells)
 
     def _add(self, projection: str, metric: str, value: float, **more: Any) -> None:
         self.rows.append(_row(projection, metric, value, **more))
@@ -526,41 +595,3 @@ def _class_rows(name: str, score: ClassifierScore) -> list[dict[str, Any]]:
         _row(name, f"accuracy[{found}]", value, n_cells=n_cells)
         for found, value in score.per_class.items()
     ]
-
-
-def correlate_axes(
-    projections: dict[str, np.ndarray], table: pd.DataFrame, leave_out: Sequence[str] = ()
-) -> pd.DataFrame:
-    """Spearman rank correlation of each axis with each numeric column of the table.
-
-    The columns are those of `util.metadata.gradations`. Cells without a value in one are left out
-    for it.
-
-    Args:
-        projections: name -> (N, d), finite.
-        table: N rows.
-        leave_out: columns to skip, e.g. the class.
-
-    Returns:
-        projection, axis (from 1), column, spearman (-1..1), n_cells; a row for each combination.
-    """
-    rows = []
-    for column in gradations(table, leave_out):
-        values = table[column].to_numpy(dtype=float)
-        known = np.isfinite(values)
-        for name, codes in projections.items():
-            for axis in range(codes.shape[1]):
-                rho = scipy.stats.spearmanr(codes[known, axis], values[known]).statistic
-                rows.append((name, axis + 1, column, rho, int(known.sum())))
-    return pd.DataFrame(rows, columns=["projection", "axis", "column", "spearman", "n_cells"])
-
-
-def _best_axes(axes: pd.DataFrame) -> list[dict[str, Any]]:
-    """For each projection and column the axis of the largest correlation, sign kept."""
-    rows = []
-    for (name, column), group in axes.dropna().groupby(["projection", "column"], sort=False):
-        best = group.loc[group["spearman"].abs().idxmax()]
-        rows.append(
-            _row(name, f"spearman[{column}]", best["spearman"], n_cells=int(best["n_cells"]))
-        )
-    return rows

@@ -21,6 +21,7 @@ NUMBERING = re.compile(
     r"(^|_)(id|idx|index|row|number|imagen?r?number|objectnumber|plate|well|site|field|x|y|z)$",
     re.IGNORECASE,
 )
+_PLATE = re.compile(r"(^|_)plate_?(id|name|number|barcode)?$", re.IGNORECASE)
 IDS_NAMED = 3  # in a note
 COLUMNS_NAMED = 12  # in an error
 CLASS_COLUMNS = ("GT_label", "class")  # the first of these is the label unless one is named
@@ -266,6 +267,12 @@ def choose_labels(
             )
         )
     return label, values, notes
+
+
+def plate_column(table: pd.DataFrame) -> str | None:
+    """The first column named like plates (plate, PlateID, Metadata_Plate) of two plates or more."""
+    named = [column for column in table if _PLATE.search(str(column))]
+    return next((column for column in named if table[column].nunique() > 1), None)
 
 
 def gradations(table: pd.DataFrame, leave_out: Sequence[str] = ()) -> list[str]:

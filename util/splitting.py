@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from util.errors import UserError
-from util.metadata import choose_labels, match_rows
+from util.metadata import choose_labels, match_rows, refuse_missing_column
 from util.tables import read_table
 
 SUBSET_SEED = 0  # the same cells for every seed of a run
@@ -67,6 +67,30 @@ def split_cells(
     chosen = [cells[:count] for cells, count in zip(classes, counts, strict=True)]
     valid = np.sort(np.concatenate(chosen))
     return np.setdiff1d(np.arange(n_cells), valid), valid
+
+
+def splitting_note(table: pd.DataFrame, group: str | None) -> str:
+    """What a report says of how cells were split and resampled, by the column of the groups."""
+    if group is None:
+        return (
+            "cells were split one by one, so cells of one well, plate or donor may be on both "
+            "sides of a split; name their column as `group` to keep them together"
+        )
+    number, missing = table[group].nunique(), int(table[group].isna().sum())
+    more = f"; {missing} cells without {group} form one more" if missing else ""
+    return f"cells of one {group} stay together in every split and resample: {number} groups{more}"
+
+
+def group_labels(table: pd.DataFrame, group: str | None) -> pd.Series | None:
+    """The column of the groups; None splits cells one by one.
+
+    Raises:
+        UserError: there is no such column.
+    """
+    if group is None:
+        return None
+    refuse_missing_column(table, "group", group)
+    return table[group]
 
 
 def group_codes(groups: Sequence) -> np.ndarray:
