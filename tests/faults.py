@@ -349,6 +349,7 @@ def check(fault: Fault, folder: Path, run=run_here) -> str:
         assert sum("error: " in line for line in lines) == 1, err
         assert lines[-1] == said and said.startswith("error: "), err
     assert re.search(fault.says, said), said
+    assert "secret" not in err, err
     assert contents(folder) == before, sorted(contents(folder).items() ^ before.items())
     return said
 
@@ -681,7 +682,7 @@ CHECKPOINTS = [
           r"results/0001-cells-VAE/checkpoint\.pt is damaged, or holds more than",
           lambda: Path(f"{RUN}/checkpoint.pt").write_bytes(pickle.dumps(Evil()))),
     Fault("checkpoint of another model", VAE, "--resume 1 --epochs 2",
-          r"results/0001-cells-VAE/checkpoint\.pt was saved from another model ",
+          r"results/0001-cells-VAE/checkpoint\.pt does not fit this run .* missing from model",
           change_weights(lambda s: s["model"].popitem(), "checkpoint.pt")),
     Fault("checkpoint without a model", VAE, "--resume 1 --epochs 2",
           r"results/0001-cells-VAE/checkpoint\.pt holds no model: no checkpoint of",
@@ -713,7 +714,7 @@ CHECKPOINTS = [
           r"results/0001-cells-VAE/best\.pt is damaged, or holds more than numbers",
           save_evil(f"{RUN}/best.pt")),
     Fault("best model of another run", INTERPRET, "--run 1",
-          r"results/0001-cells-VAE/best\.pt holds another model than",
+          r"results/0001-cells-VAE/best\.pt does not fit this run ",
           change_weights(lambda s: s["model"].popitem())),
     Fault("best model gone", INTERPRET, "--run 1",
           "--run 1: no run of that number in results is finished", remove(f"{RUN}/best.pt")),
@@ -739,6 +740,127 @@ CHECKPOINTS = [
           r"cells\.csv has no column delta: it needs Unique_ID, delta, x_anchor,"),
     Fault("page at an impossible port", PAGE, "--run 1 --no-open-browser --port 99999",
           r"cannot listen on 127\.0\.0\.1 port 99999 "),
+]  # fmt: skip
+
+WEIGHT = ("model", "encoder.down.0.conv.weight")
+MOMENT = ("optimizer", "state", 0, "exp_avg")
+GROUP = ("optimizer", "param_groups", 0)
+GONE = object()
+
+
+def put(path: tuple, value: object) -> Callable[[dict], object]:
+    """A change of what a file holds: another value at a path of keys, or none."""
+
+    def change(content: dict) -> None:
+        *before, last = path
+        for key in before:
+            content = content[key]
+        if value is GONE:
+            del content[last]
+        else:
+            content[last] = value(content[last]) if callable(value) else value
+
+    return change
+
+
+def first_nan(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor with one NaN."""
+    tensor[(0,) * tensor.ndim] = torch.nan
+    return tensor
+
+
+def edited(name: str, says: str, path: tuple, value: object) -> Fault:
+    """A checkpoint with one edited entry."""
+    return Fault(f"checkpoint with {name}", VAE, "--resume 1 --epochs 2",
+                 r"0001-cells-VAE/checkpoint\.pt does not fit this run \(.*" + says,
+                 change_weights(put(path, value), "checkpoint.pt"))  # fmt: skip
+
+
+def set_otherwise(name: str, says: str, path: tuple, value: object) -> Fault:
+    """A settings.json with one edited entry."""
+    return Fault(f"settings.json with {name}", VAE, "--resume 1 --epochs 2", says,
+                 change_json(f"{RUN}/settings.json", put(path, value)))  # fmt: skip
+
+
+EDITED = [
+    edited("a NaN weight", "NaN or infinite", WEIGHT, first_nan),
+    edited("weights in double precision", r"torch\.float64|float64", WEIGHT, lambda w: w.double()),
+    edited("a smaller weight", "is \\[1, 3", WEIGHT, lambda w: w[:1]),
+    edited("a weight that is a list", "list, no tensor", WEIGHT, [1.0]),
+    edited("a weight missing", "is missing from model", WEIGHT, GONE),
+    edited("a weight too many", "another is unknown in model", ("model", "another"),
+           torch.zeros(1)),
+    edited("a model in words", "model is str", ("model",), "weights"),
+    edited("an objective of another run", "estimator is unknown in objective",
+           ("objective", "estimator"), torch.zeros(2)),
+    edited("a smaller moment", "optimizer state 0 exp_avg is", MOMENT, lambda m: m[:1]),
+    edited("a moment of another shape", "optimizer state 0 exp_avg is", MOMENT,
+           lambda m: m.flatten()),
+    edited("a NaN moment", "optimizer state 0 exp_avg holds NaN", MOMENT, first_nan),
+    edited("a negative second moment", "optimizer state 0 is not of",
+           ("optimizer", "state", 0, "exp_avg_sq"), lambda m: m - 1),
+    edited("a step that is an integer", "step is int", ("optimizer", "state", 0, "step"), 3),
+    edited("another step", "is not of 1 epochs", ("optimizer", "state", 1, "step"),
+           lambda t: t + 1),
+    edited("a parameter without state", "of other parameters", ("optimizer", "state", 2), GONE),
+    edited("a state without parameter", "of other parameters", ("optimizer", "state", 999), {}),
+    edited("no groups", "has not 1 groups", ("optimizer", "param_groups"), []),
+    edited("parameters in another order", "group 0 params", (*GROUP, "params"),
+           lambda p: p[::-1]),
+    edited("a rate in words", "group 0 lr is 'fast'", (*GROUP, "lr"), "fast"),
+    edited("a negative rate", "group 0 lr is -1", (*GROUP, "lr"), -1.0),
+    edited("another rate", "other learning rates", (*GROUP, "lr"), 0.5),
+    edited("AMSGrad", "group 0 amsgrad is True", (*GROUP, "amsgrad"), True),
+    edited("betas above 1", "group 0 betas", (*GROUP, "betas"), (0.9, 2.0)),
+    edited("a scheduler ahead", "last_epoch is not 1", ("scheduler", "last_epoch"), 7),
+    edited("another decay", "scheduler gamma is 9", ("scheduler", "gamma"), 9.0),
+    edited("a history that is no list", "history is no list", ("history",), {}),
+    edited("a history without its epoch", "is of other parameters", ("history",), []),
+    edited("an epoch misnumbered", "is not epoch 1", ("history", 0, "epoch"), 2),
+    edited("a loss in words", "valid of epoch 1", ("history", 0, "valid", "loss"), "low"),
+    edited("a NaN loss", "valid of epoch 1", ("history", 0, "valid", "loss"), float("nan")),
+    edited("no training losses", "train of epoch 1", ("history", 0, "train"), GONE),
+    edited("a batch of none", "batch_size is 0", ("batch_size",), 0),
+    edited("half a cell", r"batch_size is 16\.5", ("batch_size",), 16.5),
+    set_otherwise("epochs in words", "settings.json: epochs is 'many', expected int",
+                  ("settings", "epochs"), "many"),
+    set_otherwise("epochs in quotes", "epochs is '1', expected int", ("settings", "epochs"), "1"),
+    set_otherwise("half an epoch", r"epochs is '1\.5', expected int", ("settings", "epochs"), 1.5),
+    set_otherwise("a rate in words", "learning_rate is 'fast', expected float",
+                  ("settings", "learning_rate"), "fast"),
+    set_otherwise("a number for a switch", "augment is '1', expected bool",
+                  ("settings", "augment"), 1),
+    set_otherwise("a switch for a number", "latent_dim is 'True', expected int",
+                  ("settings", "latent_dim"), True),
+    set_otherwise("an unknown network", "architecture is 'unet', expected one of vanilla, sc",
+                  ("settings", "architecture"), "unet"),
+    set_otherwise("a data set that is a list", "dataset is .*, expected str",
+                  ("settings", "dataset"), ["cells"]),
+    set_otherwise("metrics in one word", "metrics is 'neighbours', expected a list of one of",
+                  ("settings", "metrics"), "neighbours"),
+    set_otherwise("no base", "base is 'None', expected int", ("settings", "base"), None),
+    set_otherwise("a label that is a number", "label is '3', expected str or null",
+                  ("settings", "label"), 3),
+    set_otherwise("notes in one line", "settings.json is damaged: notes is", ("notes",), "none"),
+    set_otherwise("numbers for notes", "settings.json is damaged: notes are", ("notes",), [1]),
+    set_otherwise("data in words", "settings.json is damaged: data is", ("data",), "cells"),
+    set_otherwise("other pixels", "cells is no longer what", ("data", "fingerprint"), "0"),
+    set_otherwise("a machine in words", "settings.json is damaged: machine is", ("machine",), "x"),
+    Fault("best model with a NaN", INTERPRET, "--run 1", r"best\.pt does not fit .*NaN",
+          change_weights(put(WEIGHT, first_nan))),
+    Fault("best model with a smaller weight", INTERPRET, "--run 1", r"best\.pt does not fit",
+          change_weights(put(WEIGHT, lambda w: w[:1]))),
+    Fault("best model without a model", INTERPRET, "--run 1", r"best\.pt holds no model",
+          change_weights(lambda s: s.pop("model"))),
+    Fault("log of words", VAE, "--resume 1 --epochs 2", r"log\.jsonl is missing or damaged",
+          both(remove(f"{RUN}/checkpoint.pt"), write(f"{RUN}/log.jsonl", "epoch"))),
+    Fault("log without epochs", VAE, "--resume 1 --epochs 2", r"log\.jsonl is damaged",
+          both(remove(f"{RUN}/checkpoint.pt"), write(f"{RUN}/log.jsonl", ""))),
+    Fault("a table whose name is too long", VAE, f"{FOLDER} --metadata {300 * 'x'}.csv",
+          "cannot use x+: File name too long"),
+    Fault("misspelt storage with a password", GRID,
+          "--storag postgresql://me:secret@127.0.0.1/grids", "Unrecognized options",
+          boxed=True),
 ]  # fmt: skip
 
 GUIDANCE = [
@@ -901,7 +1023,17 @@ RAW = [
           "cells.csv is there already and stays as it is"),
 ]  # fmt: skip
 
-FAULTS = [*SETTINGS, *MEANINGS, *IMAGES, *TABLES, *CHECKPOINTS, *GUIDANCE, *MANY_RUNS, *RAW]
+FAULTS = [
+    *SETTINGS,
+    *MEANINGS,
+    *IMAGES,
+    *TABLES,
+    *CHECKPOINTS,
+    *EDITED,
+    *GUIDANCE,
+    *MANY_RUNS,
+    *RAW,
+]
 
 
 if __name__ == "__main__":

@@ -42,5 +42,18 @@ def running_database() -> Iterator[str]:
         run("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "grid", "grids")
         yield f"postgresql://grid@127.0.0.1:{port}/grids"
     finally:
-        run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+        if (Path(data) / "postmaster.pid").exists():
+            run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
         shutil.rmtree(folder)
+
+
+def stop_database(url: str, mode: str = "immediate", again: bool = True) -> None:
+    """Stop the server of a database as if it had crashed, and start it again."""
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        (data,) = connection.execute("SHOW data_directory").fetchone()
+    as_postgres = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    control = [*as_postgres, str(BINARIES[-1] / "pg_ctl"), "-D", data, "-m", mode, "-w"]
+    how = [*control, "-l", f"{data}/../log", "restart"] if again else [*control, "stop"]
+    subprocess.run(how, cwd=data, check=True, stdout=subprocess.DEVNULL, timeout=60)

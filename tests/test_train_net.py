@@ -480,7 +480,7 @@ def edited(state, path, value):
 
 
 def nan_in(tensor):
-    tensor.view(-1)[0] = float("nan")
+    tensor[(0,) * tensor.ndim] = float("nan")
     return tensor
 
 

@@ -5,12 +5,13 @@ import errno
 import math
 import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TextIO, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from util import processes
 from util.errors import NO_SPACE, REFUSALS, DiskFullError, UserError, without_password
@@ -323,6 +324,11 @@ class _OutputError(OSError):
     """Standard output or standard error cannot be written."""
 
 
+def _discard(stream: TextIO) -> None:
+    """Let all that is still written to a stream vanish."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _flush_output() -> None:
     """Write what `print` has left in the buffers.
 
@@ -334,13 +340,31 @@ def _flush_output() -> None:
             if stream is not None:
                 stream.flush()
         except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            _discard(stream)
             raise _OutputError(error.errno, error.strerror, name) from error
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout or stderr is a pipe whose reader has ended; it is closed then.
+
+    Not every failed `print` leaves something in a buffer that `_flush_output` would find.
+    """
+    if not hasattr(select, "poll"):
+        return True
+    gone = False
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        watch = select.poll()
+        watch.register(stream.fileno(), 0)
+        if any(event & select.POLLERR for _, event in watch.poll(0)):
+            _discard(stream)
+            gone = True
+    return gone
 
 
 def _in_one_line(error: Exception, stopped: str) -> tuple[str | None, int]:
     """What to print about an error and the exit code; None where it is one of the program."""
-    if isinstance(error, _OutputError) and error.errno == errno.EPIPE:
+    closed = isinstance(error, OSError) and error.errno == errno.EPIPE
+    if closed and (isinstance(error, _OutputError) or _nobody_reads()):
         return "", CLOSED_PIPE
     if isinstance(error, UserError):
         said, full = name_options(" ".join(str(error).split())), isinstance(error, DiskFullError)
