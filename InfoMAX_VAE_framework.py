@@ -6,6 +6,11 @@ additional ones stand below. Edit them, or give them on the command line:
 
     python InfoMAX_VAE_framework.py --preset laptop --alpha 100
     python InfoMAX_VAE_framework.py --preset views        # the critic sees other views of the cell
+    python InfoMAX_VAE_framework.py --preset auto --dataset DataSets/MyCells   # chooses by the cells
+
+`--preset auto` is for cells that nobody knows. It trains each of CANDIDATES for a few hundred
+steps, takes the one that is best by criteria without labels (quantitative_metrics/choice.py),
+trains it from three seeds until it has learnt, keeps the best seed, and reports the spread.
 """
 
 from dataclasses import dataclass
@@ -59,8 +64,8 @@ class InfoMaxSettings(Settings):
     same encoder, which learns faster and needs --views."""
     critic_learning_rate: float = 5e-4
     """Adam's step size for the critic that estimates the information."""
-    preset: Literal["default", "thesis", "laptop", "aligned", "even", "views"] = "default"
-    """Named set of values; explicit options override it."""
+    preset: Literal["default", "thesis", "laptop", "aligned", "even", "views", "auto"] = "default"
+    """Named set of values; explicit options override it, also those of the candidates of auto."""
 
     RANGES: ClassVar = Settings.RANGES | {
         "alpha": AT_LEAST_0,
@@ -88,7 +93,31 @@ OTHER_VIEWS = {
 PRESETS = VAE_framework.PRESETS | {
     "thesis": VAE_framework.PRESETS["thesis"] | {"bound": "infonce"},
     "views": VAE_framework.LAPTOP | {"batch_size": 128} | OTHER_VIEWS,
+    "auto": {
+        "image_size": None,
+        "downsample": None,
+        "base": 8,
+        "learning_rate": 1e-3,
+        "epochs": 2000,
+        "minutes": 4.0,
+        "keep_checkpoint": True,
+    },
 }
+
+# What `--preset auto` tries. The weight of the information follows the number of pixels, since the
+# reconstruction does: `alpha` is nats per value of the network's input.
+CONTRAST = OTHER_VIEWS | {"alpha": 0.02, "likelihood": "heteroscedastic"}
+CANDIDATES = {
+    "views": CONTRAST,
+    "balanced views": CONTRAST | {"density_balance": 0.5},
+    "bright views": CONTRAST | {"alpha": 0.04, "likelihood": "gaussian"},
+    "aligned": VAE_framework.ALIGNED,
+    "even": VAE_framework.EVEN,
+    "vanilla": {"likelihood": "gaussian"},
+}
+TRIED_STEPS = 500  # of each candidate
+TRIED_SHARE = 0.4  # of the minutes, for all candidates
+SEEDS = 3
 
 
 def infomax_objective(settings: InfoMaxSettings, cells: Cells) -> nn.Module:
