@@ -6,25 +6,35 @@ additional ones stand below. Edit them, or give them on the command line:
 
     python InfoMAX_VAE_framework.py --preset laptop --alpha 100
     python InfoMAX_VAE_framework.py --preset views        # the critic sees other views of the cell
-    python InfoMAX_VAE_framework.py --preset auto --dataset DataSets/MyCells   # chooses by the cells
+    python InfoMAX_VAE_framework.py --preset auto --dataset MyCells   # chooses by the cells
 
 `--preset auto` is for cells that nobody knows. It trains each of CANDIDATES for a few hundred
 steps, takes the one that is best by criteria without labels (quantitative_metrics/choice.py),
 trains it from three seeds until it has learnt, keeps the best seed, and reports the spread.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+import math
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
+import pandas as pd
 from torch import nn
 
 import VAE_framework
+from models.checkpoints import load_weights
 from models.infoMAX_VAE import CriticInput, InfoMaxObjective
+from models.learning_curve import steps_of
 from models.networks import input_side
+from models.train_net import embed, read_history
+from quantitative_metrics import choice
 from util.augmentation import VIEWS, ViewName
 from util.data_processing import Cells
 from util.errors import UserError
+from util.latents import OWN
 from util.mutual_information import Bound, InformationEstimator
+from util.runs import read_json, slug, write_json, write_table
 from util.settings import (
     ABOVE_0,
     AT_LEAST_0,
@@ -33,12 +43,24 @@ from util.settings import (
     parse_settings,
     run_script,
 )
+from util.workers import Beside
 from VAE_framework import (
     CHANGEABLE,
+    Run,
     Settings,
+    build,
     elbo_arguments,
     elbo_objective,
+    gold_standard,
+    learn,
+    load,
     main,
+    prepare,
+    show,
+    views_of,
+    with_features,
+    with_notes,
+    with_sizes,
 )
 
 
@@ -107,17 +129,19 @@ PRESETS = VAE_framework.PRESETS | {
 # What `--preset auto` tries. The weight of the information follows the number of pixels, since the
 # reconstruction does: `alpha` is nats per value of the network's input.
 CONTRAST = OTHER_VIEWS | {"alpha": 0.02, "likelihood": "heteroscedastic"}
+NO_CONTRAST = OTHER_VIEWS | {"alpha": 0.0}  # the critic only measures
 CANDIDATES = {
     "views": CONTRAST,
-    "balanced views": CONTRAST | {"density_balance": 0.5},
-    "bright views": CONTRAST | {"alpha": 0.04, "likelihood": "gaussian"},
-    "aligned": VAE_framework.ALIGNED,
-    "even": VAE_framework.EVEN,
-    "vanilla": {"likelihood": "gaussian"},
+    "views, balanced": CONTRAST | {"density_balance": 0.5},
+    "views, gaussian": CONTRAST | {"alpha": 0.04, "likelihood": "gaussian"},
+    "aligned": NO_CONTRAST | VAE_framework.ALIGNED,
+    "even": NO_CONTRAST | VAE_framework.EVEN,
+    "vanilla": NO_CONTRAST | {"target_view": "none", "likelihood": "gaussian"},
 }
 TRIED_STEPS = 500  # of each candidate
 TRIED_SHARE = 0.4  # of the minutes, for all candidates
 SEEDS = 3
+ATTEMPTS = "attempts"  # folder of their runs below the run folder, until one is chosen
 
 
 def infomax_objective(settings: InfoMaxSettings, cells: Cells) -> nn.Module:
@@ -142,6 +166,106 @@ def infomax_objective(settings: InfoMaxSettings, cells: Cells) -> nn.Module:
     )
 
 
+def main_auto(settings: InfoMaxSettings) -> Path:
+    """One run that chooses without labels how to learn, from cells to report.
+
+    The candidates are trained in folders of their own below the run folder, which go when one has
+    won. So a run that was stopped before goes on with `resume`.
+
+    Args:
+        settings: of the preset auto; values that differ from SETTINGS are those of all candidates.
+    """
+    loaded = load(settings, measure=False)
+    settings = with_sizes(settings, loaded.cells)
+    run = prepare(settings, infomax_objective, loaded=loaded)
+    with Beside(lambda: gold_standard(settings, loaded)) as beside:
+        minutes = TRIED_SHARE * settings.minutes / len(CANDIDATES)
+        epochs = math.ceil(TRIED_STEPS * settings.batch_size / len(loaded.split[0]))
+        ways = [
+            attempt(run, name, settings.seed, minutes, min(epochs, settings.epochs))
+            for name in CANDIDATES
+        ]
+        features, notes, baselines = beside.result()
+    run = with_features(run, features, notes)
+    reference = choice.reference_of(loaded.cells, features)
+    tried = choice.compare(ways, reference, settings.seed)
+    way = ways[choice.best_way(tried)]
+    print(f"{way.name} is best by the criteria without labels; {SEEDS} seeds of it train longer")
+    minutes += (1 - TRIED_SHARE) * settings.minutes / SEEDS
+    seeds = [
+        attempt(run, way.name, settings.seed + i, minutes, settings.epochs) for i in range(SEEDS)
+    ]
+    trained = choice.compare(seeds, reference, settings.seed)
+    kept = seeds[choice.best_seed(trained)]
+    figure = choice.draw([(tried, ways, way), (trained, seeds, kept)], reference, run.folder)
+    run, history = adopt(run, kept)
+    run = with_notes(run, choice.notes(way, seeds, kept))
+    write_table(run.folder / "choice.csv", pd.concat([tried, trained], ignore_index=True))
+    return show(run, history, baselines, [figure], choice.tables(tried, trained))
+
+
+def attempt(run: Run, name: str, seed: int, minutes: float, epochs: int) -> choice.Attempt:
+    """Train a candidate in a folder of its own below the run's, or go on training it.
+
+    Args:
+        run: its cells and settings.
+        name: of the candidate.
+        seed: of the training; the seed of the run stays the one that splits the cells.
+        minutes, epochs: until it has learnt, but at most so long.
+    """
+    settings = as_candidate(run.settings, name, run.loaded.cells)
+    settings = replace(settings, minutes=minutes, epochs=epochs)
+    folder = run.folder / ATTEMPTS / f"{slug(name)}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"candidate {name}, seed {seed}")
+    trained = replace(settings, seed=seed)
+    model, objective = build(trained, infomax_objective, run.loaded.cells, run.batches.device)
+    own = replace(run, settings=trained, model=model, objective=objective, folder=folder)
+    history = learn(own)
+    cells = len(run.loaded.cells.table)
+    return choice.Attempt(
+        name=name,
+        seed=seed,
+        codes=embed(model, run.batches, cells)[0],
+        views=views_of(replace(own, settings=settings)).codes[OWN],
+        steps=steps_of(history, len(run.loaded.split[0])),
+        seconds=sum(entry["seconds"] for entry in history),
+        folder=folder,
+    )
+
+
+def as_candidate(settings: InfoMaxSettings, name: str, cells: Cells) -> InfoMaxSettings:
+    """The settings with a candidate's values where the user gives none."""
+    side = input_side(settings.image_size, settings.downsample)
+    values = dict(CANDIDATES[name])
+    values["alpha"] *= cells.images.shape[1] * side**2
+    free = [field for field in values if getattr(settings, field) == getattr(SETTINGS, field)]
+    return replace(settings, **{field: values[field] for field in free})
+
+
+def adopt(run: Run, kept: choice.Attempt) -> tuple[Run, list[dict[str, Any]]]:
+    """The run with the model of an attempt, and its history; the other attempts are deleted."""
+    for name in ("best.pt", "checkpoint.pt", "log.jsonl"):
+        shutil.copy2(kept.folder / name, run.folder / name)
+    history = read_history(run.folder)
+    settings = as_candidate(run.settings, kept.name, run.loaded.cells)
+    settings = replace(settings, minutes=math.floor(kept.seconds / 0.06) / 1000)
+    path = run.folder / "settings.json"
+    write_json(path, read_json(path) | {"settings": asdict(settings)})
+    shutil.rmtree(run.folder / ATTEMPTS)
+    model, objective = build(settings, infomax_objective, run.loaded.cells, run.batches.device)
+    load_weights(run.folder / "best.pt", model)
+    return replace(run, settings=settings, model=model, objective=objective), history
+
+
+def script_main(settings: InfoMaxSettings) -> Path:
+    """One run, which first chooses how to learn if the preset says so and it has not chosen yet."""
+    chosen = settings.resume and (Path(settings.resume) / "best.pt").is_file()
+    if settings.preset == "auto" and not chosen:
+        return main_auto(settings)
+    return main(settings, infomax_objective)
+
+
 # Script that trained a run -> class of its settings, and its objective.
 TRAINING_SCRIPTS = {
     "VAE_framework": (Settings, elbo_objective),
@@ -151,8 +275,6 @@ TRAINING_SCRIPTS = {
 
 if __name__ == "__main__":
     run_script(
-        lambda: main(
-            parse_settings(SETTINGS, PRESETS, changeable_on_resume=CHANGEABLE), infomax_objective
-        ),
+        lambda: script_main(parse_settings(SETTINGS, PRESETS, changeable_on_resume=CHANGEABLE)),
         RESUMES,
     )

@@ -52,7 +52,7 @@ from quantitative_metrics.scores import (
     reference_spaces,
     score_latents,
 )
-from quantitative_metrics.view_information import view_information
+from quantitative_metrics.view_information import LEAST_CELLS, view_information
 from util import processes
 from util.augmentation import TARGETS, TargetName, align
 from util.cell_features import hand_crafted_features
@@ -257,7 +257,7 @@ class Settings:
     it."""
 
     BEFORE: ClassVar = CellSource.BEFORE
-    PRESETS_ELSEWHERE: ClassVar = {"views": "InfoMAX_VAE_framework.py"}
+    PRESETS_ELSEWHERE: ClassVar = dict.fromkeys(("views", "auto"), "InfoMAX_VAE_framework.py")
     RENAMED: ClassVar = {"shrink": "downsample", "evenness": "density_balance"}
     RANGES: ClassVar = {
         "downsample": AT_LEAST_1,
@@ -610,9 +610,18 @@ def learn(
 
 
 def judge_views(run: Run) -> Callable[[nn.Module], float]:
-    """Measures the view information of the run's model on its validation cells, in nats."""
+    """Measures the view information of the run's model on its validation cells, in nats.
+
+    Raises:
+        UserError: these are too few to measure it.
+    """
     cells, settings = run.loaded.cells, run.settings
     rows = choose_viewed(run.loaded.split[1], settings.seed)
+    if len(rows) < LEAST_CELLS:
+        raise UserError(
+            f"{len(rows)} validation cells are too few to see whether a training has learnt "
+            f"(`minutes`): {LEAST_CELLS} are needed; raise `valid_fraction`, or train for `epochs`"
+        )
     views = list(two_views(cells, rows, settings.seed))
 
     def judge(model: nn.Module) -> float:
@@ -671,13 +680,20 @@ def baselines_of(settings: Settings) -> dict[str, dict[str, float]]:
 
 def with_features(run: Run, features: pd.DataFrame | None, notes: list[str]) -> Run:
     """The run with its features, whose names are kept in settings.json; notes are also printed."""
+    run = with_notes(replace(run, loaded=replace(run.loaded, features=features)), notes)
+    if features is not None:
+        path = run.folder / "settings.json"
+        write_json(path, read_json(path) | {"features": features.columns.tolist()})
+    return run
+
+
+def with_notes(run: Run, notes: list[str]) -> Run:
+    """The run with more notes, which are printed and kept in settings.json."""
     for note in notes:
         print(f"note: {note}")
-    notes = warnings_first(run.loaded.notes + notes)
-    loaded = replace(run.loaded, features=features, notes=notes)
+    loaded = replace(run.loaded, notes=warnings_first(run.loaded.notes + notes))
     path = run.folder / "settings.json"
-    kept = {} if features is None else {"features": features.columns.tolist()}
-    write_json(path, read_json(path) | {"notes": loaded.notes} | kept)
+    write_json(path, read_json(path) | {"notes": loaded.notes})
     return replace(run, loaded=loaded)
 
 

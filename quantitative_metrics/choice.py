@@ -15,16 +15,25 @@ seeds of one way, where losses are the same, view information decides.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch.nn.functional as F
 
+from quantitative_metrics.stability import seed_stability
 from quantitative_metrics.unsupervised_metric import co_ranking
 from quantitative_metrics.view_information import view_information
+from util.augmentation import align
+from util.data_processing import Cells
+from util.helpers import plot_projections
 
 NEIGHBOURS = 25
 FLOOR = 0.2  # of the best view information
 RANKED = 2000  # cells whose neighbours are compared
+BLOCK = 512  # cells aligned at a time
+SIDE = 16  # px, of the aligned cells
+COLOURED_BY = "main direction of the features"
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Attempt:
         views: codes of two views of held-out cells, (n, d) each.
         steps: of the training.
         seconds: that it took.
+        folder: where its files are.
     """
 
     name: str
@@ -46,6 +56,17 @@ class Attempt:
     views: tuple[np.ndarray, np.ndarray]
     steps: int
     seconds: float
+    folder: Path
+
+
+def reference_of(cells: Cells, features: pd.DataFrame | None) -> np.ndarray:
+    """(N, F) hand-crafted features; without them the pixels of the aligned, downsampled cells."""
+    if features is not None:
+        return features.to_numpy()
+    fill = cells.scaled_padding()
+    starts = range(0, len(cells.table), BLOCK)
+    blocks = (align(cells.scaled(slice(start, start + BLOCK)), fill) for start in starts)
+    return np.concatenate([F.adaptive_avg_pool2d(x, SIDE).flatten(1).numpy() for x in blocks])
 
 
 def compare(attempts: Sequence[Attempt], reference: np.ndarray, seed: int = 0) -> pd.DataFrame:
@@ -94,3 +115,75 @@ def best_way(criteria: pd.DataFrame) -> int:
 def best_seed(criteria: pd.DataFrame) -> int:
     """Row of the seed that is kept: that of the highest view information."""
     return int(criteria["view_information"].idxmax())
+
+
+def notes(way: Attempt, seeds: Sequence[Attempt], kept: Attempt) -> list[str]:
+    """What was chosen, and how much the seeds agree."""
+    agreement = seed_stability([attempt.codes for attempt in seeds])
+    overlap, spread = agreement.overlap
+    distance, _ = agreement.distance
+    return [
+        f"the way to learn was chosen without labels: {way.name}; of {len(seeds)} seeds, seed "
+        f"{kept.seed} is kept (choice.csv, choice.png)",
+        f"the seeds share {overlap:.0%} ± {spread:.0%} of a cell's 15 nearest cells; Procrustes "
+        f"distance {distance:.2f}. Do not trust what another seed would show differently",
+    ]
+
+
+def tables(tried: pd.DataFrame, trained: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The criteria of both stages for the report, with their captions."""
+    return [
+        ("Ways to learn, each trained for a short time. The best one was chosen by the criteria "
+         "without labels.", _shown(tried)),
+        ("Seeds of the chosen way, trained until they had learnt. The one with the most view "
+         "information was kept.", _shown(trained)),
+    ]  # fmt: skip
+
+
+def _shown(criteria: pd.DataFrame) -> pd.DataFrame:
+    """The criteria in the words of the report."""
+    spread = zip(criteria["view_information"], criteria["standard_error"], strict=True)
+    return pd.DataFrame(
+        {
+            "way to learn": criteria["name"],
+            "seed": criteria["seed"],
+            "steps": criteria["steps"],
+            "seconds": criteria["seconds"].round(),
+            "neighbours among features": criteria["neighbours"].round(3),
+            "view information, nats": [f"{value:.2f} ± {error:.2f}" for value, error in spread],
+        }
+    ).set_index("way to learn")
+
+
+def draw(
+    stages: Sequence[tuple[pd.DataFrame, Sequence[Attempt], Attempt]],
+    reference: np.ndarray,
+    folder: Path,
+) -> tuple[str, Path]:
+    """choice.png: the code of every attempt with its criteria; returns its caption and path.
+
+    Args:
+        stages: criteria, attempts, and the one that was chosen.
+        reference: as for `compare`; the cells are coloured by its first component.
+        folder: where the figure goes.
+    """
+    from sklearn.decomposition import PCA
+
+    coordinates, panels = {}, {}
+    for criteria, attempts, chosen in stages:
+        for attempt, row in zip(attempts, criteria.itertuples(), strict=True):
+            star = "★ " if attempt is chosen else ""
+            name = (
+                f"{star}{attempt.name}, seed {attempt.seed}, {row.steps:,} steps\n"
+                f"neighbours {row.neighbours:.3f}, views {row.view_information:.2f} nats"
+            )
+            columns = [f"{len(panels)}-{axis}" for axis in range(attempt.codes.shape[1])]
+            coordinates |= dict(zip(columns, attempt.codes.T, strict=True))
+            panels[name] = columns
+    coordinates[COLOURED_BY] = PCA(1, random_state=0).fit_transform(reference)[:, 0]
+    path = plot_projections(pd.DataFrame(coordinates), panels, COLOURED_BY, folder / "choice.png")
+    caption = (
+        "The codes that were compared without labels, and their criteria; ★ marks the choice of "
+        "the ways to learn, and of the seeds of that way."
+    )
+    return caption, path

@@ -5,8 +5,8 @@ import torch
 
 from models.losses import ELBOObjective
 from models.networks import ARCHITECTURES, build_vae
-from util.fitting import INPUT_SIZES
 from util.errors import UserError
+from util.fitting import INPUT_SIZES
 
 
 def n_parameters(module):
