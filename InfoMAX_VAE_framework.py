@@ -1,8 +1,9 @@
 """Train an InfoMax VAE on single-cell images, project the cells and judge the projection.
 
 The InfoMax VAE is the VAE of VAE_framework.py with another objective: it also rewards mutual
-information between image and code. All settings of VAE_framework.py are settings here too; the
-additional ones stand below. Edit them, or give them on the command line:
+information between image and code. All settings of VAE_framework.py are settings here too, with the
+numbers that are edited there; the additional ones stand below. Edit them, or give them on the
+command line:
 
     python InfoMAX_VAE_framework.py --preset laptop --alpha 100
     python InfoMAX_VAE_framework.py --preset views        # the critic sees other views of the cell
@@ -42,6 +43,7 @@ from util.settings import (
     Range,
     parse_settings,
     run_script,
+    with_edits,
 )
 from util.workers import Beside
 from VAE_framework import (
@@ -87,8 +89,15 @@ class InfoMaxSettings(Settings):
     critic_learning_rate: float = 5e-4
     """Adam's step size for the critic that estimates the information."""
     preset: Literal["default", "thesis", "laptop", "aligned", "even", "views", "auto"] = "default"
-    """Named set of values; explicit options override it, also those of the candidates of auto."""
+    """Named set of values; explicit options, and numbers edited above, override it and the
+    candidates of auto."""
 
+    SHIPPED: ClassVar = Settings.SHIPPED | {
+        "alpha": 20.0,
+        "bound": "interpolated",
+        "views": "none",
+        "critic": "pixels",
+    }
     RANGES: ClassVar = Settings.RANGES | {
         "alpha": AT_LEAST_0,
         "bound_alpha": Range(0, 1, without=(0,)),
@@ -101,7 +110,7 @@ class InfoMaxSettings(Settings):
         return f"InfoMAX-{super().model_name}"
 
 
-SETTINGS = InfoMaxSettings()
+SETTINGS = with_edits(InfoMaxSettings, VAE_framework.SETTINGS)
 
 # The code is rewarded for what it shares with other views, and the decoder reconstructs another.
 OTHER_VIEWS = {
@@ -239,7 +248,7 @@ def as_candidate(settings: InfoMaxSettings, name: str, cells: Cells) -> InfoMaxS
     side = input_side(settings.image_size, settings.downsample)
     values = dict(CANDIDATES[name])
     values["alpha"] *= cells.images.shape[1] * side**2
-    free = [field for field in values if getattr(settings, field) == getattr(SETTINGS, field)]
+    free = [field for field in values if getattr(settings, field) == settings.SHIPPED[field]]
     return replace(settings, **{field: values[field] for field in free})
 
 

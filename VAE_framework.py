@@ -43,10 +43,10 @@ from quantitative_metrics.agreement import Views
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
 from quantitative_metrics.catalogue import GROUPS, GROUPS_HELP, Group
 from quantitative_metrics.classifier_metric import ClassifierTask
+from quantitative_metrics.options import RANK_ALL_UP_TO
 from quantitative_metrics.score_figures import write_score_report
 from quantitative_metrics.score_table import format_table, scores_table, write_scores
 from quantitative_metrics.scores import (
-    RANK_ALL_UP_TO,
     Plan,
     Scores,
     reference_spaces,
@@ -55,7 +55,7 @@ from quantitative_metrics.scores import (
 from quantitative_metrics.view_information import LEAST_CELLS, view_information
 from util import processes
 from util.augmentation import TARGETS, TargetName, align
-from util.cell_features import hand_crafted_features
+from util.cell_features import hand_crafted_features, refuse_identical
 from util.crops import Fit
 from util.data_processing import Batches, Cells, CellSource, load_cells
 from util.devices import (
@@ -72,7 +72,7 @@ from util.fitting import INPUT_SIZES
 from util.helpers import draw_pictures, plot_losses
 from util.image_files import Projection
 from util.latents import AXES, OWN, table_of_run
-from util.metadata import choose_labels, refuse_missing_column, warnings_first
+from util.metadata import choose_labels, refuse_missing_column
 from util.runs import (
     claim_run,
     create_run_folder,
@@ -92,7 +92,7 @@ from util.settings import (
     RESUMES,
     Range,
     changed_settings,
-    name_options,
+    notes_for_user,
     parse_settings,
     refuse_out_of_range,
     run_script,
@@ -116,6 +116,9 @@ class Settings:
     without matching ids by row."""
     label: str | None = None
     """Column of the classes to score by; None takes GT_label, else the class folders."""
+    order: tuple[str, ...] = ()
+    """Classes in the order of tables, legends and colours, e.g. `DMSO "2 nM" "10 nM"`; the others
+    follow in natural order."""
     array_key: str | None = None
     """Name of the images in an .npz; None takes the only array that can be images."""
     array_axes: str | None = None
@@ -248,7 +251,7 @@ class Settings:
     tensorboard: bool = False
     """Also log the loss and its terms for TensorBoard (`tensorboard --logdir results`)."""
     preset: Literal["default", "thesis", "laptop", "aligned", "even"] = "default"
-    """Named set of values; explicit options override it."""
+    """Named set of values; explicit options, and numbers edited above, override it."""
     original: Annotated[str | None, tyro.conf.arg(name="from")] = None
     """Start a new run with the settings of another one (its folder, its number, or `last`);
     explicit options override them."""
@@ -259,6 +262,24 @@ class Settings:
     BEFORE: ClassVar = CellSource.BEFORE
     PRESETS_ELSEWHERE: ClassVar = dict.fromkeys(("views", "auto"), "InfoMAX_VAE_framework.py")
     RENAMED: ClassVar = {"shrink": "downsample", "evenness": "density_balance"}
+    # The numbers above as they came, where a preset has another: if one above was edited since, it
+    # wins over the preset. Edit those above, not these.
+    SHIPPED: ClassVar = {
+        "simulated_cells": 7387,
+        "image_size": 64,
+        "downsample": 1,
+        "minutes": None,
+        "keep_checkpoint": False,
+        "fit": None,
+        "base": 32,
+        "likelihood": "bernoulli",
+        "target_view": "none",
+        "epochs": 100,
+        "batch_size": 64,
+        "learning_rate": 1e-4,
+        "freeze_norm_after": None,
+        "density_balance": 0.0,
+    }
     RANGES: ClassVar = {
         "downsample": AT_LEAST_1,
         "density_balance": Range(0, 1),
@@ -302,7 +323,16 @@ PRESETS = {
 }
 
 # A resumed run may train longer, or elsewhere; any other change would make it another run.
-CHANGEABLE = ("epochs", "minutes", "patience", "device", "keep_checkpoint", "tensorboard", "export")
+CHANGEABLE = (
+    "epochs",
+    "minutes",
+    "order",
+    "patience",
+    "device",
+    "keep_checkpoint",
+    "tensorboard",
+    "export",
+)
 
 VIEWED = 256  # validation cells whose reconstructions are compared with each other
 EXAMPLES = 12  # cells in the figures of reconstructions and samples
@@ -431,7 +461,9 @@ def load(settings: Settings, measure: bool = True) -> Loaded:
     refuse_out_of_range(settings, settings.RANGES)
     with processes.main_first():  # the others find its caches
         cells = load_cells(take_fields(CellSource, settings))
-        label, labels, label_notes = choose_labels(cells.table, settings.label)
+        if settings.features == "measure":  # it is done beside the training, which would be in vain
+            refuse_identical(cells.images)
+        label, labels, label_notes = choose_labels(cells.table, settings.label, settings.order)
         refuse_unknown_continuum(cells.table, settings.progress, settings.branch)
         if settings.replicate is not None:
             refuse_missing_column(cells.table, "replicate", settings.replicate)
@@ -447,7 +479,7 @@ def load(settings: Settings, measure: bool = True) -> Loaded:
         label=label,
         split=split,
         features=features,
-        notes=warnings_first(
+        notes=notes_for_user(
             [*cells.notes, *label_notes, splitting_note(cells.table, settings.group)]
             + feature_notes
         ),
@@ -689,9 +721,9 @@ def with_features(run: Run, features: pd.DataFrame | None, notes: list[str]) -> 
 
 def with_notes(run: Run, notes: list[str]) -> Run:
     """The run with more notes, which are printed and kept in settings.json."""
-    for note in notes:
+    for note in notes_for_user(notes):
         print(f"note: {note}")
-    loaded = replace(run.loaded, notes=warnings_first(run.loaded.notes + notes))
+    loaded = replace(run.loaded, notes=notes_for_user(run.loaded.notes + notes))
     path = run.folder / "settings.json"
     write_json(path, read_json(path) | {"notes": loaded.notes})
     return replace(run, loaded=loaded)
@@ -756,6 +788,7 @@ def scoring_plan(settings: Settings, label: str | None, device: torch.device) ->
         rank_all_up_to=settings.rank_all_up_to,
         replicate=settings.replicate,
         group=settings.group,
+        order=settings.order,
         seed=settings.seed,
         device=scoring_device(device),
     )
@@ -789,7 +822,7 @@ def draw(
         described=read_json(folder / "settings.json"),
         titles=(f"{folder.name}: {name}", name),
         summary=summary_lines(run, history),
-        notes=warnings_first(training_warnings(run, history) + loaded.notes + scores.notes),
+        notes=notes_for_user(training_warnings(run, history) + loaded.notes + scores.notes),
         figures=[*figures, losses, *decode_examples(run)],
         tables=tables,
     )
@@ -819,7 +852,7 @@ def training_warnings(run: Run, history: list[dict[str, Any]]) -> list[str]:
     cells = run.batches.take(torch.from_numpy(rows))
     drawn = run.model.eval().decode(run.model.encode(cells)[0]).sigmoid()
     why = why_ended(history, schedule_of(run.settings, run.precision), len(run.loaded.split[0]))
-    return [*signs_of_collapse(history, cells, drawn), name_options(why)]
+    return [*signs_of_collapse(history, cells, drawn), why]
 
 
 @torch.no_grad()

@@ -301,9 +301,8 @@ def _report(
     scores = VAE_framework.score(run, latents, projections)
     tell(stage="drawing")
     codes = {name: state.mean for name, state in states.items()}
-    figure = plot_guidance(
-        codes, guidance, latents, label=run.loaded.label, path=run.folder / "guidance.png"
-    )
+    roles, path = scores.roles(run.loaded.label), run.folder / "guidance.png"
+    figure = plot_guidance(codes, guidance, latents, roles=roles, path=path)
     report = VAE_framework.draw(
         run,
         history,

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -18,11 +17,12 @@ from mpl_toolkits.mplot3d.proj3d import proj_transform
 from scipy.stats import spearmanr
 
 from human_guidance.feedback_helpers import AxisHint, Feedback, PairFeedback
-from util.helpers import add_key, draw_points, point_colours, projection_panel
+from util.helpers import add_key, draw_points, key_height, projection_panel
 from util.latents import axis_names
 from util.style import (
-    MISSING_COLOUR,
     ClassColours,
+    NumberColours,
+    Roles,
     colour_column,
     house_style,
     one_line,
@@ -212,7 +212,7 @@ def plot_guidance(
     codes: Mapping[str, np.ndarray],
     guidance: Guidance,
     latents: pd.DataFrame,
-    label: str | None,
+    roles: Roles,
     path: Path,
 ) -> Path:
     """The latent space in each state, side by side: cells, guided cells, anchors.
@@ -224,14 +224,15 @@ def plot_guidance(
         codes: name of the state -> (N, d) codes; the first three dimensions are drawn.
         guidance: the feedback; held-out cells have their own mark.
         latents: N rows with the class.
-        label: column to colour by; None for one colour.
+        roles: the label to colour by, None for one colour, and the order of its classes.
         path: PNG to write.
     """
     states = {name: _drawable(values) for name, values in codes.items()}
     dimensions = next(iter(states.values())).shape[1]
-    colouring = colour_column(latents[label]) if label else None
+    colouring = colour_column(latents[roles.label], roles) if roles.label else None
+    height = max(5.0, key_height(colouring) + 0.4)  # below it the key of the marks
     with house_style():
-        figure = Figure(figsize=(4.3 * len(states) + 2.0, 5.0), layout="constrained")
+        figure = Figure(figsize=(4.3 * len(states) + 2.0, height), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.05)
         limits = _limits([*states.values()], _drawable(_all_anchors(guidance, codes)))
         panels = []
@@ -244,7 +245,7 @@ def plot_guidance(
             _mark_anchors(panel, guidance)
             panels.append(panel)
         if colouring is not None:
-            add_key(figure, panels, colouring, label)
+            add_key(figure, panels, colouring, roles.label)
         handles = _guidance_handles(guidance)
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
         return save_figure(figure, path)
@@ -277,15 +278,12 @@ def _limits(states: list[np.ndarray], anchors: np.ndarray) -> np.ndarray:
 
 
 def _draw_state(
-    panel: Axes, points: np.ndarray, colouring: ClassColours | None, guidance: Guidance
+    panel: Axes,
+    points: np.ndarray,
+    colouring: ClassColours | NumberColours | None,
+    guidance: Guidance,
 ) -> None:
-    colours = (
-        np.tile(mpl.colors.to_rgba(MISSING_COLOUR), (len(points), 1))
-        if colouring is None
-        else point_colours(colouring)
-    )
-    stride = thinning_stride(len(points))
-    draw_points(panel, points[::stride], colours[::stride])
+    draw_points(panel, points, colouring, thinning_stride(len(points)))
     flat = {} if points.shape[1] == 2 else {"depthshade": False}
     for feedback, style in ((guidance.anchors, _RING), (guidance.held_out, _DIAMOND)):
         if feedback is not None and len(feedback):

@@ -58,13 +58,14 @@ from util.cell_features import features_of, read_cellprofiler_table
 from util.devices import pick_device
 from util.errors import UserError
 from util.features.cell_masks import find_masks
-from util.metadata import choose_labels
+from util.metadata import choose_labels, ordered_classes
 from util.pages.report import write_report
 from util.runs import create_run_folder, describe_run, find_finished_run, write_json, write_table
 from util.settings import (
     ABOVE_0,
     AT_LEAST_1,
     Range,
+    notes_for_user,
     parse_options,
     refuse_out_of_range,
     run_script,
@@ -158,6 +159,7 @@ def main(settings: InterpretationSettings) -> Path:
         space, asked, settings, correlations=correlations, said=said, folder=folder
     )
     print("\n".join(sentences))
+    label_notes = choose_labels(run.latents, loaded.label, run.settings.order)[2]
     report = write_report(
         folder / "report.html",
         f"What the latent space of {run.folder.name} means",
@@ -166,7 +168,7 @@ def main(settings: InterpretationSettings) -> Path:
         | {"interpreted": str(run.folder), "command": described["command"]},
         tables=[],
         figures=figures,
-        notes=[*loaded.cells.notes, *choose_labels(run.latents, loaded.label)[2], *notes],
+        notes=notes_for_user([*loaded.cells.notes, *label_notes, *notes]),
         versions=described["versions"] | described["machine"],
         details=_tables(space, found, seen),
     )
@@ -257,6 +259,7 @@ def _ends(
     if space.classes is None:
         return None
     means = pd.DataFrame(space.codes).groupby(space.classes).mean()
+    means = means.reindex(ordered_classes(means.index, space.run.settings.order))
     if len(means) < 2:
         return None
     apart = means.to_numpy(float)[:, None] - means.to_numpy(float)  # (classes, classes, d)

@@ -13,6 +13,7 @@ follows the same papers, but its numbers differ.
 import atexit
 import contextlib
 import hashlib
+import math
 import sys
 import tempfile
 import warnings
@@ -36,6 +37,15 @@ Engine = Literal["cpu", "torchdr"]
 
 MIN_CELLS = 3  # two cells have no neighbourhood to preserve
 WIDEST_TSNE_INPUT = 50  # columns; van der Maaten and Hinton 2008, section 4.1, reduce to 30
+
+
+def possible(parameter: str, value: float, n_cells: int) -> float:
+    """The value of a parameter of UMAP or t-SNE that is used for so many cells.
+
+    A cell has N - 1 neighbours at most, and t-SNE searches three times its perplexity.
+    """
+    largest = {"n_neighbors": n_cells - 1, "perplexity": (n_cells - 1) / 3}
+    return min(value, largest.get(parameter, math.inf))
 
 
 def umap_projection(
@@ -71,7 +81,7 @@ def umap_projection(
     _check_range("n_neighbors", n_neighbors, 2, np.inf)
     _check_range("min_dist", min_dist, 0, 1)
     fitted = values if fitted_to is None else _check_features(values[fitted_to], dim)
-    n_neighbors = min(n_neighbors, len(fitted) - 1)
+    n_neighbors = possible("n_neighbors", n_neighbors, len(fitted))
     if engine == "torchdr":
         if fitted_to is not None:
             raise UserError("engine torchdr places no new cells in a map: take the engine cpu")
@@ -165,7 +175,7 @@ def tsne_projection(
     values = _check_features(features, dim)
     _check_range("dim of a Barnes-Hut t-SNE", dim, 1, 3)
     _check_range("perplexity", perplexity, 1, np.inf)
-    perplexity = min(perplexity, (len(values) - 1) / 3)
+    perplexity = possible("perplexity", perplexity, len(values))
     if engine == "torchdr":
         reducer = _torchdr("TSNE", dim, seed, device, perplexity=perplexity)
         return _as_float32(reducer.fit_transform(values.astype(np.float32)))

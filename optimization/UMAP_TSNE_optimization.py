@@ -12,6 +12,7 @@ results/NNNN-<set>-sweep/.
 """
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ import tyro
 from joblib import Parallel, delayed
 
 import VAE_framework
-from models.baselines import Engine, cached_projection, outlying, principal_components
+from models.baselines import Engine, cached_projection, outlying, possible, principal_components
 from optimization.grid_figures import best_runs, plot_heat_maps, plot_sweep, score_columns
 from optimization.grid_runs import plan_of
 from optimization.grid_scores import score_each, subset
@@ -34,19 +35,21 @@ from quantitative_metrics.catalogue import (
     goodness,
     refuse_unknown_score,
 )
+from quantitative_metrics.options import RANK_ALL_UP_TO
 from quantitative_metrics.score_figures import draw_scores
 from quantitative_metrics.score_table import format_table, headline, scores_table
-from quantitative_metrics.scores import RANK_ALL_UP_TO, Scores, reference_spaces
+from quantitative_metrics.scores import Scores, reference_spaces
 from util.data_processing import CellSource
 from util.devices import pick_device
 from util.errors import UserError
 from util.helpers import compose_rgb
-from util.latents import find_projections, map_columns, swept_parameter
-from util.metadata import match_rows, warnings_first
+from util.latents import AXES, find_projections, map_columns, swept_parameter
+from util.metadata import match_rows
 from util.pages.report import write_latent_page, write_report
 from util.runs import (
     create_run_folder,
     describe_run,
+    read_description,
     slug,
     write_json,
     write_table,
@@ -54,9 +57,11 @@ from util.runs import (
 from util.settings import (
     ABOVE_0,
     AT_LEAST_1,
+    notes_for_user,
     parse_options,
     refuse_out_of_range,
     run_script,
+    settings_from_json,
 )
 from util.style import thinning_stride
 from util.tables import read_table
@@ -65,6 +70,7 @@ from VAE_framework import Loaded
 N_NEIGHBORS = (5, 15, 50)
 MIN_DISTS = (0.0, 0.1, 0.5)
 PERPLEXITIES = (5.0, 30.0, 50.0, 100.0)
+PROJECTIONS = "projections.csv"  # what is known of the cells, and all coordinates
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ def main(settings: Settings) -> Path:
         if settings.projections
         else make_projections(settings, loaded)
     )
-    notes = warnings_first(loaded.notes + notes)
+    notes = notes_for_user(loaded.notes + notes)
     if settings.leave_out_beyond is not None:
         codes, more = leave_out(codes, settings.leave_out_beyond, loaded)
         notes += more
@@ -186,15 +192,28 @@ def run_settings(settings: Any) -> VAE_framework.Settings:
     return VAE_framework.Settings(**{name: getattr(settings, name) for name in shared})
 
 
-def requests_of(settings: Settings) -> list[Request]:
-    """The projections of the sweep; PCA is the baseline."""
+def requests_of(settings: Settings, n_cells: int) -> tuple[list[Request], list[str]]:
+    """The projections of the sweep, each once, and notes; PCA is the baseline.
+
+    Parameters that are too large for so few cells are named as what is used instead.
+    """
     umaps = [
         Request("UMAP", {"n_neighbors": n, "min_dist": distance})
         for n in settings.n_neighbors
         for distance in settings.min_dists
     ]
     tsnes = [Request("TSNE", {"perplexity": value}) for value in settings.perplexities]
-    return [*umaps, *tsnes, Request("PCA", {})]
+    requests, notes = {}, {}
+    for request in [*umaps, *tsnes, Request("PCA", {})]:
+        used = {name: possible(name, v, n_cells) for name, v in request.parameters.items()}
+        notes |= {
+            f"{name} {value:g} is too large for {n_cells} cells: {used[name]:g} is taken": None
+            for name, value in request.parameters.items()
+            if used[name] != value
+        }
+        used = Request(request.method, used)
+        requests[used.name] = used
+    return list(requests.values()), list(notes)
 
 
 def make_projections(
@@ -216,7 +235,9 @@ def make_projections(
     else:
         source = loaded.features.to_numpy()
         notes = [f"projected: {source.shape[1]} hand-crafted features"]
-    requests = requests_of(settings)
+    n_cells = int((~np.isnan(source).all(axis=1)).sum())
+    requests, more = requests_of(settings, n_cells)
+    notes += more
     slowest_first = sorted(requests, key=lambda request: request.method != "TSNE")
     codes: dict[str, np.ndarray] = {}
     made = _project_each(settings, slowest_first, source, loaded.cells.cache)
@@ -318,7 +339,7 @@ def _write(
         projections=shown,
         thumbnails=compose_rgb(cells.images[:: thinning_stride(len(projections))], cells),
         path=folder / "latent_space.html",
-        colour_by=loaded.label,
+        roles=scores.roles(loaded.label),
         title=f"{cells.name}: the best by {criterion}",
     )
     said = [
@@ -335,7 +356,7 @@ def _write(
             ("The best by each score.", best_runs(runs, ["method"], score_columns(runs, []))),
         ],
         figures=_draw_sweep(folder, runs) + of_best,
-        notes=list(dict.fromkeys(notes + scores.notes)),
+        notes=notes_for_user(notes + scores.notes),
         latent_page=view,
         details=[("Every projection.", runs.set_index("run").drop(columns="status"))],
     )
@@ -366,8 +387,34 @@ def _write_projections(
     flat = {c: v for name in codes for c, v in zip(columns[name], codes[name].T, strict=True)}
     table = loaded.cells.table
     projections = pd.concat([table, pd.DataFrame(flat, index=table.index)], axis=1)
-    write_table(folder / "projections.csv", projections)
+    write_table(folder / PROJECTIONS, projections)
     return projections, columns
+
+
+def read_sweep(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What settings.json of a run would say of the cells of a finished sweep, and its projections.
+
+    Returns:
+        script, settings and data; name -> (N, 1 to 3) coordinates, NaN for a cell that was left
+        out.
+    """
+    described = read_description(folder)
+    settings = settings_from_json(Settings, described["settings"])
+    table = read_table(folder / PROJECTIONS)
+    names = read_table(folder / "runs.csv", ("run",))["run"]
+    made = np.float64 if settings.projections else np.float32  # as it was scored
+    codes = {}
+    for name in names:
+        columns = [c for c in map_columns(name, len(AXES)) if c in table]
+        codes[name] = table[columns].to_numpy(made)
+    of_run = dataclasses.asdict(run_settings(settings))
+    shared = {name: value for name, value in of_run.items() if hasattr(settings, name)}
+    about = {
+        "script": "VAE_framework",
+        "settings": json.loads(json.dumps(shared)),  # lists as in the settings.json of a run
+        "data": described["data"],
+    }
+    return about, codes
 
 
 def criterion_of(settings: Settings, runs: pd.DataFrame) -> str:

@@ -15,8 +15,9 @@ from optimization.grid import Grid
 from quantitative_metrics.catalogue import counts_by_size, goodness, split_name, title_of
 from quantitative_metrics.score_table import headline, mark_best, score_names
 from util.pages.report import write_report
-from util.runs import file_names, read_json, slug, write_table
-from util.style import CLASS_PALETTE, house_style, save_figure
+from util.runs import file_names, read_json, write_table
+from util.settings import notes_for_user
+from util.style import LINE_PALETTE, house_style, save_figure
 
 CONFIDENCE = 0.95
 LEAST_SEEDS = 3  # for an interval
@@ -102,7 +103,7 @@ def _draw_score(panel: Axes, part: pd.DataFrame, methods: Sequence[str]) -> None
         rows = part[part["method"] == method]
         if not len(rows):
             continue
-        colour = CLASS_PALETTE[i % len(CLASS_PALETTE)]
+        colour = LINE_PALETTE[i % len(LINE_PALETTE)]
         mean, half = means.loc[method, "mean"], means.loc[method, "half_width"]
         reach = half if len(rows) > 1 else rows["std"].iloc[0]
         if np.isfinite(reach):
@@ -128,6 +129,7 @@ def plot_standing(means: pd.DataFrame, methods: Sequence[str], data_set: str, pa
     """
     standing = ranks(means, methods)
     wide = means.pivot(index="score", columns="method", values="mean")
+    best = _wide(means, methods).attrs["best"]
     rows = list(standing.index)
     with house_style():
         size = (3.6 + 0.85 * len(methods), 1.1 + 0.27 * len(rows))
@@ -138,10 +140,11 @@ def plot_standing(means: pd.DataFrame, methods: Sequence[str], data_set: str, pa
             value = rank if of_ranks else wide.loc[rows[i], methods[j]]
             shade = _shade(rank, len(methods))
             panel.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fc=shade, ec="white"))
-            best = rank == np.nanmin(standing.to_numpy(float)[i])
+            leads = of_ranks and rank == standing.loc["mean rank"].min()
+            bold = leads or (methods[j], title_of(rows[i])) in best
             text = "–" if not np.isfinite(value) else f"{value:.2f}" if of_ranks else _short(value)
             panel.text(j, i, text, ha="center", va="center", fontsize=8,
-                       weight="bold" if best else "normal", color=INK)  # fmt: skip
+                       weight="bold" if bold else "normal", color=INK)  # fmt: skip
         panel.set_xlim(-0.5, len(methods) - 0.5)
         panel.set_ylim(len(rows) - 0.5, -0.5)
         panel.axhline(0.5, color=INK, linewidth=1)
@@ -202,10 +205,12 @@ def write_page(
     write_table(grid.folder / "means.csv", pd.concat(listed, ignore_index=True))
     single = single[single["cells"] == "all"]
     tables, standings = [], []
+    folders = file_names(grid.axes["data_set"])
     for data_set in single["data_set"].unique():
         own = {of: part[part["data_set"] == data_set] for of, part in means.items()}
-        tables += _tables_of_set(grid.folder / slug(data_set), data_set, own, methods)
-        path = grid.folder / slug(data_set) / "standing.png"
+        folder = grid.folder / folders[data_set]
+        tables += _tables_of_set(folder, data_set, own, methods)
+        path = folder / "standing.png"
         plot_standing(own["all"], methods, data_set, path)
         standings.append((f"{data_set}: every score of every method", path))
     files = file_names(single["score"])
@@ -226,11 +231,11 @@ def write_page(
         settings={"command": described["command"]} | described["settings"],
         tables=tables,
         figures=[*standings, *by_score, *figures],
-        notes=[
+        notes=notes_for_user(
             f"{trial} failed: {state.reason}"
             for trial, state in zip(grid.trials, grid.states(), strict=True)
             if state.status == "failed"
-        ],
+        ),
         versions=described["versions"] | described["machine"],
     )
 
@@ -271,5 +276,10 @@ def _means_title(data_set: str, of: str, means: pd.DataFrame) -> str:
 
 def _wide(means: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """A row per method, a column per score."""
-    wide = means.pivot(index="method", columns="score", values="mean")
-    return mark_best(wide.reindex(index=methods, columns=means["score"].unique()))
+    wide, reach = (
+        means.pivot(index="method", columns="score", values=of).reindex(
+            index=methods, columns=means["score"].unique()
+        )
+        for of in ("mean", "half_width")
+    )
+    return mark_best(wide, reach)

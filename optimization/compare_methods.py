@@ -68,8 +68,8 @@ from util.helpers import compose_rgb, plot_losses
 from util.latents import AXES, map_columns, read_codes
 from util.metadata import choose_labels
 from util.pages.report import write_latent_page
-from util.runs import read_description, slug, write_table
-from util.settings import parse_settings, run_script, settings_from_json
+from util.runs import file_names, read_description, write_table
+from util.settings import parse_settings, run_script, settings_from_json, with_edits
 from util.splitting import group_labels, split_cells
 from util.style import thinning_stride
 from VAE_framework import ALIGNED, EVEN, Loaded
@@ -136,6 +136,7 @@ class CompareSettings(GridOptions, InfoMaxSettings):
     batch_size: int = 256
     """Cells per training step."""
 
+    SHIPPED: ClassVar = InfoMaxSettings.SHIPPED | {"batch_size": 256}
     RANGES: ClassVar = (
         InfoMaxSettings.RANGES
         | GridOptions.OPTION_RANGES
@@ -143,7 +144,7 @@ class CompareSettings(GridOptions, InfoMaxSettings):
     )
 
 
-SETTINGS = CompareSettings()
+SETTINGS = with_edits(CompareSettings, InfoMAX_VAE_framework.SETTINGS)
 PRESETS = InfoMAX_VAE_framework.PRESETS
 
 
@@ -453,8 +454,9 @@ def score_and_draw(grid: Grid, settings: CompareSettings, sets: Mapping[str, Dat
     """Score and draw each data set unless that is done, then write the tables and the report."""
     write_grid(grid)
     tables, figures = [], []
+    folders = file_names(sets)
     for name, data_set in sets.items():
-        folder = grid.folder / slug(name)
+        folder = grid.folder / folders[name]
         folder.mkdir(exist_ok=True)
         trials = [
             trial
@@ -584,10 +586,11 @@ def _draw_set(
     write_table(folder / "latents.csv", latents)
     scores = subset([found[key] for key in names], names)
     figures = draw_scores(scores, latents, columns, folder, label=label)
+    files = file_names(columns)
     for trial in trials:
         if (trial.folder / "best.pt").is_file():
             method = names[trial.name]
-            path = plot_losses(read_history(trial.folder), folder / f"losses_{method}.png")
+            path = plot_losses(read_history(trial.folder), folder / f"losses_{files[method]}.png")
             figures.append((f"Loss and its terms, {method}", path))
     shown = data_set.loaded.cells.images[:: thinning_stride(len(table))]
     write_latent_page(
@@ -595,7 +598,7 @@ def _draw_set(
         projections=columns,
         thumbnails=compose_rgb(shown, data_set.loaded.cells),
         path=folder / "latent_space.html",
-        colour_by=label,
+        roles=scores.roles(label),
         title=title,
     )
     return figures

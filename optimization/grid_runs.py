@@ -47,10 +47,10 @@ from util.settings import PROVENANCE
 from VAE_framework import Loaded, MakeObjective, Settings
 
 # What a command may change of a grid that it continues.
-RESUMABLE = (*sorted(OPTION_NAMES), "device", "keep_checkpoint", "metrics", "tensorboard")
+RESUMABLE = (*sorted(OPTION_NAMES), "device", "keep_checkpoint", "metrics", "order", "tensorboard")
 LEFT_OUT_OF_IDENTITY = {
     *PROVENANCE,
-    *("device", "keep_checkpoint", "tensorboard", "export", "metrics"),
+    *("device", "keep_checkpoint", "tensorboard", "export", "metrics", "order"),
 }
 
 

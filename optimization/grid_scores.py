@@ -8,7 +8,11 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed, parallel_config
 
-from quantitative_metrics.MINE_metric import smaller_images
+from quantitative_metrics.MINE_metric import (
+    InformationScore,
+    information_settings,
+    smaller_images,
+)
 from quantitative_metrics.scores import COLUMNS, Plan, Scores, score_projections
 from util import processes
 from util.workers import end_with_parent
@@ -47,9 +51,10 @@ def score_each(
     if RANKED in plan.metrics:
         ranked = score_projections(codes, references, table, replace(plan, metrics=(RANKED,)))
     others = replace(plan, metrics=tuple(m for m in plan.metrics if m != RANKED))
-    if plan.information_mode == "held_out":  # the critics see no larger images
+    side = information_settings(**plan.of_information()).image_size
+    if side is not None:  # the critics see no larger images
         references = {
-            name: smaller_images(data) if data.ndim == 4 else data
+            name: smaller_images(data, side) if data.ndim == 4 else data
             for name, data in references.items()
         }
     threads = max(1, torch.get_num_threads() // workers)
@@ -125,6 +130,10 @@ def _renamed(scores: Scores, names: Mapping[str, str]) -> Scores:
             reference: {new: corners[name] for name, new in names.items() if name in corners}
             for reference, corners in scores.corners.items()
         },
+        information={
+            reference: {new: found[name] for name, new in names.items() if name in found}
+            for reference, found in scores.information.items()
+        },
         backbones={new: scores.backbones[n] for n, new in names.items() if n in scores.backbones},
         confusion={new: scores.confusion[n] for n, new in names.items() if n in scores.confusion},
     )
@@ -133,9 +142,11 @@ def _renamed(scores: Scores, names: Mapping[str, str]) -> Scores:
 def _merged(parts: Sequence[Scores]) -> Scores:
     """Join scores of different projections or of different metrics."""
     corners: dict[str, dict[str, np.ndarray]] = {}
+    information: dict[str, dict[str, InformationScore]] = {}
     for part in parts:
-        for reference, found in part.corners.items():
-            corners.setdefault(reference, {}).update(found)
+        for merged, own in ((corners, part.corners), (information, part.information)):
+            for reference, found in own.items():
+                merged.setdefault(reference, {}).update(found)
     numbers = {"k": float, "value": float, "std": float}  # a column of None alone has no type
     tables = [part.table.astype(numbers) for part in parts if len(part.table)]
     axes = [part.axes for part in parts if len(part.axes)]
@@ -144,8 +155,10 @@ def _merged(parts: Sequence[Scores]) -> Scores:
         axes=pd.concat(axes, ignore_index=True) if axes else parts[0].axes,
         local_quality=pd.concat([part.local_quality for part in parts], axis=1),
         corners=corners,
+        information=information,
         backbones={name: b for part in parts for name, b in part.backbones.items()},
         continuum=next((part.continuum for part in parts if part.continuum), None),
         confusion={name: c for part in parts for name, c in part.confusion.items()},
+        order=parts[0].order,
         notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
     )

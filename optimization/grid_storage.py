@@ -73,8 +73,16 @@ def _open_database(url: str, heartbeat: int) -> optuna.storages.RDBStorage:
     Optuna creates them without a lock (its issue 1092). If several workers open an empty database
     at once, one succeeds and the others fail because a table exists already; they try again.
     """
+    from sqlalchemy.engine import make_url
     from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
+    try:
+        make_url(url)
+    except ValueError:  # from None: it may quote the password
+        raise UserError(
+            f"--storage {without_password(url)}: no URL of a database, such as "
+            "postgresql://user@host/name"
+        ) from None
     for _ in range(OPENINGS):
         try:
             with _stable():

@@ -19,7 +19,7 @@ from typing import ClassVar
 import VAE_framework
 from optimization.grid import GridOptions
 from optimization.grid_runs import RESUMABLE, GridKind, run_grid
-from util.settings import AT_LEAST_1, parse_settings, run_script
+from util.settings import AT_LEAST_1, parse_settings, run_script, with_edits
 from VAE_framework import elbo_objective
 
 WIDTHS = (4, 8, 16, 32, 64, 128)
@@ -38,6 +38,7 @@ class WidthSettings(GridOptions, VAE_framework.Settings):
     epochs: int = 200
     """Maximum number of passes over the training cells; that of the thesis for this grid."""
 
+    SHIPPED: ClassVar = VAE_framework.Settings.SHIPPED | {"batch_size": 256, "epochs": 200}
     RANGES: ClassVar = (
         VAE_framework.Settings.RANGES
         | GridOptions.OPTION_RANGES
@@ -45,7 +46,7 @@ class WidthSettings(GridOptions, VAE_framework.Settings):
     )
 
 
-SETTINGS = WidthSettings()
+SETTINGS = with_edits(WidthSettings, VAE_framework.SETTINGS)
 
 KIND = GridKind(
     "widths",

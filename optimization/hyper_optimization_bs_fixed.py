@@ -20,7 +20,7 @@ import InfoMAX_VAE_framework
 from InfoMAX_VAE_framework import InfoMaxSettings, infomax_objective
 from optimization.grid import GridOptions
 from optimization.grid_runs import RESUMABLE, GridKind, run_grid
-from util.settings import AT_LEAST_0, parse_settings, run_script
+from util.settings import AT_LEAST_0, parse_settings, run_script, with_edits
 
 ALPHAS = (0.0, 5.0, 20.0, 100.0, 500.0, 1000.0)
 BETAS = (0.0, 1.0, 5.0, 20.0, 100.0, 500.0)
@@ -39,6 +39,7 @@ class AlphaBetaSettings(GridOptions, InfoMaxSettings):
     epochs: int = 150
     """Maximum number of passes over the training cells; that of the thesis for this grid."""
 
+    SHIPPED: ClassVar = InfoMaxSettings.SHIPPED | {"batch_size": 256, "epochs": 150}
     RANGES: ClassVar = (
         InfoMaxSettings.RANGES
         | GridOptions.OPTION_RANGES
@@ -46,7 +47,7 @@ class AlphaBetaSettings(GridOptions, InfoMaxSettings):
     )
 
 
-SETTINGS = AlphaBetaSettings()
+SETTINGS = with_edits(AlphaBetaSettings, InfoMAX_VAE_framework.SETTINGS)
 
 KIND = GridKind(
     "alpha-beta", InfoMaxSettings, infomax_objective, {"alpha": "alpha", "beta": "beta"}

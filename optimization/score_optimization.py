@@ -4,18 +4,19 @@
     python optimization/score_optimization.py results/0003-... results/0009-... --metrics backbone
     python optimization/score_optimization.py results/0003-... --metrics neighbours --seed 1
 
-Sources are folders of grids, of comparisons (with their UMAP, t-SNE and PCA) and of single runs or
-trials, all on the same cells, so the reference spaces are ranked only once. Nothing in the run
-folders changes. Results go to results/NNNN-<source>-scores/: scores.csv (long), runs.csv (a row per
-run) and, if the runs differ in two settings, heat maps.
+Sources are folders of grids, of comparisons (with their UMAP, t-SNE and PCA), of sweeps of UMAP and
+t-SNE, and of single runs or trials, all on the same cells, so the reference spaces are ranked only
+once. Nothing in the run folders changes. Results go to results/NNNN-<source>-scores/: scores.csv
+(long), runs.csv (a row per run) and, if the runs differ in two settings, heat maps.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 import tyro
 
@@ -32,6 +33,7 @@ from optimization.grid_runs import (
     plan_of,
 )
 from optimization.grid_scores import score_each
+from optimization.UMAP_TSNE_optimization import PROJECTIONS, read_sweep
 from quantitative_metrics.catalogue import GROUPS, GROUPS_HELP, Group
 from quantitative_metrics.score_table import headline
 from quantitative_metrics.scores import reference_spaces
@@ -43,7 +45,7 @@ from util.runs import (
     write_json,
     write_table,
 )
-from util.settings import parse_options, run_script, settings_from_json
+from util.settings import notes_for_user, parse_options, run_script, settings_from_json
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Settings:
     """What to score, and how."""
 
     sources: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Folders of grids, comparisons, single runs or trials."""
+    """Folders of grids, comparisons, sweeps, single runs or trials."""
     metrics: Annotated[tuple[Group, ...], tyro.conf.arg(help=GROUPS_HELP)] = GROUPS
     goal: str = "reconstruction"
     """Score by which the best run is named."""
@@ -68,64 +70,79 @@ class Settings:
 SETTINGS = Settings()
 
 
+@dataclass(frozen=True)
+class Source:
+    """A trained run or a projection that is to be scored.
+
+    Attributes:
+        folder: the run folder, or that of the sweep.
+        described: script, settings and data, as in the settings.json of a run.
+        codes: (N, d).
+        logvar: (N, d) log-variances of a model, else None.
+    """
+
+    folder: Path
+    described: dict[str, Any]
+    codes: np.ndarray
+    logvar: np.ndarray | None = None
+
+
 def main(settings: Settings) -> Path:
     """Score the runs; returns the folder of the results."""
-    folders = find_runs(settings.sources)
-    described = {name: _describe(run) for name, run in folders.items()}
-    _refuse_other_cells(described)
-    first = next(iter(described.values()))
-    of_runs = _settings_of(first, settings)
+    sources = find_sources(settings.sources)
+    _refuse_other_cells(sources)
+    of_runs = _settings_of(next(iter(sources.values())).described, settings)
     loaded = VAE_framework.load(of_runs)
-    codes, logvars = {}, {}
-    for name, run in folders.items():
-        codes[name], logvar = codes_of(run)
-        logvars |= {} if logvar is None else {name: logvar}
     found = score_each(
-        codes=codes,
+        codes={name: source.codes for name, source in sources.items()},
         references=reference_spaces(loaded.cells, loaded.features),
         table=loaded.cells.table,
         plan=plan_of(of_runs, loaded),
-        logvars=logvars,
+        logvars={n: source.logvar for n, source in sources.items() if source.logvar is not None},
         workers=settings.workers,
     )
     tables, notes = [], list(loaded.notes)
     for number, (name, scores) in enumerate(found, start=1):
         tables.append(scores.table)
         notes += scores.notes
-        print(f"[{number} of {len(codes)}] scored {name}", flush=True)
+        print(f"[{number} of {len(sources)}] scored {name}", flush=True)
     table = pd.concat(tables, ignore_index=True)
-    return _write(settings, folders, described, table=table, notes=notes)
+    return _write(settings, sources, table=table, notes=notes_for_user(notes))
 
 
-def _describe(run: Path) -> dict[str, Any]:
-    """settings.json of a run, or what it would say of the cells of a projection."""
-    described = (run / "settings.json").is_file()
-    return read_description(run) if described else describe_projection(run)
-
-
-def find_runs(sources: Sequence[str]) -> dict[str, Path]:
-    """Name -> folder of every trained run in the sources.
+def find_sources(paths: Sequence[str]) -> dict[str, Source]:
+    """Name -> every trained run and projection in some folders.
 
     Raises:
-        UserError: a source is neither a grid nor a run, or nothing in it is trained.
+        UserError: a folder is no grid, comparison, sweep or run, or nothing in it is trained.
     """
-    if not sources:
+    if not paths:
         raise UserError("give folders of grids or runs: score_optimization.py results/0003-...")
-    found: dict[str, Path] = {}
-    for source in map(Path, sources):
-        if (source / GRID_FILE).is_file():
-            runs = [source / trial["folder"] for trial in read_grid(source)["trials"]]
-            runs = [run for run in runs if read_facts(run) is not None]
-        else:
-            runs = [source]
-        for run in runs:
-            if not (run / "latents.csv").is_file():
-                raise UserError(f"{run} holds no latents.csv: give a finished run or a grid")
-            name = run.name if run.name not in found else f"{run.parent.name}/{run.name}"
-            found[name] = run
+    found: dict[str, Source] = {}
+    for path in map(Path, paths):
+        for name, source in _sources_in(path):
+            found[name if name not in found else f"{source.folder.parent.name}/{name}"] = source
     if not found:
-        raise UserError(f"{', '.join(sources)}: no trial has been trained")
+        raise UserError(f"{', '.join(paths)}: no trial has been trained")
     return found
+
+
+def _sources_in(path: Path) -> Iterator[tuple[str, Source]]:
+    """Names and runs of a grid, projections of a sweep, or a single run."""
+    if (path / PROJECTIONS).is_file():
+        described, projections = read_sweep(path)
+        yield from ((name, Source(path, described, codes)) for name, codes in projections.items())
+        return
+    runs = [path]
+    if (path / GRID_FILE).is_file():
+        runs = [path / trial["folder"] for trial in read_grid(path)["trials"]]
+        runs = [run for run in runs if read_facts(run) is not None]
+    for run in runs:
+        if not (run / "latents.csv").is_file():
+            raise UserError(f"{run} holds no latents.csv: give a finished run, grid or sweep")
+        is_model = (run / "settings.json").is_file()
+        described = read_description(run) if is_model else describe_projection(run)
+        yield run.name, Source(run, described, *codes_of(run))
 
 
 def _settings_of(described: dict[str, Any], settings: Settings) -> VAE_framework.Settings:
@@ -137,40 +154,36 @@ def _settings_of(described: dict[str, Any], settings: Settings) -> VAE_framework
     )
 
 
-def _refuse_other_cells(described: dict[str, dict[str, Any]]) -> None:
-    names = list(described)
-    prints = {name: described[name]["data"]["fingerprint"] for name in names}
-    for name in names:
-        if prints[name] != prints[names[0]]:
+def _refuse_other_cells(sources: Mapping[str, Source]) -> None:
+    first = next(iter(sources))
+    for name, source in sources.items():
+        prints = [sources[n].described["data"]["fingerprint"] for n in (name, first)]
+        if prints[0] != prints[1]:
             raise UserError(
-                f"{name} and {names[0]} learned from different cells: score them apart; of a grid "
+                f"{name} and {first} learned from different cells: score them apart; of a grid "
                 "or comparison, give folders of trials"
             )
-        if (script := described[name]["script"]) not in TRAINING_SCRIPTS:
+        if (script := source.described["script"]) not in TRAINING_SCRIPTS:
             raise UserError(f"{name}: a run of {script}.py cannot be scored by this script")
 
 
 def _write(
-    settings: Settings,
-    folders: dict[str, Path],
-    described: dict[str, dict[str, Any]],
-    table: pd.DataFrame,
-    notes: list[str],
+    settings: Settings, sources: Mapping[str, Source], table: pd.DataFrame, notes: list[str]
 ) -> Path:
     stem = Path(settings.sources[0]).resolve().name
     stem = stem.split("-", 1)[1] if stem[:4].isdigit() else stem
     folder = create_run_folder(Path(settings.results), f"{stem}-scores")
-    about = describe_run(settings, notes=list(dict.fromkeys(notes)))
+    about = describe_run(settings, notes=notes)
     write_json(folder / "settings.json", about)
     write_table(folder / "scores.csv", table)
     wide = headline(table)
-    axes = varying(described)
+    axes = varying([source.described["settings"] for source in sources.values()])
     rows = [
-        {"run": name, **{axis: described[name]["settings"][axis] for axis in axes}}
+        {"run": name, **{axis: source.described["settings"][axis] for axis in axes}}
         | {"status": "trained"}
-        | _training_of(run)
+        | _training_of(source.folder)
         | wide.loc[name].to_dict()
-        for name, run in folders.items()
+        for name, source in sources.items()
     ]
     runs = pd.DataFrame(rows)
     write_table(folder / "runs.csv", runs)
@@ -179,7 +192,7 @@ def _write(
         runs=runs,
         axes=axes or ["run"],
         goal=settings.goal,
-        run_folders=folders,
+        run_folders={name: source.folder for name, source in sources.items()},
         described=about,
     )
     print(f"report: {report}")
@@ -188,14 +201,13 @@ def _write(
 
 def _training_of(run: Path) -> dict[str, Any]:
     """The facts of a run's training; none of a projection."""
-    if not (run / "settings.json").is_file():
+    if not (run / "log.jsonl").is_file():
         return {}
     return {k: v for k, v in facts_of(read_history(run)).items() if k != "said"}
 
 
-def varying(described: dict[str, dict[str, Any]]) -> list[str]:
+def varying(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Settings in which the runs differ, in the order of their declaration."""
-    settings = [entry["settings"] for entry in described.values()]
     shared = set.intersection(*(set(values) for values in settings)) - LEFT_OUT_OF_IDENTITY
     return [
         field.name

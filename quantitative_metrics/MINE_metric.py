@@ -10,13 +10,16 @@ Two scores:
                             (Hoffman and Johnson 2016, "ELBO surgery")
 
 The bounds of Poole hold for a critic that never saw the pairs it is judged on. So the critic is
-trained on one part of the pairs, training stops by a second part, and the value comes from a third.
-Averaging an image down and taking principal components can only lower its information (the data
-processing inequality), so the value stays a lower bound. All critics of a call, those of several
-projections and repeats, are trained in one batch. Two modes:
+trained on one part of the pairs, training stops by a second part, and the value comes from a third;
+five repeats report on each pair once. Copies of an image share a part: across two parts, a critic
+would recognise them. Averaging an image down, taking principal components and clipping can only
+lower the information (the data processing inequality), so the value stays a lower bound. Without
+clipping, a few cells far out decide the value, which then is negative or changes with the seed. All
+critics of a call, those of several projections and repeats, are trained in one batch. Two modes:
 
     held_out    as above, on the leading principal components of images of at most 16 pixels a side
-                and standardised codes (the default)
+                and on standardised features and codes, clipped at 3 standard deviations (the
+                default)
     thesis      the original's way: trained on all pairs and judged on the same, pixels and codes as
                 they are, mean of the last 50 epochs of the training curve. It grows by
                 over-fitting with every epoch and is no bound.
@@ -27,12 +30,14 @@ once): compare projections of the same number of cells, and read the report wher
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from quantitative_metrics.critics import (
@@ -41,18 +46,20 @@ from quantitative_metrics.critics import (
     PARTS,
     InformationSettings,
     Result,
-    chunks_of,
-    parts_of,
     results_of,
     sees_all_pixels,
 )
 from util import processes
 from util.errors import UserError
-from util.latents import finite_matrix
+from util.latents import finite_matrix, first_alike, to_unit_scale
 from util.mutual_information import BOUNDS
+from util.settings import ABOVE_0, AT_LEAST_1, Range
+from util.splitting import group_codes
 
 LEAST_PAIRS = 50
 _IMAGES_AT_ONCE = 1024
+_WIDE = 0.5  # of the value; a larger spread between repeats is told
+_NOTHING_MUCH = 0.05  # nats; a smaller spread is not
 _NEAR_CAP = 1.0  # nats; nearer than this to the cap, even the best critic loses a third of a nat
 
 
@@ -70,6 +77,21 @@ MODES = {
         batch=256,
         learning_rate=5e-4,
     ),
+}
+
+RANGES = {
+    "alpha": Range(0, 1, without=(0,)),
+    "image_size": AT_LEAST_1,
+    "components": AT_LEAST_1,
+    "hidden": AT_LEAST_1,
+    "repeats": AT_LEAST_1,
+    "pairs": Range(LEAST_PAIRS),
+    "steps": Range(CHECK_EVERY),
+    "patience": Range(CHECK_EVERY),
+    "epochs": AT_LEAST_1,
+    "batch": Range(2),
+    "learning_rate": ABOVE_0,
+    "averaging": Range(0, 1, without=(1,)),
 }
 
 
@@ -112,6 +134,7 @@ def mutual_information(
     seed: int = 0,
     device: str | torch.device = "cpu",
     context: str = "",
+    groups: Sequence | None = None,
     **changes,
 ) -> InformationScore:
     """Estimate I(image; code) by a variational lower bound with a learnt critic.
@@ -125,11 +148,13 @@ def mutual_information(
         seed: of the parts, initial weights and batches.
         device: torch device; the random numbers come from the CPU and are the same everywhere.
         context: put before the messages of errors and of the report.
+        groups: N labels (well, donor) whose cells are all trained on, or all judged; None splits
+            pairs one by one.
         changes: fields of `InformationSettings` that differ from the mode's.
 
     Raises:
-        UserError: fewer than 50 pairs, NaN or infinite values, lengths or shapes that do not fit,
-            an unknown mode or setting, or pixels outside 0..1.
+        UserError: fewer than 50 pairs or distinct images, NaN or infinite values, lengths or shapes
+            that do not fit, an unknown mode or setting, or pixels outside 0..1.
 
     """
     return mutual_information_of(
@@ -141,6 +166,7 @@ def mutual_information(
         seed=seed,
         device=device,
         context="{}",
+        groups=groups,
         **changes,
     )[context]
 
@@ -155,6 +181,7 @@ def mutual_information_of(
     seed: int = 0,
     device: str | torch.device = "cpu",
     context: str = "{}: ",
+    groups: Sequence | None = None,
     **changes,
 ) -> dict[str, InformationScore]:
     """`mutual_information` of several projections of the same images, their critics in one batch.
@@ -164,7 +191,7 @@ def mutual_information_of(
     Args:
         images: as in `mutual_information`.
         projections: name -> (N, d) codes in the same order, finite; d may differ.
-        mode, low, high, seed, device, changes: as in `mutual_information`.
+        mode, low, high, seed, device, groups, changes: as in `mutual_information`.
         context: put before the messages of errors and of the reports, with the name for `{}`.
 
     Returns:
@@ -173,25 +200,39 @@ def mutual_information_of(
     Raises:
         UserError: as `mutual_information`, with the name of the projection.
     """
-    settings = _settings(mode, changes)
+    settings = information_settings(mode, **changes)
     contexts = {name: context.replace("{}", name) for name in projections}
     images, arrays = np.asarray(images), {}
     for name, about in contexts.items():
-        arrays[name] = _codes(projections[name], len(images), about)
+        arrays[name] = _codes(projections[name], len(images), settings, about)
     rng, n_all = np.random.default_rng(seed), len(images)
+    together = None if groups is None else group_codes(groups)
     if settings.pairs is not None and settings.pairs < n_all:
         rows = np.sort(rng.choice(n_all, settings.pairs, replace=False))
         images, arrays = images[rows], {name: array[rows] for name, array in arrays.items()}
+        together = None if together is None else together[rows]
     x = _critic_input(
         images=images,
-        size=settings.image_size,
+        settings=settings,
         low=low,
         high=high,
         context=next(iter(contexts.values()), ""),
     )
+    distinct = np.unique(first_alike(x.flatten(1).numpy()), return_inverse=True)[1]
+    n_distinct = distinct.max() + 1
+    if settings.held_out and 1 < n_distinct < LEAST_PAIRS:
+        raise UserError(
+            f"{next(iter(contexts.values()), '')}only {n_distinct} of {len(x)} images or vectors "
+            f"are distinct: at least {LEAST_PAIRS} are needed, since no critic may be judged on "
+            "copies of what it has seen"
+        )
+    if settings.held_out and together is not None and n_distinct > 1:
+        distinct = _linked(distinct, together)
     codes = {name: torch.from_numpy(array) for name, array in arrays.items()}
     with nullcontext() if sees_all_pixels(x, settings) else processes.threads(1):
-        found = results_of(x=x, codes=codes, settings=settings, rng=rng, device=device)
+        found = results_of(
+            x=x, distinct=distinct, codes=codes, settings=settings, rng=rng, device=device
+        )
     return {
         name: _score(
             results=results,
@@ -205,9 +246,29 @@ def mutual_information_of(
     }
 
 
-def _codes(codes: np.ndarray, n_images: int, context: str) -> np.ndarray:
-    """The codes of as many images, enough of them, as (N, d) float32."""
-    codes = finite_matrix(codes, f"{context}codes", np.float32)
+def _linked(distinct: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """(N,) number, from 0, of the rows that share a copy or a group, also through others.
+
+    Raises:
+        UserError: fewer groups than parts of the pairs.
+    """
+    edges = (np.ones(len(groups)), (distinct, groups + distinct.max() + 1))
+    nodes = groups.max() + distinct.max() + 2
+    number, part = connected_components(coo_array(edges, (nodes, nodes)), directed=False)
+    least = round(1 / PARTS[2])
+    if number < least:
+        raise UserError(
+            f"`group`: {number} groups without a copy in common; mutual information needs {least}, "
+            "so that the critic is trained, stopped and judged on different ones"
+        )
+    return part[distinct]
+
+
+def _codes(
+    codes: np.ndarray, n_images: int, settings: InformationSettings, context: str
+) -> np.ndarray:
+    """The codes of as many images, enough of them, as (N, d) for the critics."""
+    codes = _vectors(codes, f"{context}codes", settings)
     if n_images != len(codes):
         raise UserError(f"{context}{n_images} images for {len(codes)} codes: they must match")
     if len(codes) < LEAST_PAIRS:
@@ -243,8 +304,12 @@ def smaller_images(
     return _scaled(images=images, size=size, low=low, high=high, context="").numpy()
 
 
-def _settings(mode: str, changes: dict) -> InformationSettings:
-    """The mode's settings with the changes asked for, checked."""
+def information_settings(mode: str = "held_out", **changes) -> InformationSettings:
+    """The mode's settings with the changes asked for, checked.
+
+    Raises:
+        UserError: an unknown mode or setting, or a number out of its range.
+    """
     if mode not in MODES:
         raise UserError(f"mode {mode!r}: choose one of {', '.join(MODES)}")
     known = {setting.name for setting in fields(InformationSettings)}
@@ -253,37 +318,35 @@ def _settings(mode: str, changes: dict) -> InformationSettings:
     settings = replace(MODES[mode], **changes)
     if settings.bound not in BOUNDS:
         raise UserError(f"bound {settings.bound!r}: choose one of {', '.join(BOUNDS)}")
-    if not 0 < settings.alpha <= 1:
-        raise UserError(f"alpha = {settings.alpha}: above 0 up to 1")
-    if not 0 <= settings.averaging < 1:
-        raise UserError(f"averaging = {settings.averaging}: from 0 to below 1")
-    if settings.pairs is not None and settings.pairs < LEAST_PAIRS:
-        raise UserError(f"pairs = {settings.pairs}: at least {LEAST_PAIRS}")
-    for name, least in (
-        *(("repeats", 1), ("batch", 2), ("epochs", 1), ("hidden", 1)),
-        *(("components", 1),) * (settings.components is not None),
-        *(("steps", CHECK_EVERY), ("patience", CHECK_EVERY)),
-    ):
-        if getattr(settings, name) < least:
-            raise UserError(f"{name} = {getattr(settings, name)}: at least {least}")
+    for name, numbers in RANGES.items():
+        value = getattr(settings, name)
+        if value is not None and value not in numbers:
+            raise UserError(f"{name} = {value}: must be {numbers}")
     return settings
 
 
 def _critic_input(
     images: np.ndarray,
-    size: int | None,
+    settings: InformationSettings,
     low: float | np.ndarray | None,
     high: float | np.ndarray | None,
     context: str,
 ) -> Tensor:
-    """(N, C, H, W) pixels in 0..1, averaged down to the size; or (N, D) vectors as they are."""
+    """(N, C, H, W) pixels in 0..1, averaged down to the size; or (N, D) vectors."""
     if images.ndim == 2:
-        return torch.from_numpy(finite_matrix(images, f"{context}images", np.float32))
+        return torch.from_numpy(_vectors(images, f"{context}images", settings))
     if images.ndim != 4 or 0 in images.shape:
         raise UserError(
             f"{context}images are an array of shape {images.shape}, not (N, C, H, W) or (N, D)"
         )
-    return _scaled(images=images, size=size, low=low, high=high, context=context)
+    return _scaled(images=images, size=settings.image_size, low=low, high=high, context=context)
+
+
+def _vectors(values: np.ndarray, what: str, settings: InformationSettings) -> np.ndarray:
+    """(N, d) columns to be standardised, in float64 and any unit; else as they are, in float32."""
+    if not settings.standardise:
+        return finite_matrix(values, what, np.float32)
+    return to_unit_scale(finite_matrix(values, what), axis=0)
 
 
 def _scaled(
@@ -352,7 +415,7 @@ def _score(
     values = np.array([result.value for result in results])
     errors = np.array([result.error for result in results])
     disjoint = min(len(values), round(1 / PARTS[2]))
-    cap = _cap(n_pairs, settings)
+    cap = _cap(results, settings)
     if values.mean() > cap - _NEAR_CAP:
         notes.append(
             f"{values.mean():.2f} nats are close to the cap of {cap:.2f}: the information may be "
@@ -373,15 +436,11 @@ def _score(
     )
 
 
-def _cap(n_pairs: int, settings: InformationSettings) -> float:
+def _cap(results: list[Result], settings: InformationSettings) -> float:
     """Largest value of the bound, in nats."""
     if settings.bound == "nwj":
         return math.inf
-    if settings.held_out:
-        reported = len(parts_of(np.arange(n_pairs), True)[2])
-        compared = len(chunks_of(torch.arange(reported))[-1])
-    else:
-        compared = min(settings.batch, n_pairs)
+    compared = min(result.compared for result in results)
     return math.log(compared / (settings.alpha if settings.bound == "interpolated" else 1))
 
 
@@ -391,7 +450,15 @@ def _remarks(results: list[Result], settings: InformationSettings) -> list[str]:
         return ["all codes or all images are the same: there is no information"]
     if not settings.held_out:
         return ["estimated on the critic's own training pairs: grows by over-fitting"]
+    values = np.array([result.value for result in results])
     notes = []
+    if values.mean() < 0:
+        notes.append(f"{values.mean():.2g} nats is below 0, the least there can be: read it as 0")
+    elif len(values) > 1 and values.std(ddof=1) > max(_WIDE * values.mean(), _NOTHING_MUCH):
+        notes.append(
+            f"the {len(values)} repeats spread from {values.min():.2f} to {values.max():.2f} nats: "
+            "more cells or more repeats are needed"
+        )
     if nothing := sum(result.value == 0 for result in results):
         notes.append(
             f"no critic did better than a constant one in {nothing} of {len(results)} repeats, "

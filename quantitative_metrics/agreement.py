@@ -23,6 +23,8 @@ from util.errors import UserError
 
 _OF_A_SEED = re.compile(r"(?P<method>.+?)[-_ ]?seed[-_ ]?\d+", re.IGNORECASE)
 
+RETRIEVED_UP_TO = 5000  # cells: a few seconds a projection; of more, a sample looks among all
+
 # projection, metric, value, std or None, cells
 Found = tuple[str, str, float, float | None, int]
 
@@ -78,13 +80,19 @@ def view_scores(
     for name, pair in (views.codes if views else {}).items():
         known = np.isfinite(np.hstack(pair)).all(axis=1)
         own = None if groups is None else groups.iloc[views.rows[known]]
+        if own is not None and own.nunique(dropna=False) < 2:
+            own = None
+            notes.append(
+                f"view information: the viewed cells are of one {design.group}, so they were "
+                "halved one by one"
+            )
         try:
             score = view_information(*(codes[known] for codes in pair), groups=own, seed=seed)
         except UserError as error:
             notes.append(f"view information of {name} skipped: {error}")
             continue
         found.append((name, "view_information", score.value, score.standard_error, score.n_cells))
-    return found, notes
+    return found, list(dict.fromkeys(notes))
 
 
 def replicate_scores(
@@ -122,6 +130,11 @@ def replicate_scores(
             profiled = _profiles(table, design)
         except UserError as error:
             notes.append(f"profiles skipped: {error}")
+    if sample is not None:
+        notes.append(
+            f"replicates and plates: {sample:,} of {len(table):,} cells were ranked against all; "
+            "std is the standard error of each score"
+        )
     found: list[Found] = []
     for name, points in codes.items():
         looked = replicate_retrieval(

@@ -27,7 +27,7 @@ import pandas as pd
 import scipy
 
 from util.errors import UserError
-from util.latents import finite_matrix
+from util.latents import finite_matrix, to_unit_scale
 from util.metadata import class_name, column_in, count_and_name, numbers_in, refuse_missing_column
 from util.splitting import group_codes
 
@@ -241,6 +241,8 @@ def distance_along(points: np.ndarray, knots: np.ndarray) -> np.ndarray:
     knots = knots[np.append(True, (np.diff(knots, axis=0) != 0).any(axis=1))]
     if len(knots) < 2:
         return np.full(len(points), np.nan)
+    scaled = to_unit_scale(np.concatenate([knots, points]))  # the place has no unit
+    knots, points = scaled[: len(knots)], scaled[len(knots) :]
     steps = np.diff(knots, axis=0)  # (m - 1, d)
     lengths = np.linalg.norm(steps, axis=1)
     passed = np.append(0, lengths.cumsum())  # length of the line up to each knot

@@ -11,8 +11,9 @@ import numpy as np
 from quantitative_metrics.backbone_metric import BackboneScore
 from quantitative_metrics.metric_figures import (
     INK,
+    BranchLook,
     backbone_view,
-    branch_colours,
+    branch_looks,
     check_pairs,
     coefficients,
     latent_distances,
@@ -29,6 +30,7 @@ def write_backbone_page(
     path: Path,
     title: str = "Backbones",
     names: tuple[str, str, str] = ("branch", "progress", "start"),
+    order: Sequence[str] = (),
 ) -> Path:
     """Write the page of the backbones, and plotly.js beside it.
 
@@ -39,15 +41,15 @@ def write_backbone_page(
         path: HTML to write.
         title: heading of the page.
         names: of the branch, the progress and the initial state.
+        order: branches in the order in which they are shown.
 
     Raises:
         UserError: names or lengths of codes and backbones that differ.
     """
     check_pairs(codes, latent_distances(backbones), "backbones")
-    colours = branch_colours(backbones)
+    looks = branch_looks(backbones, order)
     views = [
-        _page_view(name, codes[name], backbones[name], colours=colours, names=names)
-        for name in codes
+        _page_view(name, codes[name], backbones[name], looks=looks, names=names) for name in codes
     ]
     body = (
         f"<header><h1>{escape(title)}</h1>"
@@ -68,30 +70,30 @@ def _page_view(
     name: str,
     codes: np.ndarray,
     backbone: BackboneScore,
-    colours: Mapping[str, str],
+    looks: Mapping[str, BranchLook],
     names: Sequence[str],
 ) -> dict[str, Any]:
     """Traces and axes of one projection, for plotly."""
     view = backbone_view(codes, backbone)
     size, width = (2.5, 7) if view.cells.shape[1] == 3 else (4, 3)  # plotly's units differ
     traces = []
-    for branch, colour in colours.items():
+    for branch, look in looks.items():
         chosen = backbone.branch[view.rows] == branch
         progress = backbone.progress[view.rows][chosen]
         label = f"{names[0]} {branch}" if branch else "cells"
         text = [f"{escape(names[1])} {value:.3g}" for value in progress]
         traces.append(
             _trace(view.cells[chosen], mode="markers", name=label, legendgroup=branch)
-            | {"marker": {"size": size, "color": colour, "opacity": 0.5}}
+            | {"marker": _marker(look, size) | {"opacity": 0.5}}
             | {"text": text, "hoverinfo": "name+text"}
         )
     for line, knots in zip(backbone.lines, view.lines, strict=True):
-        colour = colours[line.branch]
+        look = looks[line.branch]
         label = " ".join(filter(None, [line.branch, line.initial])) or "backbone"
         traces.append(
             _trace(knots, mode="lines+markers", name=f"line {label}", legendgroup=line.branch)
-            | {"line": {"width": width, "color": colour}, "showlegend": False, "hoverinfo": "name"}
-            | {"marker": {"size": size + 2, "color": colour}}
+            | {"line": {"width": width, "color": look.colour}, "showlegend": False}
+            | {"marker": _marker(look, size + 2), "hoverinfo": "name"}
         )
     centres = {
         line.initial: knots[:1] for line, knots in zip(backbone.lines, view.lines, strict=True)
@@ -104,6 +106,10 @@ def _page_view(
         traces.append(_trace(centre, mode="markers", name=label) | style)
     note = "; ".join(filter(None, [coefficients(backbone), view.note]))
     return {"name": name, "note": note, "axes": view.axes, "traces": traces}
+
+
+def _marker(look: BranchLook, size: float) -> dict[str, Any]:
+    return {"size": size, "color": look.colour, "symbol": look.shape}
 
 
 def _trace(points: np.ndarray, name: str, **more: Any) -> dict[str, Any]:

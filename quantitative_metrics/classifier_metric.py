@@ -22,7 +22,7 @@ import torch
 
 from util import processes
 from util.errors import UserError
-from util.latents import finite_matrix
+from util.latents import finite_matrix, to_unit_scale
 from util.metadata import class_name, column_in, count_and_name, numbers_in
 from util.splitting import draw_groups, group_numbers
 
@@ -172,7 +172,8 @@ def classifier_accuracy(
         raise UserError(f"mode {mode!r}: choose one of {', '.join(EPOCHS)}")
     if repeats < 1:
         raise UserError(f"repeats = {repeats}: at least 1")
-    codes = finite_matrix(codes, f"{context}codes", np.float32)
+    raw = mode == "thesis"
+    codes = finite_matrix(codes, f"{context}codes", np.float32 if raw else None)
     classes, targets = _encode(labels, len(codes), context)
     rng = np.random.default_rng(seed)
     if groups is None:
@@ -181,7 +182,7 @@ def classifier_accuracy(
         train, test = _halves_of_groups(targets, group_numbers(groups), repeats, rng, context)
 
     standard = _standardised(codes, train)  # (R, N, d)
-    inputs = standard if mode == "converged" else np.broadcast_to(codes, standard.shape)
+    inputs = np.broadcast_to(codes, standard.shape) if raw else standard
     predicted = _predictions(
         inputs=inputs,
         targets=targets,
@@ -229,7 +230,8 @@ def accuracy_across_plates(
     codes = finite_matrix(codes, "codes", np.float64)
     known = ~(pd.isna(labels) | pd.isna(plates))
     names = np.array([class_name(label) for label in np.asarray(labels)[known]], dtype=object)
-    plate, x = pd.factorize(np.asarray(plates, dtype=object)[known])[0], codes[known]
+    plate = pd.factorize(np.asarray(plates, dtype=object)[known])[0]
+    x = to_unit_scale(codes[known], axis=0)
     spread = pd.Series(plate).groupby(names).nunique()
     alone = list(spread.index[spread < 2])
     kept = ~np.isin(names, alone)
@@ -257,9 +259,8 @@ def _accuracies(
     tested = cells.any(axis=0)
     with np.errstate(invalid="ignore"):  # 0 / 0 = NaN for a class that was not tested
         found = right / cells
+        per_class = np.nansum(found, axis=0) / (cells > 0).sum(axis=0)
     balanced = np.nanmean(found[:, tested], axis=1)  # whole groups may leave out a class
-    per_class = np.full(len(classes), np.nan)
-    per_class[tested] = np.nanmean(found[:, tested], axis=0)
     return {
         "accuracy": float(accuracy.mean()),
         "accuracy_std": _spread(accuracy),
@@ -369,7 +370,8 @@ def _halves_of_groups(
 
 def _standardised(codes: np.ndarray, train: np.ndarray) -> np.ndarray:
     """(R, N, d) codes with mean 0 and standard deviation 1 (or 0) in each training half."""
-    fitted = codes[train].astype(np.float64)  # (R, n_train, d)
+    codes = to_unit_scale(codes, axis=0)
+    fitted = codes[train]  # (R, n_train, d)
     mean, spread = fitted.mean(axis=1, keepdims=True), fitted.std(axis=1, keepdims=True)
     constant = np.ptp(fitted, axis=1, keepdims=True) == 0
     return ((codes - mean) / np.where(constant, 1, spread)).astype(np.float32)

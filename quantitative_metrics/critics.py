@@ -25,6 +25,8 @@ _CRITICS_AT_ONCE = 12  # trained in one batch, at most: they set the memory with
 _WEIGHTS_AT_ONCE = 2**25
 CHECK_EVERY = 20  # steps between looks at the part that stops the training
 THESIS_LAST_EPOCHS = 50
+_CLIPPED_AT = 3.0  # standard deviations; a critic is wild on cells farther out
+_CLIPPINGS = 10  # until mean and deviation are those of the clipped numbers
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,11 @@ class InformationSettings:
     hidden: int = 160
     """Units of the hidden layers of the critic; with all pixels, of its part for codes."""
     standardise: bool = True
-    """Standardise each column of codes and vectors; else they are taken as they are."""
-    repeats: int = 3
-    """Trainings, each with initial weights and a reporting part of its own."""
+    """Standardise each column of codes and vectors and clip it at 3 standard deviations; else they
+    are taken as they are."""
+    repeats: int = 5
+    """Trainings, each with initial weights and a reporting part of its own; five report on each
+    pair once."""
     pairs: int | None = 20_000
     """Use at most so many pairs, drawn at random; None uses all."""
     steps: int = 1200
@@ -57,7 +61,7 @@ class InformationSettings:
     """Steps without a better value on the stopping part before training ends."""
     epochs: int = 200
     """Passes over the pairs where none are held out."""
-    batch: int = 192
+    batch: int = 64
     """Pairs per training step."""
     learning_rate: float = 4e-3
     """Of Adam, at the start."""
@@ -74,10 +78,12 @@ class Result:
     error: float
     epochs: float
     curve: list[float]
+    compared: int
     stalled: bool = True
 
 
-NOTHING = Result(value=0.0, error=0.0, epochs=0.0, curve=[])  # where codes or images do not vary
+# where codes or images do not vary
+NOTHING = Result(value=0.0, error=0.0, epochs=0.0, curve=[], compared=1)
 
 
 def sees_all_pixels(x: Tensor, settings: InformationSettings) -> bool:
@@ -85,11 +91,35 @@ def sees_all_pixels(x: Tensor, settings: InformationSettings) -> bool:
     return x.ndim == 4 and settings.image_size is None
 
 
-def parts_of(order: np.ndarray, held_out: bool) -> list[Tensor]:
-    """Row numbers to train, to stop and to report."""
+def parts_of(
+    distinct: np.ndarray, repeats: int, rng: np.random.Generator
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For each repeat the row numbers to train, to stop and to report; copies share a part.
+
+    The parts move round, so up to five repeats report on different pairs. All repeats have parts of
+    one size: where copies make some larger, evenly spaced rows of these are left out.
+
+    Args:
+        distinct: (N,) number of the image or vector in each row, from 0; copies share it.
+        repeats: how often to split.
+        rng: of the order.
+    """
+    members = np.split(np.argsort(distinct, kind="stable"), np.bincount(distinct).cumsum()[:-1])
+    order = rng.permutation(len(members))
     ends = [round(sum(PARTS[:1]) * len(order)), round(sum(PARTS[:2]) * len(order))]
-    parts = np.split(order, ends) if held_out else [order, order[:0], order[:0]]
-    return [torch.from_numpy(part.copy()) for part in parts]
+    shift = len(order) // max(repeats, round(1 / PARTS[2]))
+    found = []
+    for repeat in range(repeats):
+        split = np.split(np.roll(order, -shift * repeat), ends)
+        found.append([np.concatenate([members[number] for number in part]) for part in split])
+    sizes = [min(map(len, part)) for part in zip(*found, strict=True)]
+    return [
+        tuple(
+            torch.from_numpy(rows[np.linspace(0, len(rows) - 1, size).astype(int)])
+            for rows, size in zip(parts, sizes, strict=True)
+        )
+        for parts in found
+    ]
 
 
 @dataclass(frozen=True)
@@ -118,22 +148,33 @@ class _Pairs:
 
 def results_of(
     x: Tensor,
+    distinct: np.ndarray,
     codes: Mapping[str, Tensor],
     settings: InformationSettings,
     rng: np.random.Generator,
     device: str | torch.device,
 ) -> dict[str, list[Result]]:
-    """A result per repeat of each projection; the critics of codes as wide share batches."""
-    order, seeds = rng.permutation(len(x)), rng.integers(2**62, size=settings.repeats).tolist()
-    # the parts move round, so up to five repeats report on different pairs
-    shift = len(order) // max(settings.repeats, round(1 / PARTS[2]))
-    parts = [parts_of(np.roll(order, -shift * r), settings.held_out) for r in range(len(seeds))]
-    varied = [] if (x == x[0]).all() else [n for n, z in codes.items() if (z != z[0]).any()]
-    found = {name: [NOTHING] * len(seeds) for name in codes}
-    found |= {name: [] for name in varied}
+    """A result per repeat of each projection; the critics of codes as wide share batches.
+
+    Args:
+        x: (N, C, H, W) pixels or (N, D) vectors.
+        distinct: (N,) number of the image or vector in each row, as in `parts_of`.
+        codes: name -> (N, d).
+        settings: how to train and to judge.
+        rng: of the parts and of the seeds of the critics.
+        device: that trains.
+    """
+    varied = [n for n, z in codes.items() if (z != z[0]).any()] if distinct.any() else []
+    found = {name: [] if name in varied else [NOTHING] * settings.repeats for name in codes}
     if not varied:
         return found
-    images = _spaces(x, parts, settings).to(device)
+    if settings.held_out:
+        parts = parts_of(distinct, settings.repeats, rng)
+    else:
+        everything = torch.from_numpy(rng.permutation(len(x)))
+        parts = [(everything, everything[:0], everything[:0])] * settings.repeats
+    seeds = rng.integers(2**62, size=settings.repeats).tolist()
+    images = _spaces(x, parts, settings).float().to(device)
     shape = tuple(x.shape[1:]) if sees_all_pixels(x, settings) else (images.shape[2],)
     for width in sorted({codes[name].shape[1] for name in varied}):
         critics = [(n, r) for n in varied if codes[n].shape[1] == width for r in range(len(seeds))]
@@ -168,14 +209,15 @@ def _spaces(x: Tensor, parts: Sequence[Sequence[Tensor]], settings: InformationS
 def _components(x: Tensor, rows: Tensor, number: int) -> Tensor:
     """(N, number) leading principal components of these rows, times their standard deviation.
 
-    The largest keeps its scale. Adam gives every input the same say; by their own scale alone, many
-    small components would drown the few that are seen again in other images.
+    The largest keeps its scale, and each is clipped as columns of vectors are. Adam gives every
+    input the same say; by their own scale alone, many small components would drown the few that are
+    seen again in other images.
     """
     fitted = x[rows].double()
     variances, axes = torch.linalg.eigh(fitted.T.cov())  # ascending
-    deviations = variances[-number:].clamp_min(0).sqrt()
-    axes = axes[:, -number:] * (deviations / deviations[-1].clamp_min(1e-12))
-    return x @ axes.float() - (fitted.mean(0) @ axes).float()
+    variances = variances[-number:].clamp_min(0)
+    weights = variances / variances[-1].sqrt().clamp_min(1e-12)
+    return _standardised((x @ axes[:, -number:].float()).double(), rows) * weights.float()
 
 
 def _new_estimator(
@@ -215,7 +257,9 @@ def _pairs(
     """What the critics (projection, repeat) are shown."""
     device = images.device
     z = [
-        _standardised(codes[name], parts[repeat][0]) if settings.standardise else codes[name]
+        _standardised(codes[name], parts[repeat][0])
+        if settings.standardise
+        else codes[name].float()
         for name, repeat in critics
     ]
     return _Pairs(
@@ -241,7 +285,13 @@ def _train_and_judge(
             stack=stack, optimizer=optimizer, pairs=pairs, settings=settings, generators=generators
         )
         return [
-            Result(float(np.mean(curve[-THESIS_LAST_EPOCHS:])), math.nan, len(curve), curve)
+            Result(
+                value=float(np.mean(curve[-THESIS_LAST_EPOCHS:])),
+                error=math.nan,
+                epochs=len(curve),
+                curve=curve,
+                compared=min(settings.batch, pairs.parts[0].shape[1]),
+            )
             for curve in curves
         ]
     best, curves = _train_until_stalled(
@@ -265,27 +315,37 @@ def _judged(
     curve, n_train = curves[number], pairs.parts[0].shape[1]
     epochs = CHECK_EVERY * len(curve) / (n_train // min(settings.batch, n_train))
     stalled = len(curve) < settings.steps // CHECK_EVERY
-    if max(curve) <= 0:  # for the stopping part the best critic is a constant, whose bound is 0
-        return Result(value=0.0, error=0.0, epochs=epochs, curve=curve, stalled=stalled)
-    best.write(number, estimator)
     repeat = int(pairs.repeat[number])
-    x = pairs.x[repeat if len(pairs.x) > 1 else 0]
-    judged = (estimator, x, pairs.z[number], chunks_of(pairs.parts[2][repeat]))
+    chunks = chunks_of(pairs.parts[2][repeat])
+    value = error = 0.0
+    if max(curve) > 0:  # else the best critic is, for the stopping part, a constant: its bound is 0
+        best.write(number, estimator)
+        x = pairs.x[repeat if len(pairs.x) > 1 else 0]
+        value = _held_out_bound(estimator, x, pairs.z[number], chunks)
+        error = _standard_error(estimator, x, pairs.z[number], chunks)
     return Result(
-        value=_held_out_bound(*judged),
-        error=_standard_error(*judged),
+        value=value,
+        error=error,
         epochs=epochs,
         curve=curve,
+        compared=len(chunks[-1]),
         stalled=stalled,
     )
 
 
 def _standardised(values: Tensor, rows: Tensor) -> Tensor:
-    """Columns (N, d) with mean 0 and standard deviation 1 in these rows; constant ones are 0."""
-    fitted = values[rows].double()
+    """Float32 columns (N, d) with mean 0 and standard deviation 1 in these rows, clipped.
+
+    Clipping can only lower the information. Mean and deviation are those of the clipped numbers,
+    so that few cells far out do not push all others together. Constant columns are 0.
+    """
+    fitted = values[rows]
     constant = fitted.amax(0) == fitted.amin(0)
+    for _ in range(_CLIPPINGS):
+        mean, reach = fitted.mean(0), _CLIPPED_AT * fitted.std(0)
+        fitted = fitted.clip(mean - reach, mean + reach)
     spread = fitted.std(0).masked_fill(constant, torch.inf)
-    return ((values - fitted.mean(0)) / spread).float()
+    return ((values - fitted.mean(0)) / spread).clip(-_CLIPPED_AT, _CLIPPED_AT).float()
 
 
 def _epoch(train: Tensor, batch: int, generators: Sequence[torch.Generator]) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -22,10 +23,13 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from quantitative_metrics.backbone_metric import BackboneScore
 from util.errors import UserError
 from util.helpers import projection_panel, turn_to
+from util.metadata import ordered_classes
 from util.style import (
-    CLASS_PALETTE,
+    LINE_PALETTE,
     LINE_STYLES,
+    MARKERS,
     OKABE_ITO,
+    Roles,
     colour_column,
     house_style,
     one_line,
@@ -43,12 +47,32 @@ ROLLING_SHARE = 0.05  # window of the rolling mean, of the cells of a branch
 GRID_POINTS = 512  # of a density
 
 
+@dataclass(frozen=True)
+class BranchLook:
+    """Colour of a branch and shape of its cells and knots (a key of `style.MARKERS`)."""
+
+    colour: str
+    shape: str = "circle"
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """matplotlib's properties of its line."""
+        dashes = LINE_STYLES[list(MARKERS).index(self.shape)]
+        return {"color": self.colour, "linewidth": LINE_WIDTH, "linestyle": dashes}
+
+    @property
+    def knot(self) -> dict[str, Any]:
+        """matplotlib's properties of its marker in a legend; circles are understood."""
+        return {} if self.shape == "circle" else {"marker": MARKERS[self.shape], "markersize": 5}
+
+
 def plot_backbone(
     codes: Mapping[str, np.ndarray],
     backbones: Mapping[str, BackboneScore],
     path: Path,
     colour_by: str = "branch",
     names: tuple[str, str, str] = ("branch", "progress", "start"),
+    order: Sequence[str] = (),
 ) -> Path:
     """The projections side by side: cells faint, the broken lines and their centres on top.
 
@@ -61,6 +85,7 @@ def plot_backbone(
         path: PNG to write.
         colour_by: "branch", or "progress" for a colour scale; without branches always the latter.
         names: what the branch, the progress and the initial state are called in the figure.
+        order: branches and initial states in the order in which they are shown.
 
     Raises:
         UserError: names or lengths of codes and backbones that differ, or another `colour_by`.
@@ -68,12 +93,12 @@ def plot_backbone(
     check_pairs(codes, latent_distances(backbones), "backbones")
     if colour_by not in ("branch", "progress"):
         raise UserError(f"colour_by = {colour_by!r}: branch or progress")
-    colours = branch_colours(backbones)
-    by_progress = colour_by == "progress" or list(colours) == [""]
+    looks = branch_looks(backbones, order)
+    by_progress = colour_by == "progress" or list(looks) == [""]
     scale = _scale([backbone.progress for backbone in backbones.values()], 1, 99)
-    markers = _centre_markers(backbones)
+    markers = _centre_markers(backbones, order)
     with house_style():
-        figure, positions = _new_figure(len(codes))
+        figure, positions = _new_figure(len(codes), legend=len(looks) + len(markers) + 2)
         panels = []
         for position, name in zip(positions, codes, strict=True):
             backbone = backbones[name]
@@ -81,18 +106,18 @@ def plot_backbone(
             panel = projection_panel(figure, position, view.cells.shape[1])
             if by_progress:
                 shades = mpl.colormaps["viridis"](scale(backbone.progress[view.rows]))
+                _draw_cells(panel, view.cells, shades)
             else:
-                shades = mpl.colors.to_rgba_array([colours[b] for b in backbone.branch[view.rows]])
-            _draw_cells(panel, view.cells, shades)
-            shown = {} if by_progress else colours
-            _draw_lines(panel=panel, view=view, backbone=backbone, colours=shown, markers=markers)
+                _draw_branches(panel, view.cells, backbone.branch[view.rows], looks)
+            shown = {} if by_progress else looks
+            _draw_lines(panel=panel, view=view, backbone=backbone, looks=shown, markers=markers)
             _label_panel(panel, _correlation_title(name, backbone), view)
             panels.append(panel)
         if by_progress:
             _add_colour_bar(
                 figure=figure, panels=panels, scale=scale, colours="viridis", label=names[1]
             )
-        _add_backbone_legend(figure, {} if by_progress else colours, markers, names)
+        _add_backbone_legend(figure, {} if by_progress else looks, markers, names)
         figure.suptitle("Backbones through cells of known progress")
         return save_figure(figure, path)
 
@@ -147,11 +172,29 @@ def backbone_view(codes: np.ndarray, backbone: BackboneScore) -> _View:
     return _view_of(codes, scored, [np.asarray(line.knots, float) for line in backbone.lines])
 
 
-def _draw_cells(panel: Axes, cells: np.ndarray, colours: np.ndarray, alpha: float = 0.3) -> None:
+def _draw_branches(
+    panel: Axes,
+    cells: np.ndarray,
+    branch: np.ndarray,
+    looks: Mapping[str, BranchLook],
+    alpha: float = 0.3,
+) -> None:
+    """Scatter (n, 2 or 3) points in the colours and shapes of their branches (n,)."""
+    shades = mpl.colors.to_rgba_array([looks[name].colour for name in branch])
+    shapes = np.array([looks[name].shape for name in branch])
+    for shape in dict.fromkeys(look.shape for look in looks.values()):
+        own = shapes == shape
+        _draw_cells(panel, cells[own], shades[own], alpha, MARKERS[shape])
+
+
+def _draw_cells(
+    panel: Axes, cells: np.ndarray, colours: np.ndarray, alpha: float = 0.3, marker: str = "o"
+) -> None:
     """Scatter (n, 2 or 3) points in (n, 4) colours, in an order that favours no class."""
     order = np.random.default_rng(0).permutation(len(cells))
     style = {
         "c": colours[order],
+        "marker": marker,
         "s": float(np.clip(16_000 / max(len(cells), 1), 2.5, 20)),
         "alpha": alpha,
         "linewidths": 0,
@@ -168,22 +211,23 @@ def _draw_lines(
     panel: Axes,
     view: _View,
     backbone: BackboneScore,
-    colours: Mapping[str, str],
+    looks: Mapping[str, BranchLook],
     markers: Mapping[str, str],
 ) -> None:
     """The broken lines in the colours of their branches, seen from where they spread most."""
     for line, knots in zip(backbone.lines, view.lines, strict=True):
-        _draw_line(panel, knots, colours.get(line.branch, INK), markers[line.initial])
+        look = looks.get(line.branch, BranchLook(INK))
+        _draw_line(panel, knots, look, markers[line.initial])
     if view.cells.shape[1] == 3 and len(view.rows):
         _turn_to_lines(panel, view)
 
 
-def _draw_line(panel: Axes, knots: np.ndarray, colour: str, marker: str) -> None:
+def _draw_line(panel: Axes, knots: np.ndarray, look: BranchLook, marker: str) -> None:
     """A broken line, its knots, and the marker of its centre; the white edges lie below all."""
     panel.plot(*knots.T, color="white", linewidth=LINE_WIDTH + 2, zorder=3)
-    panel.plot(*knots.T, color=colour, linewidth=LINE_WIDTH, zorder=4)
+    panel.plot(*knots.T, **look.line, zorder=4)
     edge = {"markersize": 4, "markeredgecolor": "white", "markeredgewidth": 0.6}
-    panel.plot(*knots[1:].T, "o", color=colour, zorder=5, **edge)
+    panel.plot(*knots[1:].T, MARKERS[look.shape], color=look.colour, zorder=5, **edge)
     panel.plot(*knots[:1].T, marker, color="white", markersize=9, zorder=6, **CENTRE_EDGE)
 
 
@@ -216,12 +260,15 @@ def coefficients(backbone: BackboneScore) -> str:
 
 
 def _add_backbone_legend(
-    figure: Figure, colours: Mapping[str, str], markers: Mapping[str, str], names: Sequence[str]
+    figure: Figure,
+    looks: Mapping[str, BranchLook],
+    markers: Mapping[str, str],
+    names: Sequence[str],
 ) -> None:
     """Branches, then initial states, to the right of the panels."""
     branches = [
-        Line2D([], [], color=colour, linewidth=LINE_WIDTH, label=f" {one_line(branch, 24)}")
-        for branch, colour in colours.items()
+        Line2D([], [], **look.line, **look.knot, label=f" {one_line(branch, 24)}")
+        for branch, look in looks.items()
     ]
     style = {"linestyle": "", "color": "white", "markersize": 8, **CENTRE_EDGE}
     starts = [
@@ -253,24 +300,24 @@ def latent_distances(backbones: Mapping[str, BackboneScore]) -> dict[str, np.nda
     return {name: backbone.latent_distance for name, backbone in backbones.items()}
 
 
-def branch_colours(backbones: Mapping[str, BackboneScore]) -> dict[str, str]:
-    """Colour of every branch in any of the backbones, in natural order; {"": ...} without any."""
+def branch_looks(
+    backbones: Mapping[str, BackboneScore], order: Sequence[str] = ()
+) -> dict[str, BranchLook]:
+    """Look of every branch in any of the backbones, in their order; {"": ...} without any."""
     found = [line.branch for backbone in backbones.values() for line in backbone.lines]
     if not any(found):
-        return {"": ONE_COLOUR}
-    classes = colour_column(pd.Series(list(dict.fromkeys(found)), dtype=object))
-    return {
-        name: classes.colours[code]
-        for name, code in sorted(
-            zip(dict.fromkeys(found), classes.codes, strict=True), key=lambda pair: pair[1]
-        )
-    }
+        return {"": BranchLook(ONE_COLOUR)}
+    classes = colour_column(pd.Series(found, dtype=object), Roles(order=order))
+    looks = [BranchLook(*pair) for pair in zip(classes.colours, classes.shapes, strict=True)]
+    look_of = {name: looks[code] for name, code in zip(found, classes.codes, strict=True)}
+    return {name: look_of[name] for name in ordered_classes(found, order)}
 
 
-def _centre_markers(backbones: Mapping[str, BackboneScore]) -> dict[str, str]:
+def _centre_markers(backbones: Mapping[str, BackboneScore], order: Sequence[str]) -> dict[str, str]:
     """Marker of the centre of every initial state."""
-    found = {line.initial: None for backbone in backbones.values() for line in backbone.lines}
-    return {state: CENTRE_MARKERS[i % len(CENTRE_MARKERS)] for i, state in enumerate(sorted(found))}
+    found = [line.initial for backbone in backbones.values() for line in backbone.lines]
+    states = ordered_classes(found, order)
+    return {state: CENTRE_MARKERS[i % len(CENTRE_MARKERS)] for i, state in enumerate(states)}
 
 
 def _scale(arrays: Iterable[np.ndarray], low: float | None, high: float) -> Normalize:
@@ -293,6 +340,7 @@ def plot_ordered_distance(
     by: str = "progress",
     window: float = ROLLING_SHARE,
     names: tuple[str, str] = ("branch", "progress"),
+    order: Sequence[str] = (),
 ) -> Path:
     """Latent distance of the cells in the order of their true progress, with its rolling mean.
 
@@ -306,6 +354,7 @@ def plot_ordered_distance(
             progress with a heavy tail.
         window: of the rolling mean, as a share of the cells of a branch, above 0 up to 1.
         names: what the branch and the progress are called in the figure.
+        order: branches in the order in which they are shown.
 
     Raises:
         UserError: no backbone, another `by`, or a window outside 0..1.
@@ -316,22 +365,22 @@ def plot_ordered_distance(
         raise UserError(f"window = {window}: a share of the cells, above 0 and at most 1")
     if not backbones:
         raise UserError("no backbone to draw: expected at least 1 projection")
-    colours = branch_colours(backbones)
+    looks = branch_looks(backbones, order)
     with house_style():
-        figure, positions = _new_figure(len(backbones), height=3.3)
+        figure, positions = _new_figure(len(backbones), height=3.3, legend=len(looks) + 2)
         for position, (name, backbone) in zip(positions, backbones.items(), strict=True):
             panel = figure.add_subplot(*position)
-            _draw_ordered(panel=panel, backbone=backbone, colours=colours, by=by, window=window)
+            _draw_ordered(panel=panel, backbone=backbone, looks=looks, by=by, window=window)
             panel.set_title(_correlation_title(name, backbone))
             progress = one_line(names[1])
             panel.set_xlabel(f"rank of {progress}" if by == "rank" else progress)
             panel.set_ylabel("latent distance")
-        _add_branch_legend(figure, colours, names[0], f"mean of {100 * window:g}% of the cells")
+        _add_branch_legend(figure, looks, names[0], f"mean of {100 * window:g}% of the cells")
         return save_figure(figure, path)
 
 
 def _draw_ordered(
-    panel: Axes, backbone: BackboneScore, colours: Mapping[str, str], by: str, window: float
+    panel: Axes, backbone: BackboneScore, looks: Mapping[str, BranchLook], by: str, window: float
 ) -> None:
     """Cells as faint points, a rolling mean per branch; a few cells far out are counted instead."""
     scored = np.flatnonzero(np.isfinite(backbone.latent_distance))
@@ -343,15 +392,14 @@ def _draw_ordered(
         return
     top = min(y.max(), max(1.2, 1.05 * np.percentile(y, 99)))
     drawn = slice(None, None, thinning_stride(len(order)))
-    shades = mpl.colors.to_rgba_array([colours[name] for name in branch[drawn]])
-    _draw_cells(panel, np.column_stack([x[drawn], y[drawn]]), shades, alpha=0.25)
-    for name, colour in colours.items():
+    _draw_branches(panel, np.column_stack([x[drawn], y[drawn]]), branch[drawn], looks, alpha=0.25)
+    for name, look in looks.items():
         chosen = branch == name
         if not chosen.any():
             continue
         means = _rolling_mean(np.column_stack([x[chosen], y[chosen]]), window)
         panel.plot(*means.T, color="white", linewidth=LINE_WIDTH + 1.6, zorder=3)
-        panel.plot(*means.T, color=colour, linewidth=LINE_WIDTH, zorder=4)
+        panel.plot(*means.T, **look.line, zorder=4)
     panel.set_ylim(-0.03 * top, 1.03 * top)
     if n_above := int((y > top).sum()):
         panel.text(0.02, 0.98, f"{n_above} cells above", transform=panel.transAxes,
@@ -368,13 +416,14 @@ def _rolling_mean(values: np.ndarray, share: float) -> np.ndarray:
     return (sums[window:] - sums[:-window]) / window
 
 
-def _add_branch_legend(figure: Figure, colours: Mapping[str, str], title: str, what: str) -> None:
-    labels = {name: f" {one_line(name, 24)}" if name else what for name in colours}
+def _add_branch_legend(
+    figure: Figure, looks: Mapping[str, BranchLook], title: str, what: str
+) -> None:
+    labels = {name: f" {one_line(name, 24)}" if name else what for name in looks}
     handles = [
-        Line2D([], [], color=colour, linewidth=LINE_WIDTH, label=labels[name])
-        for name, colour in colours.items()
+        Line2D([], [], **look.line, **look.knot, label=labels[name]) for name, look in looks.items()
     ]
-    heading = f"{one_line(title, 24)}\n({what})" if list(colours) != [""] else None
+    heading = f"{one_line(title, 24)}\n({what})" if list(looks) != [""] else None
     figure.legend(handles=handles, loc="outside right center", title=heading)
 
 
@@ -502,7 +551,7 @@ def plot_local_quality_densities(
     names = list(dict.fromkeys(name for methods in quality.values() for name in methods))
     styles = {
         name: {
-            "color": CLASS_PALETTE[i % len(CLASS_PALETTE)],
+            "color": LINE_PALETTE[i % len(LINE_PALETTE)],
             "linestyle": LINE_STYLES[i % len(LINE_STYLES)],
         }
         for i, name in enumerate(names)
@@ -538,11 +587,17 @@ def _draw_density(panel: Axes, scores: np.ndarray, end: float, style: dict) -> N
     panel.plot(grid, kernel(grid) + kernel(-grid), **style)
 
 
-def _new_figure(n_panels: int, height: float = 4.1) -> tuple[Figure, list[tuple[int, int, int]]]:
-    """A figure with room for panels of 4.1 x `height` inches and a legend, and their places."""
+def _new_figure(
+    n_panels: int, height: float = 4.1, legend: int = 0
+) -> tuple[Figure, list[tuple[int, int, int]]]:
+    """A figure with room for panels of 4.1 x `height` inches and a legend, and their places.
+
+    `legend` is the number of its lines.
+    """
     columns = 2 if n_panels == 4 else min(n_panels, 3)
     rows = math.ceil(n_panels / columns)
-    figure = Figure(figsize=(4.1 * columns + 1.9, height * rows + 0.5), layout="constrained")
+    tall = max(height * rows + 0.5, 0.2 * legend + 0.2)
+    figure = Figure(figsize=(4.1 * columns + 1.9, tall), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.04)
     return figure, [(rows, columns, i + 1) for i in range(n_panels)]
 

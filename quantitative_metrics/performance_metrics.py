@@ -25,11 +25,10 @@ import tyro
 from quantitative_metrics.backbone_metric import Continuum, refuse_unknown_continuum
 from quantitative_metrics.catalogue import GROUPS, GROUPS_HELP, Group
 from quantitative_metrics.classifier_metric import ClassifierTask
+from quantitative_metrics.options import ScoringOptions
 from quantitative_metrics.score_figures import write_score_report
 from quantitative_metrics.score_table import format_table, scores_table, write_scores
 from quantitative_metrics.scores import (
-    RANK_ALL_UP_TO,
-    RANKED_SAMPLE,
     Plan,
     Scores,
     reference_spaces,
@@ -48,15 +47,20 @@ from util.metadata import (
     refuse_duplicates,
     refuse_missing_column,
     text_columns,
-    warnings_first,
 )
 from util.runs import create_run_folder, describe_run, write_json
-from util.settings import parse_options, run_script
+from util.settings import (
+    notes_for_user,
+    parse_options,
+    refuse_out_of_range,
+    run_script,
+    take_fields,
+)
 from util.tables import counts_rows, read_table
 
 
 @dataclass(frozen=True)
-class Settings(CellSource):
+class Settings(ScoringOptions, CellSource):
     """What to score, and how."""
 
     source: tyro.conf.Positional[str] = ""
@@ -81,10 +85,6 @@ class Settings(CellSource):
     """The classifier sees only cells with at least `strength_threshold` in this column."""
     strength_threshold: float = 0.5
     """In the units of that column."""
-    classifier_mode: str = "converged"
-    """`converged` (standardised columns, 100 epochs) or `thesis` (raw columns, 20 epochs)."""
-    class_weights: bool = False
-    """Weight each class by its inverse size."""
 
     progress: str | None = None
     """Column of a continuum (dose, time, DNA content) for the backbone; None takes BBBC031's."""
@@ -99,12 +99,6 @@ class Settings(CellSource):
     """Column of cells that stay together in every split and resample (well, plate, donor); None
     splits cells one by one."""
 
-    information_mode: str = "held_out"
-    """`held_out` (on pairs the critic has not seen) or `thesis` (on those it was trained on)."""
-    rank_all_up_to: int = RANK_ALL_UP_TO
-    """Cells up to which neighbourhood ranks are exact; above, a sample is ranked against all."""
-    ranked_sample: int = RANKED_SAMPLE
-    """Cells of that sample."""
     seed: int = 0
     """Of samples, classifiers, critics and bootstrap."""
     device: str = "auto"
@@ -159,6 +153,7 @@ def compute_perf_metrics(source: str | Path | pd.DataFrame, **options: Any) -> p
 
 def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Scored:
     """Read, join and score; writes nothing."""
+    refuse_out_of_range(settings, settings.OPTION_RANGES)
     name = "the table" if isinstance(source, pd.DataFrame) else str(source)
     table = source if isinstance(source, pd.DataFrame) else _read_source(name, settings.label)
     notes, table = list(table.attrs.get("notes", [])), table.copy()
@@ -166,7 +161,7 @@ def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Score
     for column in dict.fromkeys(c for columns in projections.values() for c in columns):
         table[column] = numbers_in(table, column, name)
     table, cells, features, more = _join(table, name, settings)
-    label, classes, label_notes = choose_labels(table, settings.label)
+    label, classes, label_notes = choose_labels(table, settings.label, settings.order)
     refuse_unknown_continuum(table, settings.progress, settings.branch, settings.initial)
     _refuse_unknown_classes(settings, table, classes)
     scores = score_latents(
@@ -176,7 +171,7 @@ def score_source(source: str | Path | pd.DataFrame, settings: Settings) -> Score
         _plan(settings, label, scoring_device(pick_device(settings.device))),
     )
     notes += more + (label_notes if label else [])
-    scores = replace(scores, notes=warnings_first(notes + scores.notes))
+    scores = replace(scores, notes=notes_for_user(notes + scores.notes))
     return Scored(latents=table, projections=projections, cells=cells, label=label, scores=scores)
 
 
@@ -286,19 +281,8 @@ def _plan(settings: Settings, label: str | None, device: str) -> Plan:
         initial=settings.initial,
         ignore=tuple(settings.ignore),
     )
-    return Plan(
-        metrics=settings.metrics,
-        task=task or None,
-        classifier_mode=settings.classifier_mode,
-        class_weights=settings.class_weights,
-        continuum=continuum or None,
-        information_mode=settings.information_mode,
-        rank_all_up_to=settings.rank_all_up_to,
-        ranked_sample=settings.ranked_sample,
-        replicate=settings.replicate,
-        group=settings.group,
-        seed=settings.seed,
-        device=device,
+    return take_fields(
+        Plan, settings, task=task or None, continuum=continuum or None, device=device
     )
 
 

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
 from quantitative_metrics.backbone_page import write_backbone_page
 from quantitative_metrics.catalogue import CATALOGUE
+from quantitative_metrics.critics import CHECK_EVERY
 from quantitative_metrics.metric_figures import (
     plot_backbone,
     plot_co_ranking,
@@ -21,6 +22,7 @@ from quantitative_metrics.metric_figures import (
     plot_local_quality_densities,
     plot_ordered_distance,
 )
+from quantitative_metrics.MINE_metric import InformationScore
 from quantitative_metrics.score_table import detail_tables, scores_table, shown_k, tidy_scores
 from quantitative_metrics.scores import Scores
 from util.data_processing import Cells
@@ -30,7 +32,7 @@ from util.metadata import gradations
 from util.pages.report import write_latent_page, write_report
 from util.runs import file_names
 from util.style import (
-    CLASS_PALETTE,
+    LINE_PALETTE,
     LINE_STYLES,
     house_style,
     one_line,
@@ -86,7 +88,7 @@ def _projection_styles(tidy: pd.DataFrame) -> dict[str, dict]:
     names = tidy["projection"].unique()
     return {
         str(name): {
-            "color": CLASS_PALETTE[i % len(CLASS_PALETTE)],
+            "color": LINE_PALETTE[i % len(LINE_PALETTE)],
             "linestyle": LINE_STYLES[i % len(LINE_STYLES)],
         }
         for i, name in enumerate(names)
@@ -188,6 +190,39 @@ def _label_bars(panel: Axes, x: np.ndarray, tops: np.ndarray, values: np.ndarray
             panel.text(place, top + 1.2, f"{value:.0f}", ha="center", va="bottom", fontsize=7)
 
 
+def plot_information_curves(
+    information: Mapping[str, Mapping[str, InformationScore]], path: Path
+) -> Path:
+    """What the critics of mutual information found while they were trained, a panel per reference.
+
+    A line per training. In mode `held_out` the value on the pairs that stop the training; its
+    best step reports on other pairs. In mode `thesis` the mean of each epoch on the training pairs,
+    from whose last 50 epochs the thesis read its value.
+
+    Args:
+        information: reference -> projection -> score; at least one.
+        path: PNG to write.
+    """
+    names = dict.fromkeys(name for found in information.values() for name in found)
+    styles = _projection_styles(pd.DataFrame({"projection": list(names)}))
+    with house_style():
+        figure = Figure(figsize=(0.5 + 4.5 * len(information), 3.6), layout="constrained")
+        panels = figure.subplots(1, len(information), squeeze=False)[0]
+        for panel, (reference, found) in zip(panels, information.items(), strict=True):
+            panel.set_title(f"Mutual information with {reference}")
+            for name, score in found.items():
+                step = CHECK_EVERY if score.settings.held_out else 1
+                for curve in score.curves:
+                    steps = step * np.arange(1, len(curve) + 1)
+                    panel.plot(steps, curve, **styles[str(name)], linewidth=1, alpha=0.7)
+                panel.axhline(score.value, color=styles[str(name)]["color"], alpha=0.35)
+                panel.set_xlabel("training step" if score.settings.held_out else "epoch")
+        panels[0].set_ylabel("information found (nats)")
+        handles = [Line2D([], [], label=f" {name}", **style) for name, style in styles.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+        return save_figure(figure, path)
+
+
 def write_score_report(
     folder: Path,
     scores: Scores,
@@ -229,7 +264,7 @@ def write_score_report(
             projections=projections,
             thumbnails=compose_rgb(cells.images[:: thinning_stride(len(latents))], cells),
             path=folder / "latent_space.html",
-            colour_by=label,
+            roles=scores.roles(label),
             title=titles[1],
         )
     about = {name: described[name] for name in ("data", "command") if name in described}
@@ -268,18 +303,23 @@ def draw_scores(
         captions and PNG files in the order of a report.
     """
     figures = []
-    progress = scores.continuum.progress if scores.continuum else None
     columns = coloured_columns(known_of(latents, projections), label)
     files = file_names(columns)
     for column in columns:
         path = folder / f"projections_{files[column]}.png"
-        graded = column != label or column == progress  # the others are gradations
-        plot_projections(latents, projections, column, path, graded)
+        plot_projections(latents, projections, column, path, scores.roles(label))
         figures.append((f"The projections, coloured by {column}", path))
     codes = {name: latents[list(columns)].to_numpy(float) for name, columns in projections.items()}
     curves = plot_scores(scores.table, folder / "scores.png")
     figures += [("Neighbourhoods kept, by their size", curves)] if curves else []
     figures += _draw_neighbours(scores, codes, folder)
+    if any(scores.information.values()):
+        path = plot_information_curves(scores.information, folder / "information_curves.png")
+        caption = (
+            "Training of the critics that estimate mutual information; a horizontal line marks the "
+            "value reported"
+        )
+        figures.append((caption, path))
     bars = plot_accuracy(scores.table, folder / "accuracy.png")
     figures += [("Classes read from the coordinates", bars)] if bars else []
     if scores.backbones:
@@ -320,14 +360,20 @@ def _draw_backbones(
 ) -> list[tuple[str, Path]]:
     known, backbones = scores.continuum, scores.backbones
     names = (known.branch or "branch", known.progress, known.initial or "start")
-    write_backbone_page(codes, backbones, folder / "backbones.html", names=names)
+    write_backbone_page(
+        codes, backbones, folder / "backbones.html", names=names, order=scores.order
+    )
     return [
         (
             "The backbone of the known continuum in each projection (backbones.html to turn)",
-            plot_backbone(codes, backbones, folder / "backbones.png", names=names),
+            plot_backbone(
+                codes, backbones, folder / "backbones.png", names=names, order=scores.order
+            ),
         ),
         (
             "Distance along the backbone against the true progress",
-            plot_ordered_distance(backbones, folder / "ordered_distance.png", names=names[:2]),
+            plot_ordered_distance(
+                backbones, folder / "ordered_distance.png", names=names[:2], order=scores.order
+            ),
         ),
     ]

@@ -79,8 +79,12 @@ def scores_table(scores: pd.DataFrame) -> pd.DataFrame:
     for name in sorted(filter(_is_brief, single["metric"].unique()), key=_place):
         for reference, part in single[single["metric"] == name].groupby("reference", sort=False):
             columns[_column(name, reference)] = part
-    values = {name: part.set_index("projection")["value"] for name, part in columns.items()}
-    return mark_best(pd.DataFrame(values, pd.Index(tidy["projection"].unique(), name="projection")))
+    rows = pd.Index(tidy["projection"].unique(), name="projection")
+    values, spreads = (
+        pd.DataFrame({c: p.set_index("projection")[of] for c, p in columns.items()}, rows)
+        for of in ("value", "std")
+    )
+    return mark_best(values, spreads)
 
 
 def _column(name: str, reference: str) -> str:
@@ -97,21 +101,27 @@ def _place(name: str) -> int:
     return CATALOGUE.index(split_name(name)[0])
 
 
-def mark_best(table: pd.DataFrame) -> pd.DataFrame:
+def mark_best(table: pd.DataFrame, spreads: pd.DataFrame | None = None) -> pd.DataFrame:
     """A table of scores, named as in a table of runs, with titles for people and its best marked.
 
     Args:
         table: a row per projection or method, a column per score.
+        spreads: of the same shape, NaN where there is none; a difference within the larger spread
+            of two entries means nothing.
 
     Returns:
         the same with the catalogue's titles; `attrs["best"]` holds the (row, column) pairs of the
-        best entries. A column whose values look equal has none.
+        entries that no other is better than. A column in which this holds for all has none.
     """
     best = set()
     for name in table:
-        shown = goodness(table[name].round(DECIMALS))
-        if shown.nunique() > 1:
-            best |= {(row, title_of(name)) for row in table.index[shown == shown.max()]}
+        good = goodness(table[name].round(DECIMALS)).dropna()
+        behind = good.max() - good
+        if spreads is not None and len(good):
+            spread = spreads[name].reindex(good.index).fillna(0)
+            behind = behind.where(behind > spread.clip(lower=spread[good.idxmax()]), 0)
+        if (behind > 0).any():
+            best |= {(row, title_of(name)) for row in good.index[behind == 0]}
     table = table.rename(columns=title_of)
     table.attrs["best"] = frozenset(best)
     return table

@@ -28,6 +28,7 @@ import pandas as pd
 import torch
 
 from quantitative_metrics.agreement import (
+    RETRIEVED_UP_TO,
     Design,
     Found,
     Views,
@@ -50,51 +51,53 @@ from quantitative_metrics.classifier_metric import (
     accuracy_across_plates,
     m_scores,
 )
-from quantitative_metrics.MINE_metric import mutual_information_of
+from quantitative_metrics.MINE_metric import (
+    InformationScore,
+    information_settings,
+    mutual_information_of,
+)
+from quantitative_metrics.options import ScoringOptions
 from quantitative_metrics.unsupervised_metric import CoRanking, co_ranking
 from util.data_processing import Cells
 from util.errors import UserError, is_out_of_memory
 from util.latents import known_of, logvars_of
-from util.metadata import count_and_name, plate_column, refuse_missing_column
+from util.metadata import (
+    count_and_name,
+    ordered_classes,
+    plate_column,
+    refuse_missing_column,
+)
+from util.settings import refuse_out_of_range
 from util.splitting import splitting_note
+from util.style import Roles
 
 COLUMNS = ["projection", "reference", "metric", "k", "value", "std", "n_cells", "seed"]
 EVERY_K_UP_TO = 5000  # neighbourhood sizes; of more, scores.csv holds a thousand
-RANK_ALL_UP_TO = 15_000  # cells: about a minute for three projections and two spaces on 2 cores
 SPLITTING = {"information", "classifier", "backbone"}  # groups that split or resample the cells
 ROWS_COMPARED = 512  # at a time, to see whether any cells differ
-RANKED_SAMPLE = 2000  # cells ranked against all where there are too many for exact ranks
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(ScoringOptions):
     """What to score, and how.
 
     metrics: groups of scores; see `METRICS`.
     task: the classes; None scores nothing by class. m1, m2 and m3 are added where the table has
         BBBC031's columns and its GT_label is the class.
-    classifier_mode: `converged` or `thesis` (`classifier_metric`).
-    class_weights: weight classes by their inverse size.
     continuum: what is known of the order of the cells; None takes BBBC031's where its columns are.
-    information_mode: `held_out` or `thesis` (`MINE_metric`).
-    rank_all_up_to: cells up to which neighbourhood ranks are exact; above, `ranked_sample` cells
-        are ranked against all.
     replicate: column of what cells share that should look alike (well, site, donor); None skips
         its scores.
     group: column of cells that stay together in every split and resample; None splits cells one by
         one.
+    order: classes in the order of tables and figures; the others follow in natural order.
     """
 
     metrics: tuple[str, ...] = GROUPS
     task: ClassifierTask | None = None
-    classifier_mode: str = "converged"
-    class_weights: bool = False
     continuum: Continuum | None = None
-    information_mode: str = "held_out"
-    rank_all_up_to: int = RANK_ALL_UP_TO
-    ranked_sample: int = RANKED_SAMPLE
     replicate: str | None = None
     group: str | None = None
+    order: tuple[str, ...] = ()
     seed: int = 0
     device: str = "cpu"
 
@@ -102,6 +105,8 @@ class Plan:
         odd = [name for name in self.metrics if name not in GROUPS]
         if odd:
             raise UserError(f"`metrics` {odd[0]}: choose from {', '.join(GROUPS)}")
+        refuse_out_of_range(self, self.OPTION_RANGES)
+        information_settings(**self.of_information())
 
     def sample_of(self, n_cells: int) -> int | None:
         """How many cells to rank; None for all."""
@@ -128,9 +133,11 @@ class Scores:
     local_quality: N rows, a column `<projection>_<reference>_local_Q_score` each, relative to a
         perfect projection, whose mean is 1; NaN where a cell was not ranked.
     corners: reference -> projection -> (c, c) co-ranking matrix of the first ranks.
+    information: reference -> projection -> mutual information, with the curves of its training.
     backbones: projection -> backbone, its arrays in the N rows of the table.
     continuum: of the backbones; None without.
     confusion: projection -> confusion matrix, rows the true class, in test cells of all repeats.
+    order: of the classes, as in the plan.
     notes: what was left out and why, a line each.
     """
 
@@ -138,10 +145,16 @@ class Scores:
     axes: pd.DataFrame
     local_quality: pd.DataFrame
     corners: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    information: dict[str, dict[str, InformationScore]] = field(default_factory=dict)
     backbones: dict[str, BackboneScore] = field(default_factory=dict)
     continuum: Continuum | None = None
     confusion: dict[str, pd.DataFrame] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+
+    def roles(self, label: str | None) -> Roles:
+        """What the columns mean to figures of these scores, whose classes are in column `label`."""
+        return Roles(label, self.continuum and self.continuum.progress, self.order)
 
 
 def reference_spaces(cells: Cells | None, features: pd.DataFrame | None) -> dict[str, np.ndarray]:
@@ -293,6 +306,7 @@ class _Scoring:
         self.axes = correlate_axes({}, table)
         self.local: dict[str, np.ndarray] = {}
         self.corners: dict[str, dict[str, np.ndarray]] = {}
+        self.information: dict[str, dict[str, InformationScore]] = {}
         self.backbones: dict[str, BackboneScore] = {}
         self.continuum = plan.continuum
         if plan.continuum is None and has_continuum(table):
@@ -308,9 +322,11 @@ class _Scoring:
             axes=self.axes,
             local_quality=pd.DataFrame(self.local, index=index),
             corners=self.corners,
+            information=self.information,
             backbones=self.backbones,
             continuum=self.continuum,
             confusion=self.confusion,
+            order=self.plan.order,
             notes=notes + list(dict.fromkeys(self.notes)),
         )
 
@@ -362,15 +378,29 @@ class _Scoring:
             )
         for reference, data in references.items():
             found = co_ranking(
-                data, codes, sample=sample, seed=self.plan.seed, device=self.plan.device
+                data,
+                codes,
+                sample=sample,
+                seed=self.plan.seed,
+                kt=self.plan.kt,
+                ks=self.plan.ks,
+                device=self.plan.device,
             )
             self.corners[reference] = {name: ranking.corner for name, ranking in found.items()}
             for name, ranking in found.items():
                 self.rows += _ranking_rows(name, reference, ranking)
+                self._note_ties(name, ranking)
                 quality = ranking.local_quality
                 self.local[f"{name}_{reference}_local_Q_score"] = self._in_full_table(
                     quality.relative, quality.cells
                 )
+
+    def _note_ties(self, name: str, ranking: CoRanking) -> None:
+        if ranking.n_tied:
+            self.notes.append(
+                f"{name}: {ranking.n_tied:,} of {ranking.n_cells:,} cells share their code with "
+                "another cell; which of them is nearer is drawn at random, by the seed"
+            )
 
     def score_information(self) -> None:
         """Mutual information with each reference space."""
@@ -404,11 +434,13 @@ class _Scoring:
         found = mutual_information_of(
             data,
             codes,
-            mode=plan.information_mode,
             seed=plan.seed,
             device=plan.device,
             context=f"{{}}, {reference}: ",
+            groups=self.groups,
+            **plan.of_information(),
         )
+        self.information[reference] = found
         for name, score in found.items():
             self._add(name, "mutual_information", score.value, reference=reference,
                       std=score.spread, n_cells=score.n_pairs)  # fmt: skip
@@ -445,6 +477,7 @@ class _Scoring:
                 (task,),
                 groups=self.groups,
                 mode=plan.classifier_mode,
+                repeats=plan.classifier_repeats,
                 class_weights=plan.class_weights,
                 seed=plan.seed,
                 device=plan.device,
@@ -454,6 +487,7 @@ class _Scoring:
                 self._add(name, task.name, score.accuracy, std=score.accuracy_std,
                           n_cells=score.n_cells)  # fmt: skip
                 continue
+            score = _in_order(score, plan.order)
             self.rows += _class_rows(name, score)
             self.confusion[name] = pd.DataFrame(score.confusion, score.classes, score.classes)
 
@@ -479,7 +513,8 @@ class _Scoring:
             )
 
     def _add_backbone(self, name: str, found: BackboneScore) -> None:
-        parts = [("", found), *((f"[{branch}]", part) for branch, part in found.branches.items())]
+        branches = ordered_classes(found.branches, self.plan.order)
+        parts = [("", found), *((f"[{name}]", found.branches[name]) for name in branches)]
         for coefficient in ("spearman", "kendall"):
             for suffix, part in parts:
                 estimate = getattr(part, coefficient)
@@ -498,12 +533,13 @@ class _Scoring:
     def score_agreement(self) -> None:
         """What needs no labels: agreement of views, replicates, plates and seeds."""
         plan, (found, notes) = self.plan, self.viewed
+        exact = len(self.table) <= min(plan.rank_all_up_to, RETRIEVED_UP_TO)
         found = found + seed_scores(self.codes, plan.seed)
         more, more_notes = replicate_scores(
             self.codes,
             self.table,
             self.design,
-            sample=plan.sample_of(len(self.table)),
+            sample=None if exact else plan.ranked_sample,
             seed=plan.seed,
             device=plan.device,
         )
@@ -528,6 +564,18 @@ class _Scoring:
             score()
         except UserError as error:
             self.notes.append(f"{what} skipped: {error}")
+
+
+def _in_order(score: ClassifierScore, order: Sequence[str]) -> ClassifierScore:
+    """The score with its classes in the order in which they are shown."""
+    names = ordered_classes(score.classes, order)
+    places = [score.classes.index(name) for name in names]
+    return replace(
+        score,
+        classes=tuple(names),
+        per_class={name: score.per_class[name] for name in names},
+        confusion=score.confusion[np.ix_(places, places)],
+    )
 
 
 def has_variation(space: np.ndarray) -> bool:

@@ -16,7 +16,7 @@ from itertools import combinations
 import numpy as np
 
 from util.errors import UserError
-from util.latents import finite_matrix
+from util.latents import finite_matrix, to_unit_scale
 
 NEIGHBOURS = 15
 
@@ -74,7 +74,7 @@ def seed_stability(
         >>> found.overlap[0], round(found.distance[0], 9)
         (1.0, 0.0)
     """
-    arrays = [finite_matrix(codes, "codes").astype(np.float64) for codes in projections]
+    arrays = [to_unit_scale(finite_matrix(codes, "codes")) for codes in projections]
     sizes = {len(codes) for codes in arrays}
     if len(arrays) < 2 or len(sizes) != 1 or min(sizes) < 3:
         raise UserError(

@@ -14,8 +14,12 @@ N k - Q(k) intruders at k, hence
 
 and the same with rho and r exchanged for C; LCMC needs only Q.
 
-Ties are broken by index, and a cell is never its own neighbour, also where it has duplicates. A
-distance is squared, in float64 and kept to 52 - log2(N) bits (33 at N = 310,194) beside the index
+A cell is never its own neighbour, also where it has duplicates. Ties are broken by index. Where
+cells share a code, they are broken at random instead, in the same way in both spaces: the table may
+be sorted by class, and index would then put some classes first. Each seed breaks them in another
+way; the values of a sorted and of a shuffled table differ no more than those of two seeds.
+
+A distance is squared, in float64 and kept to 52 - log2(N) bits (33 at N = 310,194) beside the index
 in one 64-bit sort key. That is exact for 8-bit pixels, whose dot products are summed as integers;
 elsewhere distances are float64 (matmul of centred data; direct differences up to 16 columns), and
 duplicates are given the same column.
@@ -32,7 +36,7 @@ import torch
 from quantitative_metrics.local_quality import LocalQuality, LocalQualityCounter, neighbourhood
 from util.devices import select_rows
 from util.errors import UserError
-from util.latents import finite_matrix
+from util.latents import finite_matrix, first_alike, to_unit_scale
 
 MEASURES = ("trustworthiness", "continuity", "lcmc", "mean")
 
@@ -49,6 +53,7 @@ _RANK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}  # rows x N whose ranks are worke
 class CoRanking:
     """How well one projection keeps the neighbourhoods of the reference space.
 
+    n_tied: cells that share their code with another cell.
     k: (K,) every neighbourhood size below N / 2, from 1.
     trustworthiness, continuity: (K,) in [0, 1], higher is better, 1 when every neighbourhood is
         kept.
@@ -63,6 +68,7 @@ class CoRanking:
 
     n_cells: int
     n_ranked: int
+    n_tied: int
     k: np.ndarray
     trustworthiness: np.ndarray
     continuity: np.ndarray
@@ -140,7 +146,7 @@ def co_ranking(
         projections: name -> (N, d) codes in the same order of cells.
         sample: rank only this many randomly drawn cells, each against all N, and estimate the rest;
             None, or N and more, ranks every cell.
-        seed: of the sample.
+        seed: of the sample, and of the order that breaks ties.
         kt, ks: neighbourhood of the local quality; None as in `local_quality.neighbourhood`.
         corner: ranks on a side of the co-ranking picture.
         device: torch device; it must support float64 ("cpu" or "cuda", not "mps").
@@ -170,25 +176,50 @@ def co_ranking(
     cells = torch.as_tensor(_cells_to_rank(n_cells, sample, seed), device=device)
 
     reference_space = _space(data, device)
-    spaces = {name: _space(array, device) for name, array in codes.items()}
     tallies = {
         name: _Tally(
             n_cells=n_cells,
             n_ranked=len(cells),
+            n_tied=_n_tied(array),
             corner=min(corner, n_cells - 1),
             kt=kt,
             ks=ks,
             device=device,
         )
-        for name in codes
+        for name, array in codes.items()
     }
+    shuffled = torch.as_tensor(np.random.default_rng(seed).permutation(n_cells), device=device)
+    for places, tied in ((None, False), (shuffled, True)):
+        spaces = {
+            name: _space(array, device)
+            for name, array in codes.items()
+            if (tallies[name].n_tied > 0) == tied
+        }
+        if spaces:
+            _count(reference_space, spaces=spaces, tallies=tallies, cells=cells, places=places)
+    return {name: tally.result(cells) for name, tally in tallies.items()}
+
+
+def _n_tied(codes: np.ndarray) -> int:
+    """Cells that share their code with another cell."""
+    first, counts = np.unique(first_alike(codes), return_counts=True)
+    return int(counts[counts > 1].sum())
+
+
+def _count(
+    reference_space: "_DirectSpace | _MatmulSpace",
+    spaces: dict[str, "_DirectSpace | _MatmulSpace"],
+    tallies: dict[str, "_Tally"],
+    cells: torch.Tensor,
+    places: torch.Tensor | None,
+) -> None:
+    """Rank the cells in the reference and in these projections, block by block, and count pairs."""
     for rows, distances in reference_space.row_blocks(cells):
-        reference_order = _order(distances, rows)
+        reference_order = _order(distances, rows, places)
         reference_ranks = _ranks(reference_order)
         for name, space in spaces.items():
-            order = _order(space.distances(rows), rows)
+            order = _order(space.distances(rows), rows, places)
             tallies[name].add(rows, reference_order, reference_ranks, order)
-    return {name: tally.result(cells) for name, tally in tallies.items()}
 
 
 def neighbour_orders(
@@ -234,11 +265,13 @@ def _checked_spaces(
 
 
 def _as_matrix(name: str, array: np.ndarray) -> np.ndarray:
-    """(N, D) finite numbers of (N, ...), without a copy where it can be avoided."""
+    """(N, D) finite numbers of (N, ...), in a unit that squares can be taken of."""
     array = np.asarray(array)
     if array.ndim > 2:
         array = array.reshape(len(array), int(np.prod(array.shape[1:])))
     array = finite_matrix(array, name)
+    if array.dtype == np.float64:  # of other types no square of a number leaves float64
+        return to_unit_scale(array)
     return array.view(np.uint8) if array.dtype == bool else array
 
 
@@ -382,7 +415,9 @@ class _FloatSpace(_MatmulSpace):
 
     def __init__(self, data: np.ndarray, device: torch.device):
         self.centre = torch.as_tensor(_centre(data), device=device)
-        self.copies, self.originals = (torch.as_tensor(i, device=device) for i in _copies(data))
+        first = torch.as_tensor(first_alike(data), device=device)
+        self.copies = (first != torch.arange(len(first), device=device)).nonzero()[:, 0]
+        self.originals = first[self.copies]
         super().__init__(data, device)
 
     def operand(self, cells: slice | torch.Tensor, columns: slice) -> torch.Tensor:
@@ -414,40 +449,38 @@ def _centre(data: np.ndarray) -> np.ndarray:
     return np.round(mean / grid) * grid
 
 
-def _copies(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the cells that repeat an earlier cell, and of the first cell that each repeats."""
-    digits = np.random.default_rng(0).integers(2**64, size=data.shape[1], dtype=np.uint64)
-    keys = []
-    for rows in _slices(len(data), 256):
-        words = (data[rows].astype(np.float64) + 0.0).view(np.uint64)  # + 0.0: -0.0 becomes 0.0
-        words ^= words >> np.uint64(32)  # whole numbers differ in their high bits only
-        keys.append(words @ digits)  # wraps around, so the order of the sum is of no concern
-    _, first, group = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
-    copies = np.flatnonzero(first[group] != np.arange(len(data)))
-    originals = first[group][copies]
-    same = [np.array_equal(data[i], data[j]) for i, j in zip(copies, originals, strict=True)]
-    return copies[same], originals[same]
-
-
 def _rank_rows(distances: torch.Tensor) -> int:
     """How many rows of N distances are ranked at once."""
     return max(8, _RANK_ELEMENTS[distances.device.type] // distances.shape[1])
 
 
-def _order(distances: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """(B, N - 1) int64 neighbours of each row's cell, nearest first, without itself; ties by index.
+def _order(
+    distances: torch.Tensor, rows: torch.Tensor, places: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(B, N - 1) int64 neighbours of each row's cell, nearest first, without itself.
 
     Works in place: the memory of `distances` becomes the result.
+
+    Args:
+        distances: (B, N) of the cells `rows` (B,) to all cells.
+        rows: index of each row's cell.
+        places: (N,) place of each cell in a random circle. Of those that are equally far, the next
+            in the circle comes first; so each cell begins with another one. None for the index.
     """
     n_cells = distances.shape[1]
-    index_bits = (1 << (n_cells - 1).bit_length()) - 1
-    # the bits of non-negative floats sort like the floats; the lowest make room for the index
+    index = torch.arange(n_cells, device=distances.device)
+    if places is not None:
+        index = (places - places[rows, None]) % n_cells  # (B, N)
+    place_bits = (1 << (n_cells - 1).bit_length()) - 1
+    # the bits of non-negative floats sort like the floats; the lowest make room for the place
     keys = distances.view(torch.int64)
-    keys &= torch.iinfo(torch.int64).max ^ index_bits
-    keys |= torch.arange(n_cells, device=keys.device)
+    keys &= torch.iinfo(torch.int64).max ^ place_bits
+    keys |= index
     keys[torch.arange(len(rows), device=keys.device), rows] = torch.iinfo(torch.int64).min
     _sort_rows(keys)
-    keys &= index_bits
+    keys &= place_bits
+    if places is not None:
+        return places.argsort()[(keys[:, 1:] + places[rows, None]) % n_cells]
     return keys[:, 1:]
 
 
@@ -470,8 +503,10 @@ def _ranks(order: torch.Tensor) -> torch.Tensor:
 class _Tally:
     """Counts by rank of one projection, from which every measure follows."""
 
-    def __init__(self, n_cells: int, n_ranked: int, corner: int, kt: int, ks: int, device):
-        self.n_cells, self.n_ranked = n_cells, n_ranked
+    def __init__(
+        self, n_cells: int, n_ranked: int, n_tied: int, corner: int, kt: int, ks: int, device
+    ):
+        self.n_cells, self.n_ranked, self.n_tied = n_cells, n_ranked, n_tied
         self.k = torch.arange(1, (n_cells - 1) // 2 + 1, dtype=torch.int32, device=device)
         self.counts = torch.zeros(3, len(self.k), dtype=torch.int64, device=device)
         self.squares = torch.zeros(len(MEASURES), len(self.k), dtype=torch.float64, device=device)
@@ -556,6 +591,7 @@ class _Tally:
         return CoRanking(
             n_cells=self.n_cells,
             n_ranked=self.n_ranked,
+            n_tied=self.n_tied,
             k=self.k.cpu().numpy(),
             trustworthiness=trustworthiness,
             continuity=continuity,

@@ -33,6 +33,7 @@ import numpy as np
 import pandas as pd
 import tifffile
 import torch
+from PIL import Image
 from skimage.io import imsave
 from starting import ROOT, environment
 
@@ -63,6 +64,17 @@ FOLDER = f"--dataset cells --metadata cells.csv --label treatment {SMALL}"
 ARRAY = f"--dataset cells.npz --metadata array.csv --label treatment {SMALL}"
 SWEPT = f"--dataset cells --metadata cells.csv --label treatment --image-size {SIZE} --device cpu"
 GUIDE = "--run 1 --epochs 1 --metrics neighbours --device cpu"
+
+CELL = np.pad(np.full((10, 10), 2, np.uint8), 5, constant_values=1)  # a nucleus 2 within a cell 1
+CLASSES = np.tile(np.pad(CELL, ((5, 5), (10, 10))), (2, 2))
+TURNED = (274, 3, 1, 3, True)  # TIFF's Orientation
+OF_THREE = (
+    '<?xml version="1.0" encoding="UTF-8"?><OME '
+    'xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels '
+    f'ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="{SIZE}" SizeY="{SIZE}" SizeC="3" '
+    'SizeZ="1" SizeT="1"><Channel ID="C:0"/><Channel ID="C:1"/><Channel ID="C:2"/><TiffData/>'
+    "</Pixels></Image></OME>"
+)
 
 MASKED = "--fields raw --image-pattern {well}_{channel}.tif --channels DNA --cell-masks {well}_"
 
@@ -427,6 +439,30 @@ MEANINGS = [
     Fault("mask of NaN", FIELDS, MASKED + "mask.tif", "NaN or infinite numbers",
           field_and_mask(lambda p: tifffile.imwrite(p, np.full((60, 80), np.nan, np.float32)),
                          "A01_mask.tif")),
+    Fault("mask of classes", FIELDS, MASKED + "mask.tif", "numbers classes .1, 2",
+          field_and_mask(lambda p: tifffile.imwrite(p, CLASSES), "A01_mask.tif")),
+    Fault("mask whose background is 2", FIELDS, MASKED + "mask.tif", "2 along all four edges",
+          field_and_mask(lambda p: tifffile.imwrite(p, np.where(CLASSES, 1, 2).astype(np.uint8)),
+                         "A01_mask.tif")),
+    Fault("mask of Cellpose's pickle", FIELDS, MASKED + "seg.npy", "holds more than numbers, which",
+          field_and_mask(lambda p: np.save(p, {"masks": CLASSES}), "A01_seg.npy")),
+    Fault("mask stored turned", FIELDS, MASKED + "mask.tif", r"stored turned \(Orientation 3\)",
+          field_and_mask(lambda p: tifffile.imwrite(p, CLASSES, extratags=[TURNED]),
+                         "A01_mask.tif")),
+    Fault("field stored turned", FIELDS, MASKED + "mask.tif", r"stored turned \(Orientation 3\)",
+          both(field_and_mask(lambda p: tifffile.imwrite(p, CLASSES // 2), "A01_mask.tif"),
+               lambda: tifffile.imwrite("raw/A01_DNA.tif", CLASSES, extratags=[TURNED]))),
+    Fault("OME pages that are not there", VAE, FOLDER, r"names more pages than it holds \(1\)",
+          as_tiffs(lambda im: im[..., 0], description=OF_THREE, metadata=None)),
+    Fault("animated PNGs", VAE, FOLDER, "holds 2 pictures: save one image per file",
+          each_image(lambda p: Image.open(p).save(
+              p, save_all=True, append_images=[Image.new("RGB", (SIZE, SIZE))]))),
+    Fault("rows of an array shuffled", VAE, ARRAY, "'index' numbers all rows, but in another order",
+          lambda: pd.read_csv("array.csv")[::-1].to_csv("array.csv")),
+    Fault("equal images to measure", VAE, f"{FOLDER} --features measure",
+          r"--features measure: the 24 cells have the same pixels \(0 to 0\)",
+          each_image(lambda p: imsave(p, np.zeros((SIZE, SIZE, 3), np.uint8),
+                                      check_contrast=False))),
 ]  # fmt: skip
 
 SETTINGS = [

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -88,23 +89,108 @@ def test_constant_codes_tell_nothing():
     assert mutual_information(images * 0, np.random.rand(60, 3)).value == 0
 
 
-def test_duplicates_hold_the_information_of_their_groups():
-    # four kinds of cells, each a hundred times: the code can tell log 4 nats at most
-    kind = np.repeat(np.arange(4), 100)
-    images = np.random.default_rng(0).random((4, 3, 8, 8))[kind]
-    codes = np.random.default_rng(1).normal(size=(4, 3))[kind]
-    score = mutual_information(images, codes, repeats=2, steps=100)
-    assert score.value == pytest.approx(math.log(4), abs=0.1)
-    assert score.value < math.log(4) + 3 * score.standard_error + 1e-3
+@pytest.mark.parametrize("copies", [2, 4])
+def test_copies_of_cells_share_no_noise(copies):
+    """Copies on both sides of a split would be recognised: 3 nats of noise with four of each."""
+    rng = np.random.default_rng(0)
+    images, codes = rng.random((100, 1, 8, 8)), rng.normal(size=(100, 3))
+    order = rng.permutation(100 * copies)
+    images, codes = images.repeat(copies, axis=0)[order], codes.repeat(copies, axis=0)[order]
+    for x in (images, images.reshape(len(images), -1)):
+        score = mutual_information(x, codes, steps=300)
+        assert score.value <= max(score.spread, 0.02)
+        assert score.cap == pytest.approx(math.log(20 * copies))
+
+
+def test_too_few_kinds_of_cells_are_refused():
+    kind = np.repeat(np.arange(49), 10)
+    images = np.random.default_rng(0).random((49, 3, 8, 8))[kind]
+    codes = np.random.default_rng(1).normal(size=(490, 3))
+    with pytest.raises(UserError, match="UMAP: only 49 of 490 images or vectors are distinct"):
+        MINE_metric.mutual_information_of(images, {"UMAP": codes})
 
 
 def test_the_parts_are_disjoint_and_repeats_report_on_other_pairs():
-    order = np.random.default_rng(0).permutation(103)
-    parts = critics.parts_of(order, held_out=True)
-    assert sorted(torch.cat(parts).tolist()) == list(range(103))
-    assert [len(part) for part in parts] == [62, 20, 21]
-    reported = [critics.parts_of(np.roll(order, -20 * r), True)[2][:20] for r in range(5)]
-    assert len(set(torch.cat(reported).tolist())) == 100
+    splits = critics.parts_of(np.arange(103), 5, np.random.default_rng(0))
+    assert len(splits) == 5
+    for parts in splits:
+        assert sorted(torch.cat(parts).tolist()) == list(range(103))
+        assert [len(part) for part in parts] == [62, 20, 21]
+    assert len(set(torch.cat([parts[2][:20] for parts in splits]).tolist())) == 100
+
+
+@pytest.mark.parametrize("sizes", [[4] * 60, [300, *[1] * 100], [2] * 30 + [1] * 41])
+def test_copies_share_a_part(sizes):
+    distinct = np.random.default_rng(1).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    splits = critics.parts_of(distinct, 3, np.random.default_rng(0))
+    for parts in splits:
+        images = [set(distinct[part].tolist()) for part in parts]
+        assert not (images[0] & images[1] or images[0] & images[2] or images[1] & images[2])
+        assert len(set(torch.cat(parts).tolist())) == sum(map(len, parts))
+    lengths = {tuple(map(len, parts)) for parts in splits}
+    assert len(lengths) == 1  # the critics of all repeats train in one batch
+    assert min(min(lengths)) >= 0.19 * len(sizes)
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e39, 1e200])
+@pytest.mark.parametrize("offset", [0, 1e8])
+def test_the_unit_of_codes_and_features_changes_nothing(scale, offset):
+    x, z = gaussian_pairs(2, 200)
+    settings = {"repeats": 2, "steps": 40}
+    usual = mutual_information(x, z, **settings)
+    assert usual.value > 0.1
+    moved = mutual_information((x - offset) * scale, (z + offset) * scale, **settings)
+    assert moved.value == pytest.approx(usual.value, abs=1e-3)
+    assert moved.report == usual.report
+
+
+def test_numbers_that_the_thesis_cannot_take_are_named():
+    x, z = gaussian_pairs(2, 60)
+    with pytest.raises(UserError, match="codes: 60 rows with numbers beyond float32"):
+        mutual_information(x, z * 1e40, mode="thesis")
+
+
+def test_columns_are_standardised_and_clipped():
+    """Few cells far out neither reach beyond 3 nor push the others together."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(5, 2, (1000, 3))
+    values[:10, 0] = 1e4
+    values[:, 1] = rng.standard_t(1, 1000)
+    values[:, 2] = 7
+    found = critics._standardised(torch.from_numpy(values), torch.arange(600)).numpy()
+    assert found.dtype == np.float32 and np.abs(found).max() == 3
+    assert (found[:10, 0] == 3).all() and (found[:, 2] == 0).all()
+    assert 0.8 < found[10:, 0].std() < 1.05
+    assert 0.5 < found[:, 1].std() < 1.5
+    normal = rng.normal(5, 2, (600, 1))
+    found = critics._standardised(torch.from_numpy(normal), torch.arange(600)).numpy()
+    assert abs(found.mean()) < 0.01 and found.std() == pytest.approx(1, abs=0.01)
+
+
+def test_negative_and_widely_spread_values_are_told():
+    settings = MODES["held_out"]
+
+    def remarks(*values):
+        found = [critics.Result(v, error=0.1, epochs=1, curve=[v], compared=40) for v in values]
+        return MINE_metric._remarks(found, settings)
+
+    assert remarks(-0.3, -0.1, 0.1) == [
+        "-0.1 nats is below 0, the least there can be: read it as 0"
+    ]
+    (wide,) = remarks(0.1, 0.2, 0.9)
+    assert wide.startswith("the 3 repeats spread from 0.10 to 0.90 nats")
+    assert remarks(1.0, 1.1, 1.3) == remarks(0.01, 0.02, 0.03) == remarks(2.0) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("n", [200, 500])
+def test_heavy_tails_give_a_stable_value_below_the_truth(n, seed):
+    """tests/benchmarks/few_cells.py has the table."""
+    x, z = gaussian_pairs(2, n, seed=seed)
+    share = scipy.stats.norm.cdf(x)
+    score = mutual_information(scipy.stats.t.ppf(share, 1.5), z**3, seed=seed)
+    assert 0.9 < score.value < 2 + score.spread
+    assert score.spread < 0.35
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
@@ -245,6 +331,18 @@ def test_groups_are_bounded_in_critics_and_in_weights():
     assert 1 <= largest and largest * weights <= critics._WEIGHTS_AT_ONCE
 
 
+def standardised_plainly(values, rows):
+    """Columns in the deviations of their clipped numbers, clipped at 3."""
+    columns = []
+    for column in values.T:
+        kept = column[rows]
+        for _ in range(10):
+            mean, deviation = kept.mean(), kept.std(ddof=1)
+            kept = np.clip(kept, mean - 3 * deviation, mean + 3 * deviation)
+        columns.append(np.clip((column - kept.mean()) / kept.std(ddof=1), -3, 3))
+    return torch.from_numpy(np.stack(columns, axis=1)).float()
+
+
 def test_held_out_critics_train_like_a_plain_loop():
     """One critic at a time, with PyTorch's own averaged model, judged on the reported part."""
     x, z = (values.astype(np.float32) for values in gaussian_pairs(1, 200))
@@ -257,10 +355,7 @@ def test_held_out_critics_train_like_a_plain_loop():
     for name, codes in both.items():
         for repeat, seed in enumerate(seeds.tolist()):
             train, stop, report = np.split(np.roll(order, -40 * repeat), [120, 160])
-            a, b = (
-                torch.from_numpy((v - v[train].mean(0)) / v[train].std(0, ddof=1)).float()
-                for v in (x, codes)
-            )
+            a, b = (standardised_plainly(v.astype(float), train) for v in (x, codes))
             torch.manual_seed(seed)
             critic = InformationEstimator((3,), 3, hidden=MODES["held_out"].hidden)
             optimizer = torch.optim.Adam(critic.parameters(), lr=1e-3)
@@ -356,10 +451,10 @@ CODES = np.ones((60, 2))
         (IMAGES, CODES, {"mode": "best"}, "choose one of held_out, thesis"),
         (IMAGES, CODES, {"bound": "mine"}, "choose one of infonce, nwj"),
         (IMAGES, CODES, {"depth": 3}, "'depth' is not a setting"),
-        (IMAGES, CODES, {"repeats": 0}, "repeats = 0: at least 1"),
-        (IMAGES, CODES, {"steps": 10}, "steps = 10: at least 20"),
-        (IMAGES, CODES, {"alpha": 0.0}, "alpha = 0.0: above 0"),
-        (IMAGES, CODES, {"pairs": 10}, "pairs = 10: at least 50"),
+        (IMAGES, CODES, {"repeats": 0}, "repeats = 0: must be at least 1"),
+        (IMAGES, CODES, {"steps": 10}, "steps = 10: must be at least 20"),
+        (IMAGES, CODES, {"alpha": 0.0}, "alpha = 0.0: must be above 0"),
+        (IMAGES, CODES, {"pairs": 10}, "pairs = 10: must be at least 50"),
     ],
 )
 def test_mistakes_are_one_line(images, codes, settings, message):
@@ -434,3 +529,23 @@ def test_encoder_information_error_covers_its_spread():
 def test_mistakes_about_the_encoder(mean, logvar, settings, message):
     with pytest.raises(UserError, match=message):
         analytic_information(mean, logvar, **settings)
+
+
+def test_a_critic_is_judged_on_groups_that_it_never_saw():
+    """The code names the well, and so do the images: information of wells, not of cells."""
+    rng = np.random.default_rng(0)
+    well = np.repeat(np.arange(30), 20)
+    images = 3 * rng.normal(size=(30, 4))[well] + 0.2 * rng.normal(size=(600, 4))
+    codes = 3 * rng.normal(size=(30, 2))[well] + 0.2 * rng.normal(size=(600, 2))
+    assert mutual_information(images, codes, seed=1).value > 1
+    assert mutual_information(images, codes, seed=1, groups=well).value < 0.3
+    biology = images[:, :2] + rng.normal(size=(600, 2))
+    assert mutual_information(images, biology, groups=well).value > 0.5
+
+
+def test_groups_that_share_a_copy_are_one():
+    distinct, groups = np.array([0, 1, 2, 1, 3, 4, 5, 6]), np.array([0, 0, 1, 1, 2, 3, 4, 5])
+    linked = MINE_metric._linked(distinct, groups)
+    assert len(set(linked[:4])) == 1 and len(set(linked)) == 5
+    with pytest.raises(UserError, match="`group`: 4 groups without a copy in common"):
+        MINE_metric._linked(distinct[:7], groups[:7])

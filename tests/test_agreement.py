@@ -126,6 +126,13 @@ def test_views_are_scored_by_whole_groups_and_few_of_them_are_not():
         row = found.table[found.table["metric"] == "view_information"].iloc[0]
         assert row["value"] > 0.5 and row["std"] > 0 and row["n_cells"] == len(rows) - 1
     assert found.table["seed"].eq(0).all()
+    alone = table.assign(well="w1")
+    views = Views(rows, {"code": pair})
+    found = score_projections(
+        {"code": codes}, {}, alone, Plan(("agreement",), group="well"), views=views
+    )
+    assert "view_information" in set(found.table["metric"])
+    assert any("the viewed cells are of one well, so they were halved" in n for n in found.notes)
     views = Views(rows[:20], {"code": few})
     found = score_projections({"code": codes}, {}, table, Plan(("agreement",)), views=views)
     assert any("view information of code skipped: view" in note for note in found.notes)

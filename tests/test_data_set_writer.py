@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from filelock import FileLock
 from raw_sets import contents
 
 from util.errors import UserError
@@ -223,3 +224,24 @@ def test_the_outcome_is_counted_by_class_and_reason(tmp_path):
     assert lines[0] == "25 cells written, 5 left out"
     assert "  5 cells: too dim" in lines
     assert "  GT_label 1: 10 cells, 5 left out" in lines
+
+
+@pytest.mark.parametrize("column", ["Unique_ID", "folder"])
+@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "a/escaped", "..", ""])
+def test_no_name_of_a_cell_leaves_its_folder(tmp_path, column, name):
+    def cut_with_path(cells):
+        for row, image in cut(cells):
+            yield row | {column: name}, image
+
+    with pytest.raises(UserError, match=f"{column} of a cell, .* cannot be a file name"):
+        convert(tmp_path / "out", cut=cut_with_path)
+    assert not list(tmp_path.rglob("*escaped*")) and not Path("/tmp/escaped").exists()
+
+
+def test_one_conversion_at_a_time(tmp_path):
+    partial = target(tmp_path / "out").partial
+    partial.mkdir(parents=True)
+    with FileLock(partial / ".lock"):  # of another process
+        with pytest.raises(UserError, match="this conversion is running; wait for its end"):
+            convert(tmp_path / "out")
+    assert len(convert(tmp_path / "out").cells) == 25

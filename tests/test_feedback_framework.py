@@ -34,6 +34,7 @@ from human_guidance.VAE_feedback_framework import (
 from util.errors import UserError
 from util.runs import load_checkpoint
 from util.streaming import make_batches
+from util.style import Roles
 
 N = 96
 TINY = {
@@ -356,7 +357,7 @@ def test_figure_of_any_dimension(tmp_path, dimensions, label):
     table = table.assign(**{f"{axis}_anchor": [1.0, 1.0, -1.0, -1.0] for axis in names})
     guidance = Guidance(check_feedback(table, IDS, dimensions))
     latents = pd.DataFrame({"kind": ["x"] * 20 + ["y"] * 20})
-    path = plot_guidance(codes, guidance, latents, label, tmp_path / "g.png")
+    path = plot_guidance(codes, guidance, latents, Roles(label), tmp_path / "g.png")
     assert path.stat().st_size > 10_000
 
 

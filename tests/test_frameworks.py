@@ -240,3 +240,48 @@ def test_reference_spaces_weigh_channels_alike(folder_of_cells):
     cells = load_cells(CellSource(str(folder_of_cells), image_size=32), progress=False)
     pixels = cells.reference_space()
     assert pixels.shape == (40, 2, 32, 32) and 0 <= pixels.min() and pixels.max() == 1
+
+
+@pytest.fixture
+def wells(tmp_path):
+    """Cells of 12 wells on three plates, whose size follows the drug, as options of a run."""
+    rng = np.random.default_rng(0)
+    well = np.repeat(np.arange(12), 50)
+    radius = rng.uniform(4, 6, 600) + 2.0 * (well % 4)
+    at = np.arange(32) - 15.5
+    inside = np.hypot(*np.meshgrid(at, at)) < radius[:, None, None]
+    images = (inside * rng.integers(100, 250, (600, 1, 1))).astype(np.uint8)
+    np.savez(tmp_path / "cells.npz", images=images[..., None])
+    table = pd.DataFrame({"plate": well // 4, "drug": well % 4, "well": well})
+    table["well"] = "w" + table["well"].astype(str)
+    table["drug"] = "d" + table["drug"].astype(str)
+    table.to_csv(tmp_path / "cells.csv", index=False)
+    paths = {"dataset": str(tmp_path / "cells.npz"), "metadata": str(tmp_path / "cells.csv")}
+    return paths | {"label": "drug", "image_size": 32}
+
+
+def test_groups_are_held_out_as_a_whole(wells):
+    loaded = VAE_framework.load(small(**wells, group="well", valid_fraction=0.25))
+    well = loaded.cells.table["well"].to_numpy()
+    train, valid = loaded.split
+    assert len(valid) == 150 and not set(well[train]) & set(well[valid])
+    assert any("cells of one well stay together" in note for note in loaded.notes)
+    loaded = VAE_framework.load(small(**wells))
+    assert set(well[loaded.split[0]]) == set(well[loaded.split[1]])
+    assert any("cells were split one by one" in note for note in loaded.notes)
+    for option in ("group", "replicate"):
+        with pytest.raises(UserError, match=f"`{option}` wel: no such column; there are"):
+            VAE_framework.load(small(**wells, **{option: "wel"}))
+
+
+def test_a_run_scores_views_and_replicates_without_labels(wells, tmp_path):
+    settings = small(
+        **wells, group="well", replicate="drug", valid_fraction=0.25, metrics=("agreement",)
+    )
+    settings = dataclasses.replace(settings, results=str(tmp_path / "results"), learning_rate=1e-3)
+    folder = VAE_framework.main(dataclasses.replace(settings, epochs=3))
+    scores = pd.read_csv(folder / "scores.csv").set_index("metric")
+    assert scores.at["view_information", "n_cells"] == 150
+    assert scores.at["view_information", "value"] > 2 * scores.at["view_information", "std"]
+    assert 0 < scores.at["replicate_neighbours_across", "value"] <= 1
+    assert "view information" in (folder / "report.html").read_text(encoding="utf-8")

@@ -10,10 +10,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
+import optuna
 import pytest
 from optuna.trial import TrialState as AttemptState
+from sqlalchemy import text
 
 from optimization import grid as grid_module
 from optimization import grid_storage
@@ -28,7 +32,7 @@ from optimization.grid import (
     read_grid,
     trial_name,
 )
-from optimization.grid_storage import fail_and_retry, open_storage
+from optimization.grid_storage import Heartbeats, fail_and_retry, open_storage
 from optimization.grid_workers import train_all
 from util.errors import DiskFullError, UserError
 
@@ -149,6 +153,74 @@ def test_the_trial_of_a_killed_worker_is_trained_by_another(results, monkeypatch
     ends = [attempt.state for attempt in grid.study.get_trials()]
     assert ends.count(AttemptState.FAIL) == 1
     assert ends.count(AttemptState.COMPLETE) == 6
+
+
+def test_a_clock_that_is_set_back_stalls_nothing(results):
+    grid = opened(results, axes={"alpha": (1.0,), "beta": (2.0,)})
+    future = datetime.now(UTC) + timedelta(hours=1)
+    with patch("optuna.storages.journal._storage.datetime") as clock:
+        clock.now.return_value = future
+        attempt = grid.study.ask()  # and its worker dies
+        for name, values in grid.axes.items():
+            attempt.suggest_categorical(name, values)
+    started = time.monotonic()
+    grid.work(record)
+    assert times_trained(grid) == [1] and time.monotonic() - started < 30
+
+
+def test_heartbeats_that_do_not_change_tell_whatever_the_clock_of_the_database(tmp_path):
+    storage = open_storage(f"sqlite:///{tmp_path}/grid.db", tmp_path, heartbeat=15)
+    study = optuna.create_study(storage=storage)
+    alive, dead = study.ask(), study.ask()
+    beats, now = Heartbeats(), [0.0]
+
+    def beat(attempt, when):
+        with storage.engine.begin() as connection:
+            connection.execute(
+                text(
+                    "INSERT OR REPLACE INTO trial_heartbeats (trial_id, heartbeat) VALUES (:t, :h)"
+                ),
+                {"t": attempt._trial_id, "h": when},
+            )
+
+    beat(dead, "2099-01-01 00:00:00")  # before the clock was set back
+    with patch.object(grid_storage.time, "monotonic", lambda: now[0]):
+        for second in range(0, 61, 15):
+            now[0] = second
+            beat(alive, f"2026-12-01 00:00:{second % 60:02}")
+            assert beats.stopped(study, 15) == []
+        now[0] = 61
+        assert beats.stopped(study, 15) == [dead.number]
+    fail_and_retry(study, dead.number)
+    fail_and_retry(study, dead.number)  # another worker has seen it as well
+    states = [attempt.state for attempt in study.get_trials()]
+    assert states == [AttemptState.RUNNING, AttemptState.FAIL, AttemptState.WAITING]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:secret@127.0.0.1:1/none",
+        "postgresql://me:se%63ret@127.0.0.1:1/none",
+        "postgresql://me:se@secret@127.0.0.1:1/none",
+        "postgresql://me:a:secret@127.0.0.1:1/none",
+        "postgresql://me:secret/x@127.0.0.1:1/none",
+        "postgresql://127.0.0.1:1/none?user=me&password=secret",
+        "postgresql://127.0.0.1:1/none?user=me&password=a@secret",
+        "postgresql://me:secret",
+        "postgresql+psycopg://me:secret@[bad/none",
+        "nonsense+driver://me:secret@host/none",
+    ],
+)
+def test_a_password_is_never_said(results, url):
+    with pytest.raises(UserError) as error:
+        opened(results, storage=url)
+    said = str(error.value)
+    assert "secret" not in said and "se%63ret" not in said and "***" in said and "\n" not in said
+    written = (
+        [p.read_bytes() for p in results.rglob("*") if p.is_file()] if results.exists() else []
+    )
+    assert not any(b"secret" in content for content in written)
 
 
 def test_a_trial_that_kills_its_workers_ends_as_failed(results, monkeypatch):

@@ -45,7 +45,7 @@ from models.networks import build_vae
 from util.data_processing import Cells
 from util.errors import UserError
 from util.runs import find_finished_run, write_json
-from util.style import colour_column
+from util.style import Roles, colour_column
 
 SCRIPT = "human_guidance/guidance_app.py"
 
@@ -334,7 +334,7 @@ def run(tmp_path):
     folder.mkdir(parents=True)
     quality = pd.DataFrame(index=range(30))
     cpu = torch.device("cpu")
-    return GuidedRun(folder, cells, model, latents, "GT_label", None, quality, cpu)
+    return GuidedRun(folder, cells, model, latents, Roles("GT_label"), None, quality, cpu)
 
 
 def client_of(run, host="127.0.0.1", token=None):

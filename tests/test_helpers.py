@@ -23,9 +23,10 @@ from util.helpers import (
     plot_samples,
 )
 from util.style import (
-    CLASS_PALETTE,
+    LINE_PALETTE,
     ClassColours,
     NumberColours,
+    Roles,
     colour_column,
     spread,
     thinning_stride,
@@ -186,7 +187,7 @@ def test_text_and_few_whole_numbers_are_classes():
     assert isinstance(text, ClassColours)
     assert text.names == ["p2", "p10", "missing"] and text.counts == [2, 1, 1]
     np.testing.assert_array_equal(text.codes, [1, 0, 2, 0])
-    assert text.colours[:2] == CLASS_PALETTE[:2]
+    assert text.colours[:2] == LINE_PALETTE[:2]
     whole = colour_column(pd.Series([3.0, 1.0, np.nan, 3.0]))
     assert whole.names == ["1", "3", "missing"] and whole.counts == [1, 2, 1]
     assert colour_column(pd.Series([True, False])).names == ["False", "True"]
@@ -204,11 +205,12 @@ def test_fractions_and_many_whole_numbers_are_numbers():
 
 def test_colours_of_eleven_and_of_thirty_classes():
     eleven = colour_column(pd.Series([f"c{i}" for i in range(11)]))
-    assert len(set(eleven.colours)) == 11 and eleven.colours[0] == "#1f77b4"
+    assert len(set(zip(eleven.colours, eleven.shapes, strict=True))) == 11
+    assert eleven.shapes == ["circle"] * 8 + ["square"] * 3
     rare_last = [f"c{i}" for i in range(30) for _ in range(60 - i)]
     thirty = colour_column(pd.Series(rare_last))
-    assert thirty.names == [*(f"c{i}" for i in range(19)), "other (11 classes)"]
-    assert thirty.counts[-1] == sum(60 - i for i in range(19, 30))
+    assert thirty.names == [*(f"c{i}" for i in range(23)), "other (7 classes)"]
+    assert thirty.counts[-1] == sum(60 - i for i in range(23, 30)) and thirty.shapes[-1] == "cross"
     assert sum(thirty.counts) == len(rare_last)
 
 
@@ -232,7 +234,7 @@ def test_the_colours_of_the_classes_are_on_the_figure(tmp_path):
     table = latent_table()
     path = plot_projections(table, {"VAE": XYZ[:2]}, "phase", tmp_path / "p.png")
     seen = {tuple(pixel) for pixel in opened(path).reshape(-1, 3)}
-    for colour in CLASS_PALETTE[:3]:  # the legend shows them without transparency
+    for colour in LINE_PALETTE[:3]:  # the legend shows them without transparency
         assert tuple(bytes.fromhex(colour[1:])) in seen
 
 
@@ -318,10 +320,27 @@ def test_a_3d_panel_is_seen_from_where_its_groups_lie_apart(monkeypatch, across,
     assert seen[0] > 0.6 and seen[0] == pytest.approx(seen.max(), abs=0.05)
 
 
-def test_few_doses_are_on_a_scale_only_if_graded(monkeypatch):
+def test_few_doses_are_on_a_scale_unless_they_are_the_label(monkeypatch):
     table = pd.DataFrame({"a": [0.0, 1, 2, 3], "b": [0.0, 1, 0, 1], "dose": [0, 1, 10, 100]})
     drawn = {"VAE": ["a", "b"]}
-    assert len(figure_axes(monkeypatch, table, drawn, "dose")) == 1
-    assert len(figure_axes(monkeypatch, table, drawn, "dose", graded=True)) == 2  # a colour bar
-    text = table.assign(dose=list("wxyz"))
-    assert len(figure_axes(monkeypatch, text, drawn, "dose", graded=True)) == 1
+    assert len(figure_axes(monkeypatch, table, drawn, "dose")) == 2  # a colour bar
+    assert len(figure_axes(monkeypatch, table, drawn, "dose", roles=Roles("dose"))) == 1
+    both = Roles("dose", progress="dose")
+    as_text = table.assign(dose=["0", "1", "10", "100"])  # as labels are read
+    assert len(figure_axes(monkeypatch, as_text, drawn, "dose", roles=both)) == 2
+    names = table.assign(dose=list("wxyz"))
+    assert len(figure_axes(monkeypatch, names, drawn, "dose")) == 1
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_more_than_eight_classes_have_several_markers(monkeypatch, dimensions):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(200, 3)), columns=list("abc"))
+    table["class"] = [f"class {i % 17}" for i in range(200)]
+    drawn = {"VAE": list("abc")[:dimensions]}
+    panel, *_ = figure_axes(monkeypatch, table, drawn, "class", roles=Roles("class"))
+    corners = {len(points.get_paths()[0].vertices) for points in panel.collections}
+    assert len(panel.collections) == 17 and len(corners) >= 2
+    assert sum(len(points.get_offsets()) for points in panel.collections) == 200
+    key = panel.figure.legends[0].legend_handles
+    assert [handle.get_marker() for handle in key] == ["o"] * 8 + ["s"] * 8 + ["D"]

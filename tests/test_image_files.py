@@ -7,105 +7,17 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from unusual import CHW, CHW8, GREY, GREY8, RNG, image_j, pillow, plain, said
 
 from util.data_processing import CellSource, load_cells
 from util.errors import UserError
-from util.image_files import Meaning, image_shape, read_image
+from util.image_files import Meaning, read_image
 from util.image_folders import list_images
-
-RNG = np.random.default_rng(0)
-CHW = RNG.integers(0, 60_000, (3, 40, 30)).astype(np.uint16)
-CHW8 = (CHW >> 8).astype(np.uint8)
-GREY, GREY8 = CHW[0], CHW8[0]
-
-
-def image_j(path, array, axes):
-    tifffile.imwrite(path, array, imagej=True, metadata={"axes": axes})
-
-
-def ome(path, array, axes):
-    tifffile.imwrite(path, array, ome=True, metadata={"axes": axes}, photometric="minisblack")
-
-
-def said(path, array, axes):
-    tifffile.imwrite(path, array, metadata={"axes": axes}, photometric="minisblack")
 
 
 def appended(path, pages):
     for page in pages:
         tifffile.imwrite(path, page, append=path.exists())
-
-
-def plain(path, array, **how):
-    tifffile.imwrite(path, array, **{"metadata": None, "photometric": "minisblack"} | how)
-
-
-def pillow(path, array, **how):
-    Image.fromarray(array).save(path, **how)
-
-
-# name -> (how to write it, what was meant)
-MEANT = {
-    "one plane": (lambda p: plain(p, GREY), GREY[None]),
-    "samples": (lambda p: plain(p, np.moveaxis(CHW, 0, -1), planarconfig="contig"), CHW),
-    "planes of samples": (lambda p: plain(p, CHW, planarconfig="separate"), CHW),
-    "RGB planar": (lambda p: plain(p, CHW8, photometric="rgb", planarconfig="separate"), CHW8),
-    "ImageJ channels": (lambda p: image_j(p, CHW, "CYX"), CHW),
-    "ImageJ, one time point": (lambda p: image_j(p, CHW[None, None], "TZCYX"), CHW),
-    "OME channels": (lambda p: ome(p, CHW, "CYX"), CHW),
-    "OME, one of all": (lambda p: ome(p, CHW[None, :, None], "TCZYX"), CHW),
-    "named axes": (lambda p: said(p, CHW, "CYX"), CHW),
-    "a spectrum": (lambda p: said(p, CHW, "EYX"), CHW),
-    "a few pixels, named": (lambda p: said(p, CHW[:, :12, :12], "CYX"), CHW[:, :12, :12]),
-    "narrow, named": (lambda p: said(p, CHW[:, :, :14], "CYX"), CHW[:, :, :14]),
-    "unnamed, channels first": (lambda p: tifffile.imwrite(p, CHW, photometric="minisblack"), CHW),
-    "unnamed, channels last": (
-        lambda p: tifffile.imwrite(p, np.moveaxis(CHW, 0, -1)[..., :2], photometric="minisblack"),
-        CHW[:2],
-    ),
-    "four stains by tifffile": (
-        lambda p: tifffile.imwrite(p, np.dstack([*CHW, GREY[::-1]])),
-        np.stack([*CHW, GREY[::-1]]),
-    ),
-    "RGBA by tifffile": (
-        lambda p: tifffile.imwrite(p, np.dstack([*CHW8, np.full((40, 30), 255, np.uint8)])),
-        CHW8,
-    ),
-    "RGBA by Pillow": (lambda p: pillow(p, np.dstack([*CHW8, GREY8])), CHW8),
-    "big-endian": (lambda p: plain(p, CHW[0].astype(">u2"), byteorder=">"), GREY[None]),
-    "BigTIFF, tiles, deflate": (
-        lambda p: plain(p, GREY, bigtiff=True, tile=(16, 16), compression="zlib", predictor=True),
-        GREY[None],
-    ),
-    "LZW": (lambda p: plain(p, GREY, compression="lzw"), GREY[None]),
-    "ZSTD": (lambda p: plain(p, GREY, compression="zstd"), GREY[None]),
-    "JPEG 2000": (lambda p: plain(p, GREY, compression="jpeg2000"), GREY[None]),
-    "PackBits": (lambda p: plain(p, GREY8, compression="packbits"), GREY8[None]),
-    "min is white": (lambda p: plain(p, 255 - GREY8, photometric="miniswhite"), GREY8[None]),
-    "min is white, 16 bit": (
-        lambda p: plain(p, 65_535 - GREY, photometric="miniswhite"),
-        GREY[None],
-    ),
-    "one bit": (lambda p: pillow(p, GREY8 > 100), 255 * (GREY8 > 100)[None]),
-    "with a thumbnail": (
-        lambda p: [
-            plain(p, GREY),
-            tifffile.imwrite(p, GREY[::4, ::4], append=True, subfiletype=1, metadata=None),
-        ],
-        GREY[None],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MEANT)
-def test_a_tiff_means_what_it_says(tmp_path, name):
-    write, meant = MEANT[name]
-    path = tmp_path / "cell.tif"
-    write(path)
-    found, _ = read_image(path)
-    np.testing.assert_array_equal(found, meant)
-    assert found.dtype.isnative
-    assert image_shape(path) == meant.shape[1:]
 
 
 def palette(path):

@@ -13,6 +13,7 @@ from util.latents import (
     find_code_columns,
     find_projections,
     finite_matrix,
+    first_alike,
     known_of,
     logvar_columns,
     logvars_of,
@@ -20,6 +21,7 @@ from util.latents import (
     read_codes,
     read_latents,
     swept_parameter,
+    to_unit_scale,
 )
 
 
@@ -175,3 +177,33 @@ def test_a_finite_matrix_is_handed_on_without_a_copy():
 def test_what_is_no_finite_matrix_is_refused(values, message):
     with pytest.raises(UserError, match=message):
         finite_matrix(values, "codes")
+
+
+def test_large_numbers_are_finite_and_fit_their_type():
+    large = np.array([[1e308, 1e308], [1.0, -1e308]])
+    assert np.array_equal(finite_matrix(large, "codes"), large)
+    with pytest.raises(UserError, match=r"codes: 1 rows with numbers beyond float32 .*row 1"):
+        finite_matrix(np.array([[0, 1], [1e39, 0]]), "codes", np.float32)
+
+
+@pytest.mark.parametrize("scale", [1e-290, 1e-160, 1.0, 1e200, 1e308])
+def test_unit_scale_keeps_order_and_digits(scale):
+    values = np.random.default_rng(0).uniform(-1, 1, (50, 3)) * [1, 2.0**-8, 2.0**-30] * scale
+    scaled = to_unit_scale(values)
+    assert 0.5 <= np.abs(scaled).max() <= 1
+    mantissa, exponent = np.frexp(scaled)
+    np.testing.assert_array_equal(mantissa, np.frexp(values)[0])
+    assert len(np.unique(exponent - np.frexp(values)[1])) == 1  # a power of two
+    by_column = np.abs(to_unit_scale(values, axis=0)).max(axis=0)
+    assert ((by_column >= 0.5) & (by_column <= 1)).all()
+    assert (to_unit_scale(np.zeros((2, 2))) == 0).all()
+
+
+def test_rows_that_are_alike_name_the_first():
+    rows = np.random.default_rng(0).integers(0, 5, (1000, 2))
+    expected = [next(j for j in range(i + 1) if (rows[j] == rows[i]).all()) for i in range(1000)]
+    for kind in (np.uint8, np.float32, np.float64):
+        np.testing.assert_array_equal(first_alike(rows.astype(kind)), expected)
+    np.testing.assert_array_equal(first_alike(np.array([[0.0, 1], [-0.0, 1], [0, 2]])), [0, 0, 2])
+    distinct = np.random.default_rng(0).normal(size=(300, 40))
+    np.testing.assert_array_equal(first_alike(distinct), np.arange(300))

@@ -13,9 +13,10 @@ from util.metadata import (
     join_array,
     join_metadata,
     match_rows,
+    ordered_classes,
     read_array_metadata,
-    warnings_first,
 )
+from util.settings import notes_for_user
 
 IDS = [f"{i:03d}.png" for i in range(1, 13)]
 DRUGS = ["a", "b", "c"] * 4
@@ -59,7 +60,7 @@ def test_names_with_accents_are_the_same_composed_or_not(tmp_path):
 def test_a_poor_match_is_a_warning_with_examples_from_both_sides(tmp_path):
     path = write(tmp_path / "t.csv", [*IDS[:8], "x1", "x2", "x3", "x4"])
     joined, notes = join_metadata(images(), path)
-    warning = warnings_first(notes)[0]
+    warning = notes_for_user(notes)[0]
     assert warning.startswith("WARNING: only 67 % match between 12 rows of t.csv and 12 images")
     assert warning.count("'x") == 3 and "'009.png', '010.png', '011.png'" in warning
     assert joined["drug"].isna().tolist() == [False] * 8 + [True] * 4
@@ -123,3 +124,34 @@ def test_classes_that_read_like_missing_ones_are_told():
     _, values, notes = choose_labels(table, "drug")
     assert values.tolist() == ["None", "NA", "Taxol", "Taxol"]
     assert notes[0] == "drug: None, NA is a class like any other, not missing"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["2 nM", "10 nM", "100 nM", "1 µM", "5.5 mM"],
+        ["0.5", "1.25", "1.5", "2", "10"],
+        ["-10", "-2", "0", "3"],
+        ["30 min", "2 h", "36 h", "3 d"],
+        ["Process_2", "Process_10", "process_11"],
+        ["a", "B", "c"],
+    ],
+)
+def test_classes_stand_in_natural_order(names):
+    assert ordered_classes(names[::-1]) == names
+    assert ordered_classes(names, order=names[::-1]) == names[::-1]
+    assert ordered_classes(names, order=[names[-1]]) == [names[-1], *names[:-1]]
+
+
+def test_an_order_names_classes_of_the_label():
+    table = images().assign(drug=[1.0, 2.0, 10.0] * 4)
+    assert choose_labels(table, "drug", ["10", "1", "2"])[2] == []
+    notes = choose_labels(table, "drug", ["10"])[2]
+    assert notes == ["2 classes are not in `order` and follow in natural order: 1, 2"]
+    assert "not in --order" in notes_for_user(notes)[0]
+    with pytest.raises(UserError, match="`order` 3: no such drug; there are 1, 2, 10"):
+        choose_labels(table, "drug", ["1", "3"])
+    with pytest.raises(UserError, match="`order` 1: named twice"):
+        choose_labels(table, "drug", ["1", "2", "1"])
+    with pytest.raises(UserError, match="`order` a: there are no classes"):
+        choose_labels(images(), None, ["a"])

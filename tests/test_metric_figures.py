@@ -19,7 +19,7 @@ from quantitative_metrics.metric_figures import (
     plot_ordered_distance,
 )
 from util.errors import UserError
-from util.style import CLASS_PALETTE
+from util.style import LINE_PALETTE
 
 EVIL = "</script><script>alert(1)</script>"
 
@@ -103,7 +103,7 @@ def test_scored_cells_and_every_line_are_drawn(tmp_path, drawn, dimensions):
     scored = np.isfinite(backbone.latent_distance)
     assert rows_of(points(panel)) == rows_of(codes[scored])
     found = [line_data(line) for line in panel.lines]
-    colours = dict(zip(("1", "2", "10"), CLASS_PALETTE, strict=False))
+    colours = dict(zip(("1", "2", "10"), LINE_PALETTE, strict=False))
     for line in backbone.lines:
         matches = [
             drawn_line.get_color()
@@ -206,7 +206,7 @@ def test_rolling_mean_of_every_branch(tmp_path, drawn, by):
     ranks = np.full(300, np.nan)
     ranks[scored] = np.argsort(np.argsort(backbone.progress[scored])) + 1
     x = backbone.progress if by == "progress" else ranks
-    for branch, colour in zip(("1", "2", "10"), CLASS_PALETTE, strict=False):
+    for branch, colour in zip(("1", "2", "10"), LINE_PALETTE, strict=False):
         cells = np.flatnonzero(backbone.branch == branch)
         cells = cells[np.argsort(backbone.progress[cells])]
         window = round(0.1 * len(cells))

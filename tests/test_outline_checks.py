@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from util.raw.outline_checks import PREFIX, measure_stain, outline_warnings
+from util.raw.outline_checks import AREA, PREFIX, measure_stain, outline_warnings
 
 STAIN = f"{PREFIX}GFP"
 
 
 def cells_of(area, stain, fields):
-    return pd.DataFrame({"well": fields, "area": area, STAIN: stain})
+    return pd.DataFrame({"well": fields, AREA: area, STAIN: stain})
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -127,3 +127,11 @@ def test_what_is_wrong_with_the_raw_data_is_said_first(raw, process, tmp_path):
     (raw / FOLDERS[0]).rename(raw / "actin")
     assert "no folder called Phalloidin_..." in process(ok=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("cell", ["../../escaped", "/tmp/escaped", "a/b", "..\\x", ".hidden"])
+def test_an_id_that_is_a_path_is_refused(raw, process, tmp_path, cell):
+    change(raw, lambda t: t.replace("Cell.3", cell))
+    assert "Unique_Cell_ID" in (said := process(ok=False)) and "cannot be a file name" in said
+    assert said.count("error: ") == 1 and not (tmp_path / "out").exists()
+    assert not list(tmp_path.rglob("*escaped*"))

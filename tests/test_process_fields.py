@@ -1,5 +1,7 @@
 """A user's own fields: the script as a user runs it, on drawn fields and on the real ones."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -114,6 +116,19 @@ def test_metadata_by_well_become_class_folders(raw, process, tmp_path):
     _, folders = read_cells(tmp_path / "out" / "Mine")
     assert set(folders.values()) == {"none", "drug-5"}
     assert {folders[n] for n in table["Unique_ID"][table["well"] == "B2"]} == {"drug-5"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("1.5", "1.50"), ("10", "2.5"), ("1", "1.0"), ("5", ".5"), ("2", "+2")]
+)
+def test_the_text_of_a_class_stays_as_it_is(raw, process, tmp_path, first, second):
+    path = tmp_path / "wells.csv"
+    path.write_text(f"well,dose\nA1,{first}\nB2,{second}\n")
+    process(*LABELS, "--metadata", path, "--class-column", "dose")
+    table = pd.read_csv(tmp_path / "out" / "Mine_metadata.csv", dtype=str)
+    assert table["dose"].tolist() == [first] * 8 + [second] * 4
+    _, folders = read_cells(tmp_path / "out" / "Mine")
+    assert len(set(folders.values())) == 2
 
 
 @pytest.mark.parametrize("well", ["Well", "Metadata_Well", "well_position"])
@@ -345,5 +360,64 @@ def test_outlines_that_follow_the_stain_are_warned_of(process, tmp_path, translo
     assert not [name for name in table if "stain" in name]
     assert ("the outlines may follow the stain NFkB" in said) == translocates, said
     assert (area.max() > 1.5 * area.min()) == translocates
+    recommended = advice_of(tmp_path)["recommended"]
+    assert recommended == ("window" if translocates else "either")
     if translocates:
-        assert "across 8 fields" in said and "--crop window" in said
+        assert "across 8 fields" in said
+        assert "crops: --crop window is recommended instead of masked: outlines follow" in said
+        windows = process(*BARE, "--cell-channels", "NFkB", "--crop", "window", out=tmp_path / "w")
+        assert "crops: --crop window is recommended: outlines follow the stain NFkB" in windows
+
+
+def advice_of(tmp_path, out="out"):
+    """What <name>_crops.json says."""
+    return json.loads((tmp_path / out / "Mine_crops.json").read_text())
+
+
+def draw_crowd(folder, pitch):
+    """Three fields of square cells, with label images: an epithelium at a pitch of 40 px."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for well in ("A1", "A2", "A3"):
+        labels, nuclei = np.zeros((2, 320, 400), np.uint16)
+        places = [(y, x) for y in range(40, 290, pitch) for x in range(40, 370, pitch)]
+        for number, (y, x) in enumerate(places, start=1):
+            labels[y - 19 : y + 20, x - 19 : x + 20] = number
+            nuclei[disk((y, x), 7.5)] = number
+        for name, plane in (("DNA", nuclei), ("ER", labels)):
+            picture = 200 + 2000 * (plane > 0) + rng.normal(0, 10, plane.shape)
+            tifffile.imwrite(folder / f"{well}_s1_{name}.tif", picture.astype(np.uint16))
+        tifffile.imwrite(folder / f"{well}_s1_labels.tiff", labels)
+
+
+@pytest.mark.parametrize(
+    ("pitch", "chosen", "options", "recommended"),
+    [
+        (40, "masked", ("--cell-masks",), "masked"),
+        (40, "window", ("--cell-masks",), "masked"),
+        (40, "masked", (), "masked"),  # a threshold, but equal cells: area follows no stain
+        (40, "window", (), "masked"),
+        (100, "masked", ("--cell-masks",), "either"),
+        (100, "window", ("--cell-masks",), "either"),
+        (100, "window", (), "either"),
+    ],
+)
+def test_the_crops_that_suit_are_recommended(
+    process, tmp_path, pitch, chosen, options, recommended
+):
+    draw_crowd(tmp_path / "raw", pitch)
+    masks = [*options, "{well}_s{site}_labels.tiff"] if options else []
+    size = ("--crop", chosen, "--window-size", "60")
+    said = process("--nucleus-channel", "DNA", *size, *masks)
+    line = next(line for line in said.splitlines() if line.startswith("crops: "))
+    advice = advice_of(tmp_path)
+    assert advice["recommended"] == recommended and advice["chosen"] == chosen
+    assert advice["reason"] in line and advice["cells"] == (189 if pitch == 40 else 36)
+    if recommended == "either":
+        assert f"--crop {chosen} serves" in line and advice["neighbours"] < 0.05
+    else:
+        instead = "instead of window: " if chosen == "window" else ": "
+        assert f"--crop masked is recommended{' ' if chosen == 'window' else ''}{instead}" in line
+        assert 0.05 < advice["neighbours"] < 0.6
+        assert ("outlines come from masks" if options else "outlines follow no stain") in line
+    assert not [c for c in metadata_of(tmp_path) if "outline check" in c]

@@ -15,6 +15,7 @@ from PIL import Image
 from quantitative_metrics.score_table import scores_table
 from util.errors import UserError
 from util.pages.report import latent_view, thumbnail_sheet, write_latent_page, write_report
+from util.style import Roles
 
 EVIL = "</script><script>alert(1)</script>"
 IMG = "<img src=x onerror=alert(2)>"
@@ -71,7 +72,9 @@ def cells(n=40):
 def latent_page(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "latent_space.html"
     table, pictures = cells()
-    view = write_latent_page(table, PROJECTIONS, pictures, path, "phase", title=f"Latent {IMG}")
+    view = write_latent_page(
+        table, PROJECTIONS, pictures, path, Roles("phase"), title=f"Latent {IMG}"
+    )
     return path.read_text(encoding="utf-8"), table, view
 
 
@@ -222,7 +225,7 @@ def test_pictures_that_do_not_fit_the_table_are_refused():
     with pytest.raises(UserError, match="40 rows of the latent table and 39 pictures"):
         latent_view(table, PROJECTIONS, pictures[:39])
     with pytest.raises(UserError, match="no column nowhere"):
-        latent_view(table, PROJECTIONS, pictures, "nowhere")
+        latent_view(table, PROJECTIONS, pictures, Roles("nowhere"))
 
 
 def test_the_report_holds_all_of_the_run(report):
@@ -258,7 +261,7 @@ def test_a_report_without_a_latent_space_has_no_script(tmp_path):
 def test_the_same_input_gives_the_same_page(tmp_path, latent_page):
     table, pictures = cells()
     again = tmp_path / "again.html"
-    write_latent_page(table, PROJECTIONS, pictures, again, "phase", title=f"Latent {IMG}")
+    write_latent_page(table, PROJECTIONS, pictures, again, Roles("phase"), title=f"Latent {IMG}")
     assert again.read_text(encoding="utf-8") == latent_page[0]
 
 

@@ -9,7 +9,12 @@ from long_scores import long_scores
 from PIL import Image
 
 from quantitative_metrics import score_figures
-from quantitative_metrics.score_figures import plot_accuracy, plot_scores
+from quantitative_metrics.MINE_metric import MODES, InformationScore
+from quantitative_metrics.score_figures import (
+    plot_accuracy,
+    plot_information_curves,
+    plot_scores,
+)
 
 
 def opened(path):
@@ -36,6 +41,38 @@ def test_figures_of_the_scores(tmp_path):
         for i in range(60)
     )
     assert opened(plot_accuracy(many, tmp_path / "many.png")).shape[1] < 2400
+
+
+@pytest.mark.parametrize("mode", ["held_out", "thesis"])
+def test_training_curves_of_the_critics(tmp_path, monkeypatch, mode):
+    """A line per training over its steps, or epochs, and the value reported."""
+    settings, panels = MODES[mode], []
+    common = {"spread": 0.1, "standard_error": 0.1, "cap": 3.0, "epochs": (1.0,), "n_pairs": 60}
+    score = InformationScore(
+        value=0.4,
+        values=(0.3, 0.5),
+        curves=((0.1, 0.2, 0.5), (0.3, 0.4)),
+        mode=mode,
+        settings=settings,
+        **common,
+    )
+    monkeypatch.setattr(
+        score_figures, "save_figure", lambda figure, path: panels.extend(figure.axes) or path
+    )
+    both = {"pixels": {"VAE": score}, "features": {"VAE": score, "UMAP": score}}
+    plot_information_curves(both, tmp_path / "curves.png")
+    assert [panel.get_title() for panel in panels] == [
+        "Mutual information with pixels",
+        "Mutual information with features",
+    ]
+    assert [len(panel.lines) for panel in panels] == [3, 6]
+    first, second, level = panels[0].lines
+    step = 20 if mode == "held_out" else 1
+    assert first.get_xydata().tolist() == [[step, 0.1], [2 * step, 0.2], [3 * step, 0.5]]
+    assert second.get_ydata().tolist() == [0.3, 0.4] and set(level.get_ydata()) == {0.4}
+    assert panels[0].get_xlabel() == ("training step" if mode == "held_out" else "epoch")
+    monkeypatch.undo()
+    opened(plot_information_curves(both, tmp_path / "curves.png"))
 
 
 def test_scores_without_curves_or_classes_make_no_figure(tmp_path):

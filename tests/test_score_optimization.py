@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optimization import compare_methods, score_optimization
+from optimization import UMAP_TSNE_optimization, compare_methods, score_optimization
 from util.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("only_own_garbage")
@@ -66,3 +66,28 @@ def test_a_folder_that_is_no_trial_is_refused(comparison, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="give a finished run or a grid"):
         score(comparison / "simulated")
+
+
+SWEEP = {"n_neighbors": (5,), "min_dists": (0.1,), "perplexities": (5.0,), "simulated_cells": 80,
+         "image_size": 32, "device": "cpu"}  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [{}, {"leave_out_beyond": 2.5}, {"project": "pixels", "dim": 2}])
+def test_a_sweep_is_scored_as_it_scored_itself(tmp_path, monkeypatch, blank_figures, more):
+    monkeypatch.chdir(tmp_path)
+    metrics = ("neighbours", "classifier", "axes")
+    asked = dataclasses.replace(UMAP_TSNE_optimization.SETTINGS, **SWEEP, metrics=metrics, **more)
+    sweep = UMAP_TSNE_optimization.main(asked)
+    folder = score_optimization.main(
+        dataclasses.replace(
+            score_optimization.SETTINGS, sources=(str(sweep),), metrics=metrics, device="cpu"
+        )
+    )
+    keys = ["projection", "reference", "metric", "k"]
+    before, after = (
+        pd.read_csv(one / "scores.csv").sort_values(keys).reset_index(drop=True)
+        for one in (sweep, folder)
+    )
+    pd.testing.assert_frame_equal(before, after, check_exact=True)
+    assert set(pd.read_csv(folder / "runs.csv")["run"]) == {"UMAP_5_0.1", "TSNE_5", "PCA"}
+    assert (folder / "report.html").stat().st_size > 0

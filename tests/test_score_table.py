@@ -82,3 +82,28 @@ def test_headline_keeps_what_is_one_number():
     expected = ["lcmc_area pixels", "accuracy", "backbone_spearman", "spearman[dose]"]
     assert list(wide.columns) == expected
     assert wide.loc["B", "accuracy"] == 0.8 and np.isnan(wide.loc["B", "lcmc_area pixels"])
+
+
+@pytest.mark.parametrize(
+    ("values", "spreads", "best"),
+    [
+        ([1.0, 0.8, 0.2], [0.1, 0.1, 0.1], [True, False, False]),
+        ([1.0, 0.8, 0.2], [0.3, 0.1, 0.1], [True, True, False]),  # the spread of the best
+        ([1.0, 0.8, 0.2], [0.0, 0.3, 0.1], [True, True, False]),  # of the second
+        ([1.0, 0.8, 0.2], [0.9, 0.1, 0.1], [False, False, False]),
+        ([1.0, np.nan, 0.2], [np.nan, np.nan, 0.1], [True, False, False]),
+        ([np.nan, np.nan, 0.2], [0.1, 0.1, 0.1], [False, False, False]),
+        ([0.0, -0.02, -3.0], [0.0, 0.04, 5.0], [False, False, False]),
+    ],
+)
+def test_a_difference_within_the_spread_is_no_difference(values, spreads, best):
+    name = "mutual_information features"
+    table = mark_best(pd.DataFrame({name: values}), pd.DataFrame({name: spreads}))
+    assert [(row, *table.columns) in table.attrs["best"] for row in range(3)] == best
+
+
+def test_the_short_table_knows_the_spread():
+    scores = long_scores()
+    wide = scores.assign(std=scores["std"].where(scores["metric"] != "accuracy", 0.2))
+    assert ("VAE", "accuracy") in scores_table(scores).attrs["best"]
+    assert ("VAE", "accuracy") not in scores_table(wide).attrs["best"]

@@ -1,5 +1,8 @@
 """Scores of several projections in one table, and the script that scores anybody's CSV."""
 
+import dataclasses
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,12 +10,15 @@ import tifffile
 
 from quantitative_metrics.backbone_metric import Continuum
 from quantitative_metrics.classifier_metric import ClassifierTask
+from quantitative_metrics.critics import InformationSettings
+from quantitative_metrics.options import ScoringOptions
 from quantitative_metrics.performance_metrics import (
     SETTINGS,
     compute_perf_metrics,
     main,
 )
 from quantitative_metrics.scores import COLUMNS, Plan, has_variation, score_projections
+from quantitative_metrics.unsupervised_metric import co_ranking
 from util.errors import UserError
 from util.settings import name_options, parse_options
 
@@ -129,6 +135,76 @@ def test_a_sample_of_ranked_cells_is_said(line):
         scores = score_projections(codes, {"features": space}, table, plan)
         assert any("40 of 120 cells were ranked" in note for note in scores.notes) == said
         assert scores.table["std"].notna().all() == said
+
+
+def test_cells_that_share_a_code_are_counted(line):
+    codes, space, table = line
+    codes["kept"][5:8] = codes["kept"][4]
+    scores = score_projections(codes, {"features": space}, table, Plan(("neighbours",)))
+    (note,) = [note for note in scores.notes if "share their code" in note]
+    assert note.startswith("kept: 4 of 120 cells share their code")
+
+
+def test_every_option_reaches_its_metric(line):
+    codes, space, table = line
+    plan = Plan(
+        ("neighbours", "information", "classifier"),
+        ClassifierTask("accuracy", "class"),
+        kt=2,
+        ks=7,
+        classifier_repeats=2,
+        information_bound="nwj",
+        information_repeats=2,
+        information_steps=40,
+        information_batch=16,
+        information_pairs=0,
+        information_components=0,
+    )
+    scores = score_projections(codes, {"features": space}, table, plan)
+    found = scores.information["features"]["kept"]
+    used = found.settings
+    assert (used.bound, used.repeats, used.steps, used.batch) == ("nwj", 2, 40, 16)
+    assert (used.pairs, used.components, used.alpha, used.hidden) == (None, None, 0.01, 160)
+    assert max(map(len, found.curves)) <= 2 and math.isinf(found.cap)
+    assert found.value == value(scores.table, "mutual_information", "kept")
+    expected = co_ranking(space, {"kept": codes["kept"]}, kt=2, ks=7)["kept"].local_quality
+    quality = scores.local_quality["kept_features_local_Q_score"]
+    np.testing.assert_array_equal(quality, expected.relative)
+    tested = (table["class"].value_counts() // 2).sum()
+    assert scores.confusion["kept"].to_numpy().sum() == 2 * tested
+    thesis = Plan(information_mode="thesis", information_epochs=3).of_information()
+    assert thesis == {"mode": "thesis", "epochs": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"information_alpha": 0.0}, "--information-alpha 0.0: must be above 0 and at most 1"),
+        ({"information_pairs": -1}, "--information-pairs -1: must be at least 0"),
+        ({"information_batch": 1}, "--information-batch 1: must be at least 2"),
+        ({"ks": 0}, "--ks 0: must be at least 1"),
+        ({"kt": -1}, "--kt -1: must be at least 0"),
+        ({"classifier_repeats": 0}, "--classifier-repeats 0: must be at least 1"),
+        ({"ranked_sample": 1}, "--ranked-sample 1: must be at least 2"),
+    ],
+)
+def test_options_out_of_range_are_refused_before_anything_is_scored(options, message):
+    with pytest.raises(UserError, match=message):
+        Plan(**options)
+    with pytest.raises(UserError, match=message):
+        compute_perf_metrics(pd.DataFrame(), **options)
+
+
+@pytest.mark.parametrize("options", [{"information_pairs": 10}, {"information_bound": "mine"}])
+def test_options_of_information_are_refused_whole(options):
+    with pytest.raises(UserError, match="pairs = 10: must be at least 50|bound 'mine': choose"):
+        Plan(**options)
+
+
+def test_what_mutual_information_can_be_told_is_an_option():
+    told = {field.name for field in dataclasses.fields(InformationSettings)} - {"held_out"}
+    options = {field.name for field in dataclasses.fields(ScoringOptions)}
+    assert {f"information_{name}" for name in told} <= options
 
 
 def test_one_class_only_skips_the_classifier(line):

@@ -1,11 +1,18 @@
 """Settings from the command line, from presets and from other runs; how a script ends."""
 
 import dataclasses
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import pytest
 import tyro
 
+import InfoMAX_VAE_framework
 import VAE_framework
 from quantitative_metrics import performance_metrics
 from util.errors import UserError
@@ -16,6 +23,7 @@ from util.settings import (
     run_script,
     settings_from_json,
     take_fields,
+    with_edits,
 )
 
 
@@ -51,6 +59,87 @@ def test_preset_gives_way_to_an_explicit_option(tmp_path):
     assert (chosen.base, chosen.epochs) == (16, 10)
     with pytest.raises(UserError, match="--preset desktop"):
         parse(["--preset", "desktop"], tmp_path)
+
+
+def test_an_edited_number_wins_over_a_preset_and_is_said(tmp_path, capsys):
+    edited = Toy(base=4, results=str(tmp_path))
+    chosen = parse_settings(edited, PRESETS, ["--preset", "laptop"])
+    assert (chosen.base, chosen.epochs) == (4, 10)
+    said = capsys.readouterr().out
+    assert said == "note: base 4, edited on top of the script, wins over preset laptop\n"
+    assert parse_settings(edited, PRESETS, ["--preset", "laptop", "--base", "2"]).base == 2
+    assert parse_settings(Toy(base=8), PRESETS, ["--preset", "laptop"]).base == 8
+    assert parse_settings(edited, PRESETS, []) == edited
+    assert capsys.readouterr().out == said
+
+
+def test_edits_of_a_page_hold_for_scripts_that_build_on_it():
+    @dataclasses.dataclass(frozen=True)
+    class More(Toy):
+        epochs: int = 7
+        more: int = 1
+
+    assert with_edits(More, Toy()) == More()
+    assert with_edits(More, Toy(base=4)) == More(base=4)
+    assert with_edits(More, Toy(epochs=100)) == More()  # nothing was edited
+    assert with_edits(More, Toy(epochs=50)).epochs == 50
+
+
+PAGES = (
+    "VAE_framework",
+    "InfoMAX_VAE_framework",
+    "optimization.hyper_optimization",
+    "optimization.hyper_optimization_bs_fixed",
+    "optimization.compare_methods",
+)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_numbers_as_they_came_are_those_of_the_page(name):
+    script = importlib.import_module(name)
+    presets = getattr(script, "PRESETS", InfoMAX_VAE_framework.PRESETS)
+    presets = VAE_framework.PRESETS if name.endswith("hyper_optimization") else presets
+    assert {n for values in presets.values() for n in values} <= script.SETTINGS.SHIPPED.keys()
+    for field, value in script.SETTINGS.SHIPPED.items():
+        assert getattr(script.SETTINGS, field) == value
+
+
+ASK = """
+import sys
+from util.settings import parse_settings
+import VAE_framework, InfoMAX_VAE_framework as infomax
+assert VAE_framework.__file__.startswith(sys.argv[1])
+for script in (VAE_framework, infomax):
+    chosen = parse_settings(script.SETTINGS, script.PRESETS, ["--preset", "laptop"])
+    print(chosen.base, chosen.epochs, chosen.beta)
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["base: int = 32", "beta: float = 1.0"], ["base: int = 4", "beta: float = 2.0"]),
+        (["SETTINGS = Settings()"], ["SETTINGS = Settings(base=4, beta=2.0)"]),
+    ],
+)
+def test_an_edited_script_keeps_its_numbers(tmp_path, old, new):
+    root = Path(VAE_framework.__file__).parent
+    text = (root / "VAE_framework.py").read_text()
+    for before, after in zip(old, new, strict=True):
+        assert text.count(before + "\n") == 1
+        text = text.replace(before, after)
+    (tmp_path / "VAE_framework.py").write_text(text)
+    shutil.copy(root / "InfoMAX_VAE_framework.py", tmp_path)
+    found = subprocess.run(
+        [sys.executable, "-c", ASK, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stderr == ""
+    note = "note: base 4, edited on top of the script, wins over preset laptop"
+    assert found.stdout.splitlines() == [note, "4 20 2.0"] * 2
 
 
 def test_misspelt_option_exits_with_2(tmp_path, capsys):

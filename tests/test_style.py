@@ -4,10 +4,31 @@ import io
 
 import numpy as np
 import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
+from skimage.color import deltaE_ciede2000, rgb2lab
 
-from util.style import DPI, house_style, is_colourable, one_line, save_figure
+from util.style import (
+    DPI,
+    MARKERS,
+    ClassColours,
+    NumberColours,
+    Roles,
+    class_styles,
+    colour_column,
+    house_style,
+    is_colourable,
+    one_line,
+    save_figure,
+)
+
+# Machado, Oliveira and Fernandes (2009), severity 1.0, in linear RGB
+DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                [-0.011820, 0.042940, 0.968881]]  # fmt: skip
+PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+              [-0.003882, -0.048116, 1.051998]]  # fmt: skip
 
 
 def saved(figure, path):
@@ -54,3 +75,50 @@ def test_long_names_that_begin_alike_stay_apart():
     assert len(set(cut)) == 3 and all(len(name) == 28 and "…" in name for name in cut)
     assert one_line("a\n b") == "a b" and one_line("x" * 28) == "x" * 28
     assert [len(one_line("y" * 50, width)) for width in (10, 11)] == [10, 11]
+
+
+def seen_by(colours, matrix):
+    """(n, 3) CIELAB of colours as a reader sees them to whom a matrix turns linear RGB."""
+    rgb = np.array([to_rgb(colour) for colour in colours])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(linear @ np.array(matrix).T, 0, 1)
+    rgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return rgb2lab(rgb)
+
+
+@pytest.mark.parametrize("matrix", [np.eye(3), DEUTERANOPIA, PROTANOPIA])
+@pytest.mark.parametrize("n", range(2, 25))
+def test_classes_of_one_marker_stay_apart_for_the_colour_blind(n, matrix):
+    looks = class_styles(n)
+    assert len(set(looks)) == n and {shape for _, shape in looks} <= set(MARKERS)
+    for shape in {shape for _, shape in looks}:
+        lab = seen_by([colour for colour, own in looks if own == shape], matrix)
+        distance = deltaE_ciede2000(lab[:, None], lab[None])
+        assert distance[np.triu_indices(len(lab), 1)].min(initial=100) > 10
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[0, 1, 10], [0.0, 0.5, 2.0], [24, 48, 72], [0, 0.1, 0.3, 1, 3, 10, 30, 100]],
+)
+def test_doses_and_times_are_on_a_scale_however_few(values):
+    dose = pd.Series(np.repeat(values, 5), name="dose")
+    assert isinstance(colour_column(dose), NumberColours)
+    assert isinstance(colour_column(dose, Roles("GT_label")), NumberColours)
+    classes = colour_column(dose, Roles("dose"))
+    assert isinstance(classes, ClassColours) and classes.names == [f"{v:g}" for v in values]
+    assert isinstance(colour_column(dose, Roles("dose", "dose")), NumberColours)
+    assert isinstance(colour_column(dose.map(str), Roles("dose", "dose")), NumberColours)
+    assert isinstance(colour_column(dose.map(str), Roles("dose")), ClassColours)
+    assert isinstance(colour_column(dose.rename("plate").astype(int)), ClassColours)
+
+
+def test_the_order_of_classes_gives_their_colours():
+    drugs = pd.Series(["10 nM", "2 nM", "DMSO", "2 nM"], name="drug")
+    assert colour_column(drugs).names == ["2 nM", "10 nM", "DMSO"]
+    ordered = colour_column(drugs, Roles("drug", order=["DMSO"]))
+    assert ordered.names == ["DMSO", "2 nM", "10 nM"]
+    np.testing.assert_array_equal(ordered.codes, [2, 1, 0, 1])
+    assert ordered.counts == [1, 2, 1] and ordered.colours[0] == class_styles(1)[0][0]
+    numbers = pd.Series([0, 1, 2, 1], name="phase")
+    assert colour_column(numbers, Roles("phase", order=["2", "0"])).names == ["2", "0", "1"]

@@ -7,49 +7,6 @@ import pytest
 from util.errors import UserError
 from util.tables import ids_of, match_names, read_table
 
-ROWS = [("c01.png", "a", "0.5"), ("c02.png", "b", "1.25"), ("c03.png", "", "7")]
-HEADER = ("Unique_ID", "treatment", "dose")
-
-
-def text_of(separator=",", decimal=".", start="", end="\n", pad="", header=HEADER):
-    lines = [header, *((i, t, d.replace(".", decimal)) for i, t, d in ROWS)]
-    return start + end.join(separator.join(f"{v}{pad}" for v in line) for line in lines) + end
-
-
-DIALECTS = {
-    "plain": text_of().encode(),
-    "semicolons, decimal commas, mark": text_of(";", ",").encode("utf-8-sig"),
-    "tabs": text_of("\t").encode(),
-    "tabs, decimal commas": text_of("\t", ",").encode(),
-    "bars": text_of("|").encode(),
-    "a line sep=;": text_of(";", start="sep=;\n").encode(),
-    "Windows": text_of(end="\r\n").encode(),
-    "old Mac": text_of(end="\r").encode(),
-    "UTF-16 of Excel": text_of("\t").encode("utf-16"),
-    "Windows-1252": text_of().encode("cp1252"),
-    "padded": text_of(pad=" ").encode(),
-    "padded in front": text_of(", ").encode(),
-    "blank last rows": (text_of() + ",,\n\n , ,\n").encode(),
-    "no last line end": text_of().rstrip().encode(),
-    "quoted": (b'"Unique_ID","treatment","dose"\n"c01.png","a","0.5"\n"c02.png","b","1.25"\n'
-               b'"c03.png","","7"\n'),
-    "an index without a name": (b",Unique_ID,treatment,dose\n0,c01.png,a,0.5\n1,c02.png,b,1.25\n"
-                                b"2,c03.png,,7\n"),
-    "small letters": text_of(header=("unique_id", "treatment", "dose")).encode(),
-    "pycytominer": text_of(header=("Metadata_Unique_ID", "treatment", "dose")).encode(),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", DIALECTS)
-def test_every_dialect_gives_the_same_values(tmp_path, name):
-    (tmp_path / "t.csv").write_bytes(DIALECTS[name])
-    table = read_table(tmp_path / "t.csv", ["treatment"])
-    assert table.columns.tolist() == list(HEADER)
-    assert table["Unique_ID"].tolist() == [row[0] for row in ROWS]
-    assert table["treatment"].tolist() == ["a", "b", None]
-    assert table["dose"].tolist() == [0.5, 1.25, 7.0]
-    assert table.attrs["notes"] == []
-
 
 def test_the_separator_is_the_one_that_yields_the_ids(tmp_path):
     (tmp_path / "t.csv").write_text(
@@ -185,67 +142,6 @@ def test_no_ids(tmp_path):
     (tmp_path / "t.csv").write_text("a,b\n1,2\n3,4\n")
     with pytest.raises(UserError, match="no column Unique_ID .* its columns are a, b"):
         ids_of(read_table(tmp_path / "t.csv"), ["c1.png", "c2.png"], "t.csv")
-
-
-UNUSUAL = {  # what other programs write -> its columns and values
-    "R write.table, whose header lacks the names of the rows": (
-        'UMAP_1\tUMAP_2\n"c1"\t0.5\t-1\n"c2"\t1.5\t2\n',
-        {"index": ["c1", "c2"], "UMAP_1": [0.5, 1.5], "UMAP_2": [-1, 2]},
-    ),
-    "R write.csv with numbered rows": (
-        '"","Unique_ID","dose"\n"1","c1",3\n"2","c2",4\n',
-        {"Unique_ID": ["c1", "c2"], "dose": [3, 4]},
-    ),
-    "a separator at the end of each row": ("a;b\n1;2;\n3;4;\n", {"a": [1, 3], "b": [2, 4]}),
-    "one name for two columns": (
-        "Unique_ID,dose, dose\nc1,1,2\nc2,3,4\n",
-        {"Unique_ID": ["c1", "c2"], "dose": [1, 3], "dose.1": [2, 4]},
-    ),
-    "a line end within quotes": (
-        'Unique_ID,remark\nc1,"one\ntwo, three"\nc2,four\n',
-        {"Unique_ID": ["c1", "c2"], "remark": ["one\ntwo, three", "four"]},
-    ),
-    "ids that pandas wrote beside a gap": (
-        "Unique_ID,dose\n1.0,2.5\n2.0,3.5\n",
-        {"Unique_ID": ["1", "2"], "dose": [2.5, 3.5]},
-    ),
-    "truth values beside a gap": (
-        "Unique_ID,flag\nc1,True\nc2,\nc3,False\n",
-        {"Unique_ID": ["c1", "c2", "c3"], "flag": ["True", None, "False"]},
-    ),
-    "numbers beside words": (
-        "Unique_ID,mixed\nc1,1\nc2,x\nc3,2.50\n",
-        {"Unique_ID": ["c1", "c2", "c3"], "mixed": ["1", "x", "2.50"]},
-    ),
-    "infinite and very small": (
-        "Unique_ID,x\nc1,inf\nc2,-Infinity\nc3,4.9e-324\n",
-        {"Unique_ID": ["c1", "c2", "c3"], "x": [np.inf, -np.inf, 5e-324]},
-    ),
-    "an index that has a name": (
-        "index,Unique_ID\n0,c1\n1,c2\n",
-        {"index": [0, 1], "Unique_ID": ["c1", "c2"]},
-    ),
-    "a line sep= with a tab": ("sep=\t\nUnique_ID\tx\nc1\t2\n", {"Unique_ID": ["c1"], "x": [2]}),
-    "one column": ("Unique_ID\nc1\nc2\n", {"Unique_ID": ["c1", "c2"]}),
-    "an empty column": (
-        "Unique_ID,x\nc1,\nc2,\n",
-        {"Unique_ID": ["c1", "c2"], "x": [np.nan, np.nan]},
-    ),
-    "dates": (
-        "Unique_ID,day\n1,2024-01-31\n2,31.01.2024\n",
-        {"Unique_ID": ["1", "2"], "day": ["2024-01-31", "31.01.2024"]},
-    ),
-}
-
-
-@pytest.mark.parametrize("name", UNUSUAL)
-def test_unusual_tables(tmp_path, name):
-    text, wanted = UNUSUAL[name]
-    (tmp_path / "t.csv").write_text(text)
-    table = read_table(tmp_path / "t.csv")
-    assert table.columns.tolist() == list(wanted)
-    for column, values in wanted.items():
-        np.testing.assert_equal(table[column].tolist(), values)
 
 
 def test_a_row_longer_than_the_header_is_refused(tmp_path):

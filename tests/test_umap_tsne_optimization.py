@@ -28,10 +28,29 @@ def loaded(tmp_path_factory):
 
 
 def test_the_lists_on_top_are_all_projected():
-    names = [request.name for request in sweep.requests_of(sweep.SETTINGS)]
-    assert len(names) == 9 + 4 + 1
+    requests, notes = sweep.requests_of(sweep.SETTINGS, n_cells=1000)
+    names = [request.name for request in requests]
+    assert len(names) == 9 + 4 + 1 and notes == []
     assert names[:3] == ["UMAP_5_0", "UMAP_5_0.1", "UMAP_5_0.5"]
     assert names[-2:] == ["TSNE_100", "PCA"]
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "maps", "said"),
+    [
+        (12, ["UMAP_5", "UMAP_11", "TSNE_3.66667", "PCA"], 6),
+        (31, ["UMAP_5", "UMAP_15", "UMAP_30", "TSNE_5", "TSNE_10", "PCA"], 4),
+        (301, ["UMAP_5", "UMAP_15", "UMAP_50", *(f"TSNE_{p}" for p in (5, 30, 50, 100)), "PCA"], 0),
+    ],
+)
+def test_parameters_too_large_for_few_cells_are_named_as_what_is_taken(n_cells, maps, said):
+    settings = dataclasses.replace(sweep.SETTINGS, min_dists=(0.1,))
+    requests, notes = sweep.requests_of(settings, n_cells)
+    assert [request.name.removesuffix("_0.1") for request in requests] == maps
+    assert len(notes) == said
+    if n_cells == 12:
+        assert "perplexity 30 is too large for 12 cells: 3.66667 is taken" in notes
+        assert "n_neighbors 15 is too large for 12 cells: 11 is taken" in notes
 
 
 @pytest.fixture

@@ -12,20 +12,21 @@ from quantitative_metrics.unsupervised_metric import MEASURES, area_sizes, co_ra
 from util.errors import UserError
 
 
-def slow_ranks(data):
-    """(N, N) ranks from 1, ties by index, 0 on the diagonal, by one sort per cell."""
+def slow_ranks(data, places=None):
+    """(N, N) ranks from 1, 0 on the diagonal, by one sort per cell; ties by index or places."""
     data = np.asarray(data, dtype=np.float64)
     ranks = np.zeros((len(data), len(data)), dtype=int)
     for i in range(len(data)):
         squares = ((data - data[i]) ** 2).sum(axis=1)
-        others = [j for j in sorted(range(len(data)), key=lambda j: (squares[j], j)) if j != i]
+        behind = np.arange(len(data)) if places is None else (places - places[i]) % len(data)
+        others = [j for j in np.lexsort((behind, squares)) if j != i]
         ranks[i, others] = np.arange(1, len(data))
     return ranks
 
 
-def slow_measures(reference, projection, k):
+def slow_measures(reference, projection, k, places=None):
     """T, C and LCMC at one k straight from their definitions."""
-    rho, r = slow_ranks(reference), slow_ranks(projection)
+    rho, r = slow_ranks(reference, places), slow_ranks(projection, places)
     n = len(rho)
     off = ~np.eye(n, dtype=bool)
     scale = 2 / (n * k * (2 * n - 3 * k - 1))
@@ -180,14 +181,74 @@ def test_permuted_codes_are_chance():
     np.testing.assert_allclose(result.continuity[9:], chance[9:], atol=0.02)
 
 
-def test_constant_codes_are_ranked_by_index():
-    reference = np.random.default_rng(0).normal(size=(40, 3))
-    constant = co_ranking(reference, {"p": np.zeros((40, 2))})["p"]
+@pytest.mark.parametrize("kind", ["constant", "a few places", "two pairs"])
+@pytest.mark.parametrize("seed", [0, 5])
+def test_ties_of_codes_are_broken_at_random(kind, seed):
+    rng = np.random.default_rng(1)
+    reference = rng.normal(size=(40, 3))
+    codes = {
+        "constant": np.zeros((40, 2)),
+        "a few places": rng.integers(0, 3, (40, 2)).astype(float),
+        "two pairs": rng.normal(size=(40, 2)),
+    }[kind]
+    if kind == "two pairs":
+        codes[[1, 30]] = codes[[0, 31]]
+    found = co_ranking(reference, {"p": codes}, seed=seed)["p"]
+    assert found.n_tied == (4 if kind == "two pairs" else 40)
+    places = np.random.default_rng(seed).permutation(40)
     for k in (1, 5, 19):
-        expected = slow_measures(reference, np.zeros((40, 2)), k)
-        assert list(constant.at(k).values())[:3] == pytest.approx(expected, abs=1e-12)
+        expected = slow_measures(reference, codes, k, places)
+        assert list(found.at(k).values())[:3] == pytest.approx(expected, abs=1e-12)
+
+
+def test_all_alike_in_both_spaces_is_perfect():
     both = co_ranking(np.full((40, 30), 0.1), {"p": np.full((40, 3), 7)})["p"]
     assert (both.trustworthiness == 1).all()
+
+
+@pytest.mark.parametrize("states", [1, 3, 12])
+def test_a_sorted_table_gives_what_a_shuffled_one_does(states):
+    """Codes that tie within their class: by index, a sorted table would look better or worse."""
+    rng = np.random.default_rng(0)
+    kind = np.repeat(np.arange(6), 50)
+    reference = kind[:, None] + 0.7 * rng.normal(size=(300, 4))
+    codes = rng.permutation(12)[:states][kind % states][:, None] * np.ones((1, 2))
+
+    def areas(order, seed):
+        found = co_ranking(reference[order], {"p": codes[order]}, seed=seed)["p"].areas()
+        return [found[name] for name in MEASURES]
+
+    shuffled = rng.permutation(300)
+    by_seed = np.array([areas(np.arange(300), seed) for seed in range(8)])
+    of_shuffled = np.array([areas(shuffled, seed) for seed in range(8)])
+    difference = np.abs(by_seed.mean(0) - of_shuffled.mean(0))
+    spread = np.hypot(by_seed.std(0, ddof=1), of_shuffled.std(0, ddof=1))
+    assert (difference <= 3 * spread / np.sqrt(8)).all()
+    assert (spread > 0).all() and (spread < 0.2).all()
+
+
+def test_company_with_ties_changes_nothing():
+    """The reference has ties of its own; only those of a tied projection are broken at random."""
+    reference = make_reference("few grey values", n=80)
+    rng = np.random.default_rng(2)
+    codes = {"free": rng.normal(size=(80, 3)), "tied": rng.integers(0, 2, (80, 3)).astype(float)}
+    together = co_ranking(reference, codes, seed=3)
+    for name, values in codes.items():
+        alone = co_ranking(reference, {name: values}, seed=3)[name]
+        np.testing.assert_array_equal(together[name].lcmc, alone.lcmc)
+        np.testing.assert_array_equal(together[name].local_quality.score, alone.local_quality.score)
+    assert [found.n_tied for found in together.values()] == [0, 80]
+
+
+@pytest.mark.parametrize("scale", [1e-160, 2.0**-1000, 1e39, 1e200, 1e307])
+@pytest.mark.parametrize("columns", [3, 30])
+def test_the_unit_of_reference_and_codes_changes_nothing(scale, columns):
+    rng = np.random.default_rng(0)
+    reference, codes = rng.normal(size=(90, columns)), rng.normal(size=(90, columns))
+    usual = co_ranking(reference, {"p": codes})["p"]
+    scaled = co_ranking(reference * scale, {"p": codes * scale})["p"]
+    assert scaled.areas() == usual.areas()
+    np.testing.assert_array_equal(scaled.local_quality.score, usual.local_quality.score)
 
 
 def test_three_cells_are_enough_and_two_are_not():

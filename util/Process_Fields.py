@@ -37,7 +37,15 @@ from util.raw.data_set_writer import (
 from util.raw.field_tables import objects_of_fields, rows_of_fields
 from util.raw.file_patterns import match_files, pattern_to_regex
 from util.raw.masks import Mask, read_mask
-from util.raw.outline_checks import PREFIX, measure_stain, outline_warnings
+from util.raw.outline_checks import (
+    MOST_FIELDS,
+    PREFIX,
+    advise,
+    measure_neighbours,
+    measure_stain,
+    outline_warnings,
+    without_checks,
+)
 from util.raw.raw_data import first_line, read_channels, read_ground_truth
 from util.raw.segmentation import (
     cut_off,
@@ -51,7 +59,7 @@ from util.raw.segmentation import (
     window,
 )
 from util.runs import file_names, slug
-from util.settings import run_script
+from util.settings import notes_for_user, run_script
 from util.tables import as_name
 
 
@@ -92,8 +100,8 @@ class Settings:
 
     crop: Literal["masked", "window"] = "masked"
     """The bounding box of a cell, 0 outside the cell (masked), or a square of the field around it
-    (window). Masked crops show nothing of the neighbours and keep the size of the cell; take
-    windows where the outlines follow a stain, which a warning says."""
+    (window). Masked crops show nothing of the neighbours and keep the size of the cell; windows do
+    not depend on the outlines. The script recommends one by what it sees (<name>_crops.json)."""
     window_size: int = 128
     """Side of that square in px. Cells too near the edge of the field are left out and listed."""
 
@@ -132,6 +140,7 @@ class Field(NamedTuple):
     cells: Path | None
     centres: pd.DataFrame | None  # ImageNumber, ObjectNumber, x, y of CellProfiler's objects
     metadata: pd.DataFrame | None  # the rows of this field
+    checked: bool = False  # whether its outlines are looked at for the recommended crops
 
 
 def main(settings: Settings = SETTINGS) -> Outcome:
@@ -143,9 +152,8 @@ def main(settings: Settings = SETTINGS) -> Outcome:
     name = slug(settings.name)
     _check(settings)
     features = (f"{name}_features.csv",) if settings.cellprofiler else ()
-    target = Target(
-        settings.out, name, (f"{name}_unmatched.csv", *features, f"{name}_metadata.csv")
-    )
+    tables_made = (f"{name}_unmatched.csv", *features, f"{name}_crops.json", f"{name}_metadata.csv")
+    target = Target(settings.out, name, tables_made)
     refuse_finished(target)
     fields, channels = find_fields(settings)
     settings = _with_channels(settings, fields, channels)
@@ -163,17 +171,22 @@ def main(settings: Settings = SETTINGS) -> Outcome:
         _try_one_field(settings, fields)
 
     def finish(outcome: Outcome) -> tuple[dict[str, pd.DataFrame], dict]:
-        cells = outcome.cells
-        for warning in outline_warnings(cells, list(fields[0].key)):
+        cells, key = outcome.cells, list(fields[0].key)
+        for warning in outline_warnings(cells, key) if settings.crop == "masked" else ():
             print(f"warning: {warning}")
+        advice = advise(cells, key, masks=settings.cell_masks is not None)
+        print(advice.line(settings.crop))
         made = {
-            target.tables[-1]: _without_stains(cells.drop(columns="folder")),
-            target.tables[0]: _without_stains(outcome.unmatched),
+            target.tables[-1]: without_checks(cells.drop(columns="folder")),
+            target.tables[-2]: advice.describe(settings.crop),
+            target.tables[0]: without_checks(outcome.unmatched),
         }
         if features:
             made[features[0]] = cp.feature_table(spreadsheet, settings.centres, cells)
         return made, {}
 
+    looked_at = set(range(0, len(fields), -(-len(fields) // MOST_FIELDS)))
+    fields = [field._replace(checked=i in looked_at) for i, field in enumerate(fields)]
     groups = [(group_name(field, settings), field) for field in fields]
     if len(set(name for name, _ in groups)) < len(groups):
         raise UserError(f"--image-pattern {settings.image_pattern}: fields get the same name")
@@ -184,10 +197,6 @@ def main(settings: Settings = SETTINGS) -> Outcome:
         [len(files), sum(file.stat().st_size for file in files)],
     ]
     return write_data_set(target, settings, inputs=inputs, groups=groups, cut=cutter, finish=finish)
-
-
-def _without_stains(table: pd.DataFrame) -> pd.DataFrame:
-    return table.drop(columns=[name for name in table if str(name).startswith(PREFIX)])
 
 
 def _tell_of_masks(settings: Settings, fields: Sequence[Field]) -> None:
@@ -304,7 +313,7 @@ def _share_out_metadata(settings: Settings, fields: list[Field]) -> list[Field]:
     table = table.drop(columns=[c for c in table if str(c).startswith("CP_")])
     own = {name: f"{name}_metadata" for name in ("Unique_ID", "folder", "reason") if name in table}
     rows, notes = rows_of_fields(table.rename(columns=own), [f.key for f in fields], str(path))
-    for note in table.attrs["notes"] + notes:
+    for note in notes_for_user(table.attrs["notes"] + notes):
         print(f"note: {note}")
     shared = [field._replace(metadata=row) for field, row in zip(fields, rows, strict=True)]
     several = [field for field in shared if field.metadata is not None and len(field.metadata) > 1]
@@ -395,31 +404,47 @@ def find_objects(image: np.ndarray, field: Field, settings: Settings) -> Found |
 
     seeds = _seeds(image, nucleus_mask, field.centres, settings)
     numbered = cell_mask is not None and cell_mask.numbered
+    outlines = None
     if seeds is None or (numbered and field.centres is None):
-        labels = drop_small(cell_mask.labels, settings.min_area, numbered)
-        return Found(_objects(labels, labels, None), labels)
-    if settings.crop == "window" and nucleus_mask is None and field.centres is not None:
-        labels = None  # the centres are all that is needed
-    elif settings.crop == "window":
-        labels = seeds
+        labels = seeds = outlines = drop_small(cell_mask.labels, settings.min_area, numbered)
     else:
-        inside = (
-            cell_mask.labels > 0 if cell_mask is not None else _cell_foreground(image, settings)
-        )
-        labels = grow_cells(seeds, inside)
-        labels = np.where(np.isin(labels, np.unique(labels[inside])), labels, 0)
+        if settings.crop == "masked" or field.checked:
+            inside = (
+                cell_mask.labels > 0 if cell_mask is not None else _cell_foreground(image, settings)
+            )
+            outlines = grow_cells(seeds, inside)
+            outlines = np.where(np.isin(outlines, np.unique(outlines[inside])), outlines, 0)
+        if settings.crop == "masked":
+            labels = outlines
+        else:  # centres are all that is needed, where they are given
+            labels = None if nucleus_mask is None and field.centres is not None else seeds
     objects = _objects(labels, seeds, field.centres)
-    if settings.crop == "masked" and cell_mask is None:
-        names = settings.cell_channels
-        stains = measure_stain(
-            image=image,
-            labels=labels,
-            objects=objects,
-            channels=[settings.channels.index(name) for name in names],
-            diameter=settings.nucleus_diameter,
-        )
-        objects = objects.assign(**{PREFIX + n: s for n, s in zip(names, stains.T, strict=True)})
+    if field.checked:
+        objects = _checked(image, outlines, objects, cell_mask is None, settings)
     return Found(objects, labels)
+
+
+def _checked(
+    image: np.ndarray,
+    outlines: np.ndarray,
+    objects: pd.DataFrame,
+    by_threshold: bool,
+    settings: Settings,
+) -> pd.DataFrame:
+    """The objects with the columns of `outline_checks`."""
+    side = settings.window_size if settings.crop == "window" else None
+    objects = measure_neighbours(outlines, objects, side)
+    if not by_threshold:
+        return objects
+    names = settings.cell_channels
+    stains = measure_stain(
+        image=image,
+        labels=outlines,
+        objects=objects,
+        channels=[settings.channels.index(name) for name in names],
+        diameter=settings.nucleus_diameter,
+    )
+    return objects.assign(**{PREFIX + n: s for n, s in zip(names, stains.T, strict=True)})
 
 
 def _read_mask(path: Path | None, pattern: str, shape: tuple[int, int]) -> tuple[Mask | None, str]:

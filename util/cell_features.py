@@ -189,6 +189,16 @@ def hand_crafted_features(
     return clean, notes + more
 
 
+def refuse_identical(images: np.ndarray) -> None:
+    """Raise a UserError if all images (N, C, S, S) are the same, so that no feature varies."""
+    starts = range(0, len(images), CELLS_PER_BLOCK)
+    if all((images[i : i + CELLS_PER_BLOCK] == images[:1]).all() for i in starts):
+        raise UserError(
+            f"`features` measure: the {len(images)} cells have the same pixels "
+            f"({images[0].min()} to {images[0].max()}), so no feature varies: check the images"
+        )
+
+
 def read_cellprofiler_table(
     path: Path | str, ids: Sequence[str], known: Collection[str] = ()
 ) -> tuple[pd.DataFrame, list[str]]:

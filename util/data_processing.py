@@ -15,6 +15,7 @@ import hashlib
 import math
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ from util.metadata import count_and_name, join_array, join_metadata, read_array_
 from util.pixel_numbers import Numbers, choose_numbers, kind_of, refuse_not_finite
 from util.splitting import choose_part
 
-CACHE_VERSION = 2  # raise it when the pixels that load_cells makes change
+CACHE_VERSION = 3  # raise it when the pixels that load_cells makes change
 SIMULATED = Path("DataSets") / "simulated"  # caches of simulated cells
 CHUNK = 512  # images read and resized at a time
 
@@ -155,6 +156,9 @@ class CellSource:
     without matching ids by row."""
     label: str | None = None
     """Column of the classes to score by; None takes GT_label, else the class folders."""
+    order: tuple[str, ...] = ()
+    """Classes in the order of tables, legends and colours, e.g. `DMSO "2 nM" "10 nM"`; the others
+    follow in natural order."""
     array_key: str | None = None
     """Name of the images in an .npz; None takes the only array that can be images."""
     array_axes: str | None = None
@@ -312,12 +316,16 @@ def _load_simulated(source: CellSource) -> Cells:
 def _load_folder(source: CellSource, progress: bool) -> Cells:
     folder = Path(source.dataset)
     meaning = Meaning(source.image_axes, source.project_z)
-    files = list_images(folder)
+    others: Counter[str] = Counter()
+    files = list_images(folder, others)
     paths = paths_below(folder, files)
     names = [path.rpartition("/")[2] for path in paths]
     unique = len(set(names)) == len(names)
     table = pd.DataFrame({"Unique_ID": names if unique else paths})
     classes, notes = class_folders(folder, paths, joined=source.metadata is not None)
+    if others:
+        left_out = ", ".join(f"{n} {ending}" for ending, n in sorted(others.items()))
+        notes.append(f"{left_out} files were left out: cells are TIFF, PNG or JPEG")
     if any(classes):
         table["class"] = classes
     if source.metadata is not None:  # before the images, which may take an hour to read

@@ -11,6 +11,7 @@ many cells each input size would rescale), classes.csv, examples.png, channels.p
 of view centroids.png (where ground truth and CellProfiler put each cell).
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,14 @@ from util.fitting import INPUT_SIZES
 from util.helpers import compose_rgb, draw_sheet, mix_channels
 from util.image_files import Meaning, image_shape, read_array, read_image
 from util.image_folders import list_images
-from util.metadata import choose_labels, text_columns
+from util.metadata import choose_labels, ordered_classes, text_columns
 from util.pages.report import write_report
 from util.runs import create_run_folder, describe_run, write_json, write_table
-from util.settings import parse_options, run_script
+from util.settings import notes_for_user, parse_options, run_script
 from util.style import OKABE_ITO, house_style, save_figure
 from util.tables import read_table
 
+NO_CLASS = "(none)"
 CELLS_PER_CLASS = 10  # on the sheet of examples
 CLASSES_SHOWN = 24  # at most on that sheet
 HISTOGRAM_CELLS = 2000  # looked at for the histograms of the channels
@@ -113,11 +115,11 @@ def rescaled_by_size(shapes: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def class_counts(labels: pd.Series) -> pd.DataFrame:
-    """Cells and percentage of each class, the cells without one last."""
-    counts = labels.fillna("(none)").value_counts()
-    order = sorted(counts.index, key=lambda name: (name == "(none)", len(name), name))
-    counts = counts[order]
+def class_counts(labels: pd.Series, order: Sequence[str] = ()) -> pd.DataFrame:
+    """Cells and percentage of each class in their order, the cells without one last."""
+    counts = labels.fillna(NO_CLASS).value_counts()
+    names = ordered_classes(labels.dropna(), order)
+    counts = counts[names + [NO_CLASS] * (NO_CLASS in counts)]
     table = pd.DataFrame({"cells": counts, "percent": 100 * counts / counts.sum()})
     return table.rename_axis("class")
 
@@ -155,11 +157,18 @@ def _histogram(panel: Axes, values: pd.Series, bins: np.ndarray | int, name: str
     panel.set(xlabel=name, ylabel="cells")
 
 
-def plot_examples(cells: Cells, labels: pd.Series | None, path: Path, seed: int = 0) -> Path:
-    """A row of randomly chosen cells for each class, at the input size."""
-    names = labels.fillna("(none)") if labels is not None else pd.Series("", cells.table.index)
+def plot_examples(
+    cells: Cells,
+    labels: pd.Series | None,
+    path: Path,
+    seed: int = 0,
+    order: Sequence[str] = (),
+) -> Path:
+    """A row of randomly chosen cells for each class in their order, at the input size."""
+    labels = pd.Series("", cells.table.index) if labels is None else labels
+    names = labels.fillna(NO_CLASS)
     rng = np.random.default_rng(seed)
-    classes = list(class_counts(names).index)[:CLASSES_SHOWN]
+    classes = list(class_counts(labels, order).index)[:CLASSES_SHOWN]
     rows = []
     for name in classes:
         places = np.flatnonzero(names == name)
@@ -251,7 +260,7 @@ def plot_centroids(field: np.ndarray, rows: pd.DataFrame, label: str | None, pat
 def main(settings: Settings) -> Path:
     """Look at a data set; returns the folder of the results."""
     cells = load_cells(settings)
-    label, labels, notes = choose_labels(cells.table, settings.label)
+    label, labels, notes = choose_labels(cells.table, settings.label, settings.order)
     shapes = shapes_of(settings, cells)
     field = read_field(settings, label) if settings.field else None
 
@@ -262,12 +271,15 @@ def main(settings: Settings) -> Path:
         ("Images larger than an input size, which are rescaled", rescaled_by_size(shapes)),
     ]
     if labels is not None:
-        counts = class_counts(labels)
+        counts = class_counts(labels, settings.order)
         tables.append((f"Cells by {label}", counts))
         write_table(folder / "classes.csv", counts.reset_index())
     figures = [
         ("Sizes", plot_shapes(shapes, settings.image_size, folder / "sizes.png")),
-        ("Examples", plot_examples(cells, labels, folder / "examples.png", settings.seed)),
+        (
+            "Examples",
+            plot_examples(cells, labels, folder / "examples.png", settings.seed, settings.order),
+        ),
         ("Channels", plot_channels(cells, folder / "channels.png")),
     ]
     if field is not None:
@@ -275,7 +287,8 @@ def main(settings: Settings) -> Path:
         figures.append((f"Centroids over {Path(settings.field).name}", path))
     described = describe_run(settings, data=cells.describe())
     write_json(folder / "settings.json", described)
-    for note in cells.notes + notes:
+    notes = notes_for_user(cells.notes + notes)
+    for note in notes:
         print(f"note: {note}")
     for caption, table in tables:
         print(f"\n{caption}\n{table.round(2).to_string()}")
@@ -286,7 +299,7 @@ def main(settings: Settings) -> Path:
         settings=described["settings"] | {"data": described["data"]},
         tables=[(caption, table.round(2)) for caption, table in tables],
         figures=figures,
-        notes=cells.notes + notes,
+        notes=notes,
     )
     print(f"\nreport: {report}")
     return folder

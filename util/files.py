@@ -122,6 +122,8 @@ def refuse_path(name: str, what: str) -> None:
 def claim(folder: Path, refusal: str) -> FileLock:
     """The lock of a folder that one process works in at a time; held while the object lives.
 
+    A process that holds it may claim it again.
+
     Args:
         folder: where the lock file `.lock` is made.
         refusal: message where another process holds it.
@@ -129,7 +131,7 @@ def claim(folder: Path, refusal: str) -> FileLock:
     Raises:
         UserError: another process holds it, or the folder cannot be written.
     """
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / ".lock", is_singleton=True)  # one per process
     try:
         with explain_os_error(folder):
             lock.acquire(timeout=0)

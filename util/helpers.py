@@ -21,10 +21,12 @@ from matplotlib.ticker import MaxNLocator
 from util.errors import UserError
 from util.latents import coordinates_of
 from util.style import (
+    MARKERS,
     MISSING_COLOUR,
     OKABE_ITO,
     ClassColours,
     NumberColours,
+    Roles,
     colour_column,
     house_style,
     one_line,
@@ -345,7 +347,7 @@ def plot_projections(
     projections: Mapping[str, Sequence[str]],
     column: str,
     path: Path,
-    graded: bool = False,
+    roles: Roles = Roles(),  # noqa: B008  frozen
 ) -> Path:
     """The projections side by side, each cell a point coloured by a column of the table.
 
@@ -361,7 +363,7 @@ def plot_projections(
             three).
         column: shown as classes or as numbers, see `colour_column`.
         path: PNG to write.
-        graded: show numbers on a colour scale even if they take few values, as doses do.
+        roles: which column is the label or the progress, and the order of the classes.
 
     Raises:
         UserError: if a column is not in the table or there is no cell or no projection.
@@ -372,19 +374,19 @@ def plot_projections(
         )
     if latents.empty or not projections:
         raise UserError("nothing to draw: expected at least 1 cell and 1 projection")
-    colouring = colour_column(latents[column], graded)
+    colouring = colour_column(latents[column], roles)
     stride = thinning_stride(len(latents))
     columns = min(len(projections), 3)
     rows = math.ceil(len(projections) / columns)
     with house_style():
-        size = (4.1 * columns + 1.9, 4.1 * rows + 0.5)
+        size = (4.1 * columns + 1.9, max(4.1 * rows + 0.5, key_height(colouring)))
         figure = Figure(figsize=size, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.04)
         panels = []
         for i, (name, axis_names) in enumerate(projections.items()):
             panel = projection_panel(figure, (rows, columns, i + 1), len(axis_names))
             points = coordinates_of(latents, axis_names)
-            draw_points(panel, points[::stride], point_colours(colouring)[::stride])
+            draw_points(panel, points, colouring, stride)
             if points.shape[1] == 3:
                 _turn_to_groups(panel, points, _groups(colouring))
             _title_projection(panel, name, list(axis_names), points)
@@ -462,27 +464,54 @@ def _turn_to_groups(panel: Axes, points: np.ndarray, groups: np.ndarray) -> None
         turn_to(panel, np.array(knots), points[known])
 
 
-def draw_points(panel: Axes, points: np.ndarray, colours: np.ndarray) -> None:
-    """Scatter (n, d) points in the colours (n, 4); gaps are left out, rare colours drawn last."""
+def draw_points(
+    panel: Axes,
+    points: np.ndarray,
+    colouring: ClassColours | NumberColours | None,
+    stride: int = 1,
+) -> None:
+    """Scatter every stride-th of the points (N, d); gaps are left out, rare classes drawn last.
+
+    Args:
+        panel: of d dimensions.
+        points: (N, d).
+        colouring: of the N points; None draws all of them grey.
+        stride: see `thinning_stride`.
+    """
+    points, colours = points[::stride], point_colours(colouring, len(points))[::stride]
     known = np.isfinite(points).all(axis=1)
     n, dimensions = int(known.sum()), points.shape[1]
     if n == 0:
         write = panel.text2D if dimensions == 3 else panel.text
         write(0.5, 0.5, "no coordinates", transform=panel.transAxes, ha="center")
         return
-    order = _rare_last(colours[known])
-    drawn = points[known][order]
+    order = np.flatnonzero(known)[_rare_last(colours[known])]
     if dimensions == 1:
-        drawn = np.column_stack([drawn, spread(len(points))[known][order]])
+        points = np.column_stack([points, spread(len(points))])
     style = {
-        "c": colours[known][order],
         "s": float(np.clip(24_000 / n, 3, 28)),
         "alpha": float(np.clip(4_000 / n, 0.35, 0.85)),
         "linewidths": 0,
     }
     if dimensions == 3:
         style["depthshade"] = False  # would fade the colours that the legend names
-    panel.scatter(*drawn.T, **style)
+    for marker, rows in _by_marker(colouring, order, stride):
+        panel.scatter(*points[rows].T, c=colours[rows], marker=marker, **style)
+
+
+def _by_marker(
+    colouring: ClassColours | NumberColours | None, order: np.ndarray, stride: int
+) -> list[tuple[str, np.ndarray]]:
+    """Marker and rows to draw at once: matplotlib draws one marker at a time.
+
+    Of several markers, each class is drawn by itself, so that rare classes stay on top.
+    """
+    if not isinstance(colouring, ClassColours) or len(set(colouring.shapes)) == 1:
+        return [("o", order)]
+    codes = colouring.codes[::stride][order]
+    return [
+        (MARKERS[colouring.shapes[code]], order[codes == code]) for code in dict.fromkeys(codes)
+    ]
 
 
 def _rare_last(colours: np.ndarray) -> np.ndarray:
@@ -491,8 +520,10 @@ def _rare_last(colours: np.ndarray) -> np.ndarray:
     return np.argsort(-count[group.ravel()], kind="stable")
 
 
-def point_colours(colouring: ClassColours | NumberColours) -> np.ndarray:
-    """(N, 4) RGBA of each cell."""
+def point_colours(colouring: ClassColours | NumberColours | None, n_cells: int) -> np.ndarray:
+    """(N, 4) RGBA of each cell; grey without a colouring."""
+    if colouring is None:
+        return np.tile(mpl.colors.to_rgba(MISSING_COLOUR), (n_cells, 1))
     if isinstance(colouring, ClassColours):
         return mpl.colors.to_rgba_array(colouring.colours)[colouring.codes]
     norm = mpl.colors.Normalize(colouring.low, colouring.high, clip=True)
@@ -521,12 +552,21 @@ def _title_projection(panel: Axes, name: str, axis_names: list[str], points: np.
         panel.set_zlabel(one_line(axis_names[2]), **pad)
 
 
+def key_height(colouring: ClassColours | NumberColours | None) -> float:
+    """Height in inches of a figure that holds the legend of `add_key`."""
+    lines = len(colouring.names) + 1 if isinstance(colouring, ClassColours) else 0
+    return 0.2 * lines + 0.2
+
+
 def add_key(
     figure: Figure, panels: list[Axes], colouring: ClassColours | NumberColours, column: str
 ) -> None:
     """A legend with counts for classes, a colour bar for numbers, to the right of the panels."""
     if isinstance(colouring, ClassColours):
-        handles = [Line2D([], [], linestyle="", marker="o", color=c) for c in colouring.colours]
+        handles = [
+            Line2D([], [], linestyle="", marker=MARKERS[shape], color=colour)
+            for colour, shape in zip(colouring.colours, colouring.shapes, strict=True)
+        ]
         # the blank in front keeps a name that begins with "_" in the legend
         labels = [
             f" {one_line(name, 24)} ({count:,})"

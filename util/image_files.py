@@ -17,6 +17,7 @@ from util.errors import UserError, first_line
 MOST_CHANNELS = 16  # an axis of unknown meaning with at most so many entries can be the channels
 CHANNEL_AXES = "CES"  # channel, emission wavelength, sample
 ALPHA = (1, 2)  # ExtraSamples: associated and unassociated alpha
+DESCRIPTION, ORIENTATION, FIRST_PRIVATE_TAG = 270, 274, 32_768  # of TIFF
 PHOTOMETRIC = {  # what can be shown as it is, and what is done to the others
     "MINISBLACK": "",
     "RGB": "",
@@ -44,15 +45,20 @@ class Meaning:
 AS_THE_FILE_SAYS = Meaning()
 
 
-def read_image(path: Path, meaning: Meaning = AS_THE_FILE_SAYS) -> tuple[np.ndarray, bool]:
+def read_image(
+    path: Path, meaning: Meaning = AS_THE_FILE_SAYS, turn: bool = True
+) -> tuple[np.ndarray, bool]:
     """One image as (C, H, W) in the numbers of the file, and whether an alpha channel was dropped.
 
     A bit is 0 or 255, as are the grey levels of fewer than 8 bits stretched. Palettes become
-    colours and min-is-white is turned.
+    colours, min-is-white is turned, and an image that is stored rotated or mirrored (TIFF's and
+    EXIF's Orientation) is brought upright.
 
     Args:
         path: TIFF, PNG or JPEG.
         meaning: what the user says of the axes.
+        turn: bring it upright where it is stored turned. Else such a file is refused: positions
+            and masks that other programs made may be those of the stored pixels.
 
     Raises:
         UserError: the file holds something else than one image of one kind, or does not say what
@@ -60,11 +66,30 @@ def read_image(path: Path, meaning: Meaning = AS_THE_FILE_SAYS) -> tuple[np.ndar
         Exception: whatever the reader raises on a damaged file.
     """
     if path.suffix.lower() in (".tif", ".tiff"):
-        return _read_tiff(path, meaning)
-    image = _read_deep_png(path) if _is_deep_png(path) else _read_with_pillow(path)
-    alpha = image.ndim == 3 and image.shape[-1] == 4
-    image = image[..., :3] if alpha else image
-    return np.moveaxis(np.atleast_3d(image), -1, 0), alpha
+        image, orientation, alpha = _read_tiff(path, meaning)
+    else:
+        image, orientation, alpha = _read_picture(path)
+    if not turn:
+        refuse_turned(path, orientation)
+    return _upright(image, orientation), alpha
+
+
+def refuse_turned(path: Path, orientation: int) -> None:
+    """Raise a UserError if an image is stored rotated or mirrored."""
+    if orientation != 1:
+        raise UserError(
+            f"{path} is stored turned (Orientation {orientation}), which not all programs heed: "
+            "save it upright"
+        )
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """An image (..., H, W) as it is to be seen, by the number 1 to 8 that TIFF and EXIF store."""
+    if orientation >= 5:
+        image = np.swapaxes(image, -1, -2)
+    if orientation in (3, 4, 7, 8):
+        image = image[..., ::-1, :]
+    return image[..., ::-1] if orientation in (2, 3, 6, 7) else image
 
 
 def image_shape(path: Path, meaning: Meaning = AS_THE_FILE_SAYS) -> tuple[int, int] | None:
@@ -74,11 +99,13 @@ def image_shape(path: Path, meaning: Meaning = AS_THE_FILE_SAYS) -> tuple[int, i
             with _open_tiff(path) as opened:
                 stack = _stack_of(opened, path)
                 sizes = dict(zip(_axes_of(stack, path, meaning), stack.shape, strict=True))
-                return sizes["Y"], sizes["X"]
-        from PIL import Image
+                shape, turned = (sizes["Y"], sizes["X"]), orientation_of_tiff(opened) >= 5
+        else:
+            from PIL import Image
 
-        with Image.open(path) as opened:
-            return opened.height, opened.width
+            with Image.open(path) as opened:
+                shape, turned = (opened.height, opened.width), orientation_of_picture(opened) >= 5
+        return shape[::-1] if turned else shape
     except Exception:  # readers raise anything on a damaged file
         return None
 
@@ -110,9 +137,31 @@ def _open_tiff(path: Path) -> Any:
     return tifffile.TiffFile(path, _multifile=False)
 
 
+def orientation_of_tiff(opened: Any) -> int:
+    """1 to 8: how its first page is to be turned (`_upright`)."""
+    return int(opened.pages[0].tags.valueof(ORIENTATION, default=1))
+
+
+def orientation_of_picture(opened: Any) -> int:
+    """The same of what Pillow opened."""
+    return opened.getexif().get(ORIENTATION, 1) if "exif" in opened.info else 1
+
+
 def _stack_of(opened: Any, path: Path) -> _Stack:
-    """The array of a TIFF; thumbnails and the smaller levels of a pyramid are no part of it."""
-    series = [one for one in opened.series if not one.keyframe.is_reduced] or opened.series
+    """The array of a TIFF; thumbnails, masks of transparency and the smaller levels of a pyramid
+    are no part of it.
+    """
+    if len(opened.pages) == 1 and _says_nothing_more(opened.pages[0]):
+        page = opened.pages[0]  # what a series would be, in two thirds of the time
+        return _Stack([page], page.axes, page.shape)
+    series = [
+        one for one in opened.series if not (one.keyframe.is_reduced or one.keyframe.is_mask)
+    ] or opened.series
+    if opened.is_ome and any(page is None for one in series for page in one.pages):
+        raise UserError(
+            f"{path} names more pages than it holds ({len(opened.pages)}): save it anew, with the "
+            "pages that it has"
+        )
     kinds = {(one.axes, one.shape) for one in series}
     if len(kinds) > 1:
         shapes = ", ".join(" x ".join(map(str, shape)) for _, shape in sorted(kinds))
@@ -121,6 +170,12 @@ def _stack_of(opened: Any, path: Path) -> _Stack:
     if len(series) > 1:
         axes, shape = f"I{axes}", (len(series), *shape)
     return _Stack(series, axes, shape)
+
+
+def _says_nothing_more(page: Any) -> bool:
+    """Whether the page has neither a description nor private tags, as OME, ImageJ and others do."""
+    codes = [tag.code for tag in page.tags]
+    return max(codes) < FIRST_PRIVATE_TAG and DESCRIPTION not in codes
 
 
 def _axes_of(stack: _Stack, path: Path, meaning: Meaning) -> str:
@@ -165,7 +220,8 @@ def _asked_axes(stack: _Stack, path: Path, asked: str) -> str:
     return "".join(next(letters) if is_long else "Q" for is_long in long)
 
 
-def _read_tiff(path: Path, meaning: Meaning) -> tuple[np.ndarray, bool]:
+def _read_tiff(path: Path, meaning: Meaning) -> tuple[np.ndarray, int, bool]:
+    """(C, H, W), the orientation, and whether alpha was dropped."""
     with _open_tiff(path) as opened:
         stack = _stack_of(opened, path)
         axes = _axes_of(stack, path, meaning)
@@ -176,15 +232,17 @@ def _read_tiff(path: Path, meaning: Meaning) -> tuple[np.ndarray, bool]:
                 f"{path} has colours of the kind {page.photometric.name}: convert it to RGB or grey"
             )
         array = stack.array()
-        array = _in_full_range(array, page.bitspersample)
-        if way == "turned":
-            array = _turned(array, page.bitspersample)
         if way == "coloured":
             array, axes = _coloured(array, page.colormap), f"{axes}S"
+        else:
+            array = _in_full_range(array, page.bitspersample)
+        if way == "turned":
+            array = _turned(array, page.bitspersample)
         alpha = meaning.axes is None and _has_alpha(opened, page, array, axes)
         if alpha:
             array = np.take(array, _colour_samples(page), axis=axes.index("S"))
-    return _channels_first(array, axes, path, meaning), alpha
+        orientation = orientation_of_tiff(opened)
+    return _channels_first(array, axes, path, meaning), orientation, alpha
 
 
 def _in_full_range(array: np.ndarray, bits: int) -> np.ndarray:
@@ -200,13 +258,15 @@ def _turned(array: np.ndarray, bits: int) -> np.ndarray:
     """Min-is-white as min-is-black."""
     if array.dtype.kind == "f":
         return array.max() - array
+    if array.dtype.kind == "i":
+        return ~array
     top = 255 if bits < 8 else 2**bits - 1
     return (top - array.astype(np.int64)).astype(array.dtype)
 
 
 def _coloured(array: np.ndarray, colormap: np.ndarray) -> np.ndarray:
     """Indices (...) into a map (3, n) of 16 bit as colours (..., 3) of 8 bit."""
-    return (np.moveaxis(np.asarray(colormap), 0, -1) >> 8).astype(np.uint8)[array]
+    return (np.moveaxis(np.asarray(colormap), 0, -1) >> 8).astype(np.uint8)[array.astype(np.intp)]
 
 
 def _colour_samples(page: Any) -> list[int]:
@@ -273,27 +333,39 @@ def _projected(array: np.ndarray, axis: int, how: Projection) -> np.ndarray:
     return (mean if array.dtype.kind == "f" else np.rint(mean)).astype(array.dtype)
 
 
-def _read_with_pillow(path: Path) -> np.ndarray:
-    """(H, W) or (H, W, 3 or 4)."""
+def _read_picture(path: Path) -> tuple[np.ndarray, int, bool]:
+    """(C, H, W) of a PNG or JPEG, the orientation, and whether alpha was dropped."""
     from PIL import Image
 
     with Image.open(path) as opened:
-        if opened.mode == "CMYK":
+        refuse_several(path, opened)
+        orientation = orientation_of_picture(opened)
+        if _is_deep_png(path):
+            image = _read_deep_png(path)
+        elif opened.mode == "CMYK":
             raise UserError(f"{path} has colours of the kind CMYK: convert it to RGB or grey")
-        if opened.mode in ("P", "PA"):  # with what is transparent as alpha, which is dropped
-            return np.asarray(opened.convert("RGBA"))[..., :3]
-        if opened.mode in ("1", "LA", "YCbCr"):
-            return np.asarray(opened.convert({"1": "L", "LA": "L"}.get(opened.mode, "RGB")))
-        return np.asarray(opened)
+        elif opened.mode in ("P", "PA"):  # with what is transparent as alpha, which is dropped
+            image = np.asarray(opened.convert("RGBA"))[..., :3]
+        else:
+            as_read = {"1": "L", "YCbCr": "RGB"}.get(opened.mode)
+            image = np.asarray(opened.convert(as_read) if as_read else opened)
+    alpha = image.ndim == 3 and image.shape[-1] in (2, 4)
+    image = image[..., :-1] if alpha else image
+    return np.moveaxis(np.atleast_3d(image), -1, 0), orientation, alpha
+
+
+def refuse_several(path: Path, opened: Any) -> None:
+    """Raise a UserError if what Pillow opened holds several pictures."""
+    if (n := getattr(opened, "n_frames", 1)) > 1:
+        raise UserError(f"{path} holds {n} pictures: save one image per file")
 
 
 def _is_deep_png(path: Path) -> bool:
-    """A PNG of 16 bit colour, which Pillow would cut to 8: bit depth 16 and colour type 2 or 6."""
+    """A PNG of 16 bits that Pillow would cut to 8: its colour type is 2, 4 or 6."""
     with path.open("rb") as file:
         header = file.read(26)
-    return (
-        header[:4] == b"\x89PNG" and len(header) == 26 and header[24] == 16 and header[25] in (2, 6)
-    )
+    is_png = header[:4] == b"\x89PNG" and len(header) == 26
+    return is_png and header[24] == 16 and header[25] in (2, 4, 6)
 
 
 def _read_deep_png(path: Path) -> np.ndarray:

@@ -3,13 +3,14 @@
 import os
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from util.errors import UserError
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+OTHER_SUFFIXES = tuple(".bmp .gif .webp .jp2 .lsm .stk .czi .nd2 .lif .svs .ndpi".split())
 MASK_ENDINGS = ("_mask", "_masks")  # of the names of segmentations; also _cp_masks of Cellpose
 SPLITS = frozenset("train training val valid validation test testing dev eval holdout".split())
 
@@ -23,16 +24,20 @@ CHANNEL = re.compile(
 )
 
 
-def list_images(folder: Path) -> list[Path]:
+def list_images(folder: Path, others: Counter[str] | None = None) -> list[Path]:
     """All TIFF, PNG and JPEG files below a folder, sorted by name in NFC; links are followed.
 
     Hidden files, segmentations (`*_mask`, `*_masks`) and, in a loop of links, folders seen before
     are passed over. A link that leads nowhere is listed, so that it can be counted.
 
+    Args:
+        folder: the data set.
+        others: counts image files of other formats by their endings.
+
     Raises:
         UserError: there are none.
     """
-    files = list(_walk(folder))
+    files = list(_walk(folder, Counter() if others is None else others))
     files = [file for _, file in sorted(zip(paths_below(folder, files), files, strict=True))]
     if not files:
         raise UserError(
@@ -53,7 +58,7 @@ def paths_below(folder: Path, files: Sequence[Path]) -> list[str]:
     return [in_nfc(os.fspath(file)[start:].replace(os.sep, "/")) for file in files]
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path, others: Counter[str]) -> Iterator[Path]:
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -64,10 +69,13 @@ def _walk(folder: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = Path(place, name)
-            is_image = path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+            ending = path.suffix.lower()
+            is_image = ending in IMAGE_SUFFIXES and not name.startswith(".")
             is_mask = path.stem.lower().endswith(MASK_ENDINGS)
             if is_image and not is_mask and (path.is_file() or path.is_symlink()):
                 yield path
+            elif ending in OTHER_SUFFIXES:
+                others[ending] += 1
 
 
 def class_folders(

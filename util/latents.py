@@ -312,12 +312,51 @@ def finite_matrix(values: np.ndarray, what: str, dtype: type | None = None) -> n
             f"{what}: a {values.dtype} array of shape {values.shape}, not (N, d) numbers with a "
             "row for each cell"
         )
-    if values.dtype.kind == "f":
+    with np.errstate(over="ignore", invalid="ignore"):  # said below
+        numbers = np.ascontiguousarray(values, dtype or values.dtype.newbyteorder("="))
         # A sum is finite only if all its terms are; infinities of both signs give NaN.
-        bad = ~np.isfinite(values.sum(axis=1, dtype=np.float64))
-        if bad.any():
-            raise UserError(
-                f"{what}: {bad.sum()} rows with NaN or infinite values (first in row "
-                f"{bad.argmax()}); leave them out"
-            )
-    return np.ascontiguousarray(values, dtype or values.dtype.newbyteorder("="))
+        sums = numbers.sum(1, np.float64) if numbers.dtype.kind == "f" else np.zeros(len(numbers))
+    if not np.isfinite(sums).all() and not (finite := np.isfinite(numbers).all(axis=1)).all():
+        too_large = np.isfinite(values[~finite]).all()
+        what_is_wrong = f"numbers beyond {numbers.dtype}" if too_large else "NaN or infinite values"
+        raise UserError(
+            f"{what}: {(~finite).sum()} rows with {what_is_wrong} (first in row "
+            f"{finite.argmin()}); {'rescale them' if too_large else 'leave them out'}"
+        )
+    return numbers
+
+
+def to_unit_scale(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """Float64 numbers whose squares neither overflow nor vanish, whatever their unit.
+
+    They are multiplied by the power of two that brings the largest size to 0.5..1, which rounds
+    nothing: distances keep their order, and standardised columns their values.
+
+    Args:
+        values: (N, d) finite numbers.
+        axis: 0 scales each column by itself; None all by the same factor.
+    """
+    values = np.asarray(values, np.float64)
+    _, exponents = np.frexp(np.abs(values).max(axis=axis, initial=0))
+    return np.ldexp(values, -exponents)
+
+
+def first_alike(data: np.ndarray) -> np.ndarray:
+    """(N,) index of the first row of (N, D) numbers that equals each row; its own without copies.
+
+    Rows are compared by a 64-bit hash, and those with the same hash number by number.
+    """
+    digits = np.random.default_rng(0).integers(2**64, size=data.shape[1], dtype=np.uint64)
+    keys = []
+    for start in range(0, len(data), 256):
+        rows = data[start : start + 256].astype(np.float64) + 0.0  # -0.0 becomes 0.0
+        words = rows.view(np.uint64)
+        words ^= words >> np.uint64(32)  # whole numbers differ in their high bits only
+        keys.append(words @ digits)  # wraps around, so the order of the sum is of no concern
+    _, place, group = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
+    first, own = place[group], np.arange(len(data))
+    copies = np.flatnonzero(first != own)
+    same = [np.array_equal(data[i], data[j]) for i, j in zip(copies, first[copies], strict=True)]
+    chance = copies[~np.array(same, bool)]
+    first[chance] = chance
+    return first

@@ -24,6 +24,11 @@ NUMBERING = re.compile(
 _PLATE = re.compile(r"(^|_)plate_?(id|name|number|barcode)?$", re.IGNORECASE)
 IDS_NAMED = 3  # in a note
 COLUMNS_NAMED = 12  # in an error
+_QUANTITY = re.compile(  # a number, a sign only at the start, and its unit
+    r"((?:^[-+])?\d+(?:\.\d+)?(?:[eE][-+]?\d+(?!\w))?)(?:\s*([pnuµμm]?M|s|min|h|d)(?!\w))?"
+)
+_UNITS = {"pM": 1e-12, "nM": 1e-9, "uM": 1e-6, "µM": 1e-6, "μM": 1e-6, "mM": 1e-3, "M": 1.0}
+_UNITS |= {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 CLASS_COLUMNS = ("GT_label", "class")  # the first of these is the label unless one is named
 ENOUGH_MATCH = 0.9  # share of ids that match, below which something is probably wrong
 WARNING = "WARNING:"  # begins a note that a report shows first
@@ -87,11 +92,6 @@ def refuse_duplicates(ids: pd.Series, source: str) -> None:
 def text_columns(label: str | None = None) -> tuple[str, ...]:
     """The columns that may be the classes, so that `read_table` keeps their text."""
     return CLASS_COLUMNS if label is None else (*CLASS_COLUMNS, label)
-
-
-def warnings_first(notes: Iterable[str]) -> list[str]:
-    """The notes, each once, those that begin with WARNING in front."""
-    return sorted(dict.fromkeys(notes), key=lambda note: not note.startswith(WARNING))
 
 
 def join_metadata(
@@ -159,7 +159,7 @@ def join_array(
         the joined table, N rows in the order of the images, and notes.
 
     Raises:
-        UserError: another number of rows than images.
+        UserError: another number of rows than images, or numbers of rows in another order.
     """
     notes, name = list(rows.attrs["notes"]), Path(source).name
     if len(rows) != len(table):
@@ -170,9 +170,28 @@ def join_array(
     places = match_names(rows.get("Unique_ID", [""] * len(rows)), table["Unique_ID"])
     if (places >= 0).all():
         return rows.iloc[np.argsort(places)].reset_index(drop=True), notes
+    shuffled = next((c for c in ("Unique_ID", "index") if c in rows and _is_shuffled(rows[c])), "")
+    if shuffled:
+        raise UserError(
+            f"{source}: column {shuffled!r} numbers all rows, but in another order: does row 1 "
+            f"belong to the first image, or to the one of that number? Sort the rows by it, or "
+            "leave it out"
+        )
     notes.append(f"{name}: joined by row, in the order of the images in {Path(array).name}")
     rows = rows.drop(columns=rows.attrs.get("counter", []))  # numbers that pandas wrote, no names
     return (rows if "Unique_ID" in rows else pd.concat([table, rows], axis=1)), notes
+
+
+def _is_shuffled(values: pd.Series) -> bool:
+    """Whether the values are the numbers of the rows, from 0 or 1 on, but not in their order."""
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(float)
+    first = numbers.min()
+    counted = np.arange(len(numbers)) + first
+    return (
+        first in (0, 1)
+        and not np.array_equal(numbers, counted)
+        and np.array_equal(np.sort(numbers), counted)
+    )
 
 
 def match_rows(
@@ -229,19 +248,26 @@ def _examples(names: pd.Series) -> str:
 
 
 def choose_labels(
-    table: pd.DataFrame, label: str | None
+    table: pd.DataFrame, label: str | None, order: Sequence[str] = ()
 ) -> tuple[str | None, pd.Series | None, list[str]]:
     """The class column: the one asked for, else `GT_label`, else the class folders.
+
+    Args:
+        table: N rows with `Unique_ID`.
+        label: the column asked for.
+        order: classes in the order in which figures and tables show them.
 
     Returns:
         its name, its values as strings (missing ones as None), and notes on what is missing.
 
     Raises:
-        UserError: the column asked for is not there or is empty.
+        UserError: the column asked for is not there or is empty, or `order` names no class of it.
     """
     if label is None:
         label = next((name for name in CLASS_COLUMNS if name in table), None)
         if label is None:
+            if order:
+                raise UserError(f"`order` {order[0]}: there are no classes; name their `label`")
             return (
                 None,
                 None,
@@ -252,7 +278,7 @@ def choose_labels(
     if missing.all():
         raise UserError(f"`label` {label}: the column is empty")
     values = table[label].map(class_name, na_action="ignore").astype(object).where(~missing, None)
-    notes = []
+    notes = _check_order(order, set(values.dropna()), label)
     if missing.any():
         ids = list(table["Unique_ID"][missing])
         notes.append(count_and_name(f"cells have no {label}: trained on, not scored by class", ids))
@@ -275,17 +301,62 @@ def plate_column(table: pd.DataFrame) -> str | None:
     return next((column for column in named if table[column].nunique() > 1), None)
 
 
-def gradations(table: pd.DataFrame, leave_out: Sequence[str] = ()) -> list[str]:
-    """Columns along which cells may be graded: numeric, of three different values or more.
+def _check_order(order: Sequence[str], classes: set[str], label: str) -> list[str]:
+    """A note on the classes that `order` leaves out; a UserError where it names another."""
+    for i, name in enumerate(order):
+        if name not in classes:
+            there = ", ".join(ordered_classes(classes)[:COLUMNS_NAMED])
+            more = ", ..." if len(classes) > COLUMNS_NAMED else ""
+            raise UserError(f"`order` {name}: no such {label}; there are {there}{more}")
+        if name in order[:i]:
+            raise UserError(f"`order` {name}: named twice")
+    rest = ordered_classes(classes.difference(order))
+    if not order or not rest:
+        return []
+    return [count_and_name("classes are not in `order` and follow in natural order", rest)]
 
-    A column that only numbers the cells, by its name or because it counts the rows, is left out.
+
+def ordered_classes(names: Iterable[str], order: Sequence[str] = ()) -> list[str]:
+    """Classes, each once: those of `order` first, then the others in natural order.
+
+    Examples:
+        >>> ordered_classes(["10 nM", "1 uM", "2 nM", "DMSO"], order=["DMSO"])
+        ['DMSO', '2 nM', '10 nM', '1 uM']
     """
-    columns = []
-    for column in table.select_dtypes("number").columns.difference(leave_out, sort=False):
-        values = table[column]
-        if values.nunique() >= 3 and not counts_rows(values) and not NUMBERING.search(str(column)):
-            columns.append(column)
-    return columns
+    places = {name: i for i, name in enumerate(order)}
+    last = len(places)
+    return sorted(dict.fromkeys(names), key=lambda n: (places.get(n, last), natural_order(n)))
+
+
+def natural_order(name: str) -> tuple[list[str | float], str]:
+    """Sort key that reads numbers as numbers, with units of concentration and time.
+
+    Examples:
+        >>> sorted(["Process_10", "Process_2", "1.5", "-1", "1.25"], key=natural_order)
+        ['-1', '1.25', '1.5', 'Process_2', 'Process_10']
+    """
+    first, *rest = _QUANTITY.split(name)
+    key: list[str | float] = [first.casefold()]  # text and numbers take turns
+    for number, unit, text in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+        key += [float(number) * _UNITS.get(unit, 1.0), text.casefold()]
+    return key, name
+
+
+def is_gradation(values: pd.Series) -> bool:
+    """Whether cells may be graded along a column: numbers, of three different values or more.
+
+    A column that only numbers the cells, by its name or because it counts the rows, is none.
+    """
+    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values):
+        return False
+    numbers_cells = NUMBERING.search(str(values.name)) or counts_rows(values)
+    return values.nunique() >= 3 and not numbers_cells
+
+
+def gradations(table: pd.DataFrame, leave_out: Sequence[str] = ()) -> list[str]:
+    """The columns of a table that are gradations, in its order."""
+    columns = table.columns.difference(leave_out, sort=False)
+    return [column for column in columns if is_gradation(table[column])]
 
 
 def class_name(value: object) -> str:

@@ -8,13 +8,14 @@ import re
 import select
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TextIO, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from util import processes
 from util.errors import NO_SPACE, REFUSALS, DiskFullError, UserError, without_password
+from util.metadata import WARNING
 from util.runs import find_run, read_description, script_of
 
 SettingsT = TypeVar("SettingsT")
@@ -31,6 +32,9 @@ def parse_settings(
     changeable_on_resume: Sequence[str] = (),
 ) -> SettingsT:
     """Settings of a script: its defaults, then a preset or another run, then the command line.
+
+    A number that was edited on top of the script wins over a preset, and this is said. `SHIPPED` of
+    the class holds the numbers as they came, of those fields that a preset changes.
 
     `--resume` alone means the newest run in the folder `results`; with a number or path that run.
     A resumed run keeps its own settings; of them only `changeable_on_resume` may be given again.
@@ -64,7 +68,35 @@ def parse_settings(
         return resumed
     if asked.preset not in presets:
         raise UserError(f"--preset {asked.preset}: must be one of {', '.join(presets)}")
-    return parse(dataclasses.replace(default, **presets[asked.preset]))
+    return parse(dataclasses.replace(default, **_without_edited(default, asked.preset, presets)))
+
+
+def _without_edited(
+    default: Any, name: str, presets: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The values of a preset, but for fields that were edited on top of the script."""
+    shipped = {field.name: field.default for field in dataclasses.fields(default)}
+    shipped |= getattr(default, "SHIPPED", {})
+    taken = {}
+    for field, value in presets[name].items():
+        own = getattr(default, field)
+        if own == shipped[field]:
+            taken[field] = value
+        elif own != value and processes.is_main():
+            print(f"note: {field} {own}, edited on top of the script, wins over preset {name}")
+    return taken
+
+
+def with_edits(kind: type[SettingsT], page: Any) -> SettingsT:
+    """Settings of a script that builds on another one: their defaults, and what was edited there.
+
+    Args:
+        kind: their class.
+        page: `SETTINGS` of the other script.
+    """
+    fields = dataclasses.fields(page)
+    edited = {f.name: getattr(page, f.name) for f in fields if getattr(page, f.name) != f.default}
+    return kind(**edited)
 
 
 def _as_of_another_run(
@@ -281,13 +313,25 @@ def refuse_out_of_range(settings: Any, ranges: Mapping[str, Range]) -> None:
 
 
 def name_options(message: str) -> str:
-    """A message of a `UserError` with the options of the command line for arguments in backticks.
+    """An error or note with the options of the command line for arguments in backticks.
 
     Examples:
         >>> name_options("`image_size` 50: must be 32 or 64")
         '--image-size 50: must be 32 or 64'
     """
     return re.sub(r"`(\w+)`", lambda found: _option(found[1]), message)
+
+
+def notes_for_user(notes: Iterable[str]) -> list[str]:
+    """Notes as terminal, settings.json and report show them.
+
+    Each once, those that begin with WARNING first, with options for arguments in backticks.
+
+    Examples:
+        >>> notes_for_user(["no classes; name one as `label`", "WARNING: 2 ids match"])
+        ['WARNING: 2 ids match', 'no classes; name one as --label']
+    """
+    return sorted(map(name_options, dict.fromkeys(notes)), key=lambda n: not n.startswith(WARNING))
 
 
 CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE ended

@@ -6,7 +6,9 @@ numbers, and a column becomes numbers only if each of its values is one and noth
 """
 
 import csv
+import gzip
 import io
+import operator
 import re
 import warnings
 from collections import Counter
@@ -36,7 +38,8 @@ INDEX_NAMES = (
 SEPARATORS = ";\t,|"
 LOOK_AT = 50  # rows, to find the separator
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?inf(inity)?", re.IGNORECASE)
-DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+([eE][-+]?\d+)?")
+POINT_AND_GROUPS = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?")  # 1,234.5
+COMMA_AND_GROUPS = re.compile(r"[-+]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?")  # 1.234,5
 NAME_LIKE = re.compile(r"[-+]?0\d+|\d+[eE]\d+|\d{16,}")  # 007, 1E1 and long ids are names
 NO_NUMBER = ("nan", "na", "n/a", "null", "none", "-")  # of a column that otherwise holds numbers
 WHOLE = re.compile(r"[-+]?\d+\.0+")  # how pandas writes whole numbers beside a gap
@@ -51,7 +54,7 @@ def read_table(path: Path, text: Collection[str] = (), matrix: bool = False) -> 
     name is kept only if it is the first and could be the ids.
 
     Args:
-        path: .csv, .tsv, .txt, .parquet or .h5ad.
+        path: .csv, .tsv, .txt, perhaps compressed (.csv.gz), .parquet or .h5ad.
         text: columns that stay text, as the classes; ids always do.
         matrix: also read the columns of X of an .h5ad.
 
@@ -89,6 +92,7 @@ def counts_rows(values: pd.Series | None) -> bool:
 
 def _id_name(columns: Iterable[str]) -> dict[str, str]:
     """The id column under its usual spelling, whatever the case, also Metadata_Unique_ID."""
+    columns = list(columns)
     if ID in columns:
         return {}
     for column in columns:
@@ -113,7 +117,8 @@ def _read_anndata(path: Path, matrix: bool) -> pd.DataFrame:
     parts = [data.obs.reset_index(names=data.obs.index.name or "index")]
     for key, values in data.obsm.items():
         if not isinstance(values, pd.DataFrame):
-            values = pd.DataFrame(np.asarray(values) if np.ndim(values) == 2 else [])
+            values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+            values = pd.DataFrame(values if values.ndim == 2 else [])
             names = [f"{key.removeprefix('X_')}_{i + 1}" for i in range(values.shape[1])]
             values = values.set_axis(names, axis=1)
         parts.append(values.reset_index(drop=True))
@@ -125,45 +130,85 @@ def _read_anndata(path: Path, matrix: bool) -> pd.DataFrame:
 
 def _read_text(path: Path, text: set[str]) -> tuple[pd.DataFrame, list[str]]:
     """A CSV; numbers are parsed by pandas where nothing can get lost, else looked at as text."""
-    content = _decoded(path.read_bytes())
+    content = _without_comments(_decoded(path.read_bytes()))
     first, _, rest = content.partition("\n")
     asked = re.fullmatch(r"\ufeff?\"?sep=(.)\"?\s*", first)
     content, separator = (rest, asked[1]) if asked else (content, _separator(content))
     names = _longer_header(content, separator)
+    encoded = content.encode()  # as text pandas would hold four bytes for each character
+    del content, rest
 
     def read(**options: Any) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # values beyond the header
-            table = pd.read_csv(
-                io.StringIO(content), sep=separator, skipinitialspace=True, low_memory=False,
+            return pd.read_csv(
+                io.BytesIO(encoded), sep=separator, skipinitialspace=True, low_memory=False,
                 keep_default_na=False, na_values=[""], header=0, index_col=False, **names | options,
             )  # fmt: skip
-        return table.set_axis(once_each([str(name).strip() for name in table]), axis=1)
 
-    raw = list(pd.read_csv(io.StringIO(content), sep=separator, nrows=0, skipinitialspace=True))
-    raw = names.get("names", raw)
-    ids = _id_name([str(name).strip() for name in raw])
-    stay = {name: str for name in raw if str(name).strip() in {*text, *ids}}
-    table = read(dtype=stay)
-    unsure = [i for i, name in enumerate(raw) if name not in stay and _unsure(table.iloc[:, i])]
+    raw = names.get("names", list(read(nrows=0)))
+    columns = once_each([str(name).strip() for name in raw])
+    ids = _id_name(columns)
+    stay = {name for name, column in zip(raw, columns, strict=True) if column in {*text, *ids}}
+    table = read(dtype=dict.fromkeys(stay, str))
+    unsure = [name for name in raw if name not in stay and _unsure(table[name])]
     if unsure:
-        as_text = read(dtype=str, usecols=[raw[i] for i in unsure])
-        for i, column in zip(unsure, as_text, strict=True):
-            table.isetitem(i, as_text[column])
-    texts = [i for i, kind in enumerate(table.dtypes) if kind.kind == "O"]
-    for i in texts:
-        table.isetitem(i, table.iloc[:, i].str.strip().replace("", np.nan))
-    table = table.dropna(how="all").reset_index(drop=True)
-    table = _named_only(table)
-    notes: dict[str, list[str]] = {}
-    for column in [c for c in table if table[c].dtype.kind == "O"]:
-        if column in text or column in ids:
-            table[column] = _plain(table[column])
+        table[unsure] = read(dtype="category", usecols=unsure)[unsure]
+    settled, notes = _settled_text(table, stay, separator != ",")
+    table = pd.DataFrame(dict(zip(columns, settled, strict=True)), copy=False)
+    renamed = dict(zip(raw, columns, strict=True))
+    notes = [f"{_columns([repr(renamed[c]) for c in named])}: {n}" for n, named in notes.items()]
+    return _named_only(table), notes
+
+
+def _settled_text(
+    table: pd.DataFrame, stay: Collection[str], commas: bool
+) -> tuple[list[np.ndarray], dict[str, list[str]]]:
+    """The columns of a table with their text stripped and, but for `stay`, typed; and notes.
+
+    Each text is looked at once, however many rows hold it. Rows without any value are left out.
+    """
+    texts, filled = {}, np.zeros(len(table), bool)
+    for column, values in table.items():
+        if values.dtype.kind == "O":
+            texts[column] = codes, _ = _factorized(values)
+            filled |= codes >= 0
+        elif not filled.all():
+            filled |= values.notna().to_numpy()
+    columns, notes = [], {}
+    for column, values in table.items():
+        if column not in texts:
+            columns.append(values.to_numpy() if filled.all() else values.to_numpy()[filled])
             continue
-        table[column], note = _typed(table[column], separator != ",")
+        codes, unique = texts.pop(column)
+        if column in stay:
+            unique, note = _plain(unique), ""
+        else:
+            unique, note = _typed(unique, commas)
+        columns.append(_spread(unique, codes if filled.all() else codes[filled]))
         if note:
-            notes.setdefault(note, []).append(repr(column))
-    return table, [f"{_columns(names)}: {note}" for note, names in notes.items()]
+            notes.setdefault(note, []).append(column)
+    return columns, notes
+
+
+def _factorized(values: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """The place of each value among the different texts, -1 where it is blank; and these texts."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        codes, found = values.cat.codes.to_numpy(), list(values.cat.categories)
+    else:
+        codes, found = pd.factorize(values)
+    stripped = [text.strip() or None for text in found]
+    if all(map(operator.is_, stripped, found)):
+        return codes, stripped
+    again, unique = pd.factorize(np.array(stripped, dtype=object))
+    return np.append(again, -1)[codes], list(unique)
+
+
+def _spread(unique: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """The value of each row by its place among the different values, missing where that is -1."""
+    if unique.dtype.kind == "O":
+        return np.append(unique, None)[codes]
+    return (np.append(unique.astype(float), np.nan) if (codes < 0).any() else unique)[codes]
 
 
 def _columns(names: list[str]) -> str:
@@ -213,6 +258,8 @@ def _named_only(table: pd.DataFrame) -> pd.DataFrame:
 
 def _decoded(raw: bytes) -> str:
     """Text of a file in UTF-8, UTF-16 or Windows-1252, with one kind of line ends."""
+    if raw.startswith(b"\x1f\x8b"):
+        raw = gzip.decompress(raw)
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = raw.decode("utf-16")
     elif b"\0" in raw or raw.startswith(b"PK\x03\x04"):  # the second begins an .xlsx
@@ -225,10 +272,29 @@ def _decoded(raw: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def _without_comments(content: str) -> str:
+    """The text below leading lines that begin with #, unless the last of them is the header."""
+    lines = content.split("\n", LOOK_AT)
+    n = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
+    for separator in SEPARATORS if n else "":
+        rows = list(csv.reader(lines[n - 1 : n + 2], delimiter=separator))
+        comment, *table = map(len, rows)
+        if (
+            len(set(table)) == 1
+            and table[0] > 1
+            and (comment != table[0] or _id_name(map(str.lower, rows[1])))
+        ):
+            return "\n".join(lines[n:])
+    return content
+
+
 def _separator(content: str) -> str:
-    """The separator that yields Unique_ID, else the one that splits all rows alike into most."""
+    """The separator that yields Unique_ID, else the one that splits all rows alike into most.
+
+    Blanks separate only where nothing else does and the header is quoted, as R writes it.
+    """
     lines = content.split("\n", LOOK_AT)[:LOOK_AT]
-    best = (",", (False, False, 0))
+    best = (" " if lines[0].startswith('"') and '" "' in content else ",", (False, False, 0))
     for separator in SEPARATORS:
         rows = [row for row in csv.reader(lines, delimiter=separator) if any(map(str.strip, row))]
         if not rows:
@@ -244,31 +310,55 @@ def _separator(content: str) -> str:
     return best[0]
 
 
-def _plain(values: pd.Series) -> pd.Series:
-    """Text with None where it is missing; 3.0 is 3 if all are whole, as pandas writes them."""
-    filled = values.dropna().unique()
-    if len(filled) and all(WHOLE.fullmatch(value) for value in filled):
-        values = values.str.replace(r"\.0+$", "", regex=True)
-    return values.where(values.notna(), None)
+def _plain(texts: list[str | None]) -> np.ndarray:
+    """Text; 3.0 is 3 if all are whole, as pandas writes them."""
+    filled = [text for text in texts if text is not None]
+    if filled and all(map(WHOLE.fullmatch, filled)):
+        texts = [text and text.partition(".")[0] for text in texts]
+    return np.array(texts, dtype=object)
 
 
-def _typed(values: pd.Series, commas: bool) -> tuple[pd.Series, str]:
-    """The column as numbers if it holds nothing else, else as text; and a note."""
-    filled = values.dropna().unique()
-    others = [v for v in filled if v.lower() in NO_NUMBER]
-    numbers = [v for v in filled if v.lower() not in NO_NUMBER]
-    said = f"{', '.join(others)} is text like any other, not missing" if others else ""
-    if commas and any(DECIMAL_COMMA.fullmatch(v) for v in numbers):
-        pointed = [v.replace(",", ".") for v in numbers]
-        if all(map(NUMBER.fullmatch, pointed)):
-            values, numbers = values.str.replace(",", "."), pointed
-    if not numbers or not all(map(NUMBER.fullmatch, numbers)):
-        return values.where(values.notna(), None), said
-    whole = all(float(v).is_integer() for v in numbers)
-    if whole and any(map(NAME_LIKE.fullmatch, numbers)):
-        return values.where(values.notna(), None), said
-    parsed = pd.to_numeric(values.where(~values.isin(others), np.nan))
-    return parsed, f"{', '.join(others)} among numbers is missing" if others else ""
+def _typed(texts: list[str | None], commas: bool) -> tuple[np.ndarray, str]:
+    """Different texts as numbers if there is nothing else, else as they are; and a note.
+
+    Args:
+        texts: None is missing.
+        commas: whether a comma may be the decimal sign.
+    """
+    filled = [text for text in texts if text is not None]
+    others = [text for text in filled if text.lower() in NO_NUMBER]
+    written = [text for text in filled if text not in others] if others else filled
+    numbers, said = _with_points(written, commas)
+    whole = numbers and all(float(number).is_integer() for number in numbers)
+    if not numbers or (whole and any(map(NAME_LIKE.fullmatch, numbers))):
+        if others:
+            said = f"{', '.join(others)} is text like any other, not missing"
+        return np.array(texts, dtype=object), said
+    if len(written) == len(texts):
+        return pd.to_numeric(np.array(numbers, dtype=object)), said
+    known = dict(zip(written, pd.to_numeric(np.array(numbers, dtype=object)), strict=True))
+    if others:
+        said = f"{', '.join(others)} among numbers is missing"
+    return np.array([known.get(text, np.nan) for text in texts]), said
+
+
+def _with_points(texts: list[str], commas: bool) -> tuple[list[str], str]:
+    """Numbers written with points alone, none if a text is no number; and a note on commas."""
+    if all(map(NUMBER.fullmatch, texts)):
+        return texts, ""
+    texts = [text.replace("\N{MINUS SIGN}", "-") for text in texts]
+    if all(map(NUMBER.fullmatch, texts)):
+        return texts, ""
+    grouped = any("," in text and "." in text for text in texts)
+    for sign, thousands, pattern in ((".", ",", POINT_AND_GROUPS), (",", ".", COMMA_AND_GROUPS)):
+        if grouped and all(map(pattern.fullmatch, texts)):
+            return [text.replace(thousands, "").replace(sign, ".") for text in texts], ""
+    pointed = [text.replace(",", ".") for text in texts]
+    words = [text for text in pointed if not NUMBER.fullmatch(text)]
+    if words:
+        few = len(words) < len(texts) / 2
+        return [], f"stays text, since {words[0]!r} is no number" if few else ""
+    return (pointed, "") if commas else ([], "numbers with a comma stay text: write 1.5 or 1500")
 
 
 def _settled(table: pd.DataFrame, text: set[str]) -> pd.DataFrame:
@@ -277,16 +367,29 @@ def _settled(table: pd.DataFrame, text: set[str]) -> pd.DataFrame:
     for column, values in table.items():
         column = str(column).strip()
         if isinstance(values.dtype, pd.CategoricalDtype):
-            values = values.astype(values.cat.categories.dtype)
+            kind = values.cat.categories.dtype
+            if values.hasnans and kind.kind in "biu":
+                kind = object if kind.kind == "b" else float
+            values = values.astype(kind)
+        if values.dtype == object and pd.api.types.infer_dtype(values) == "bytes":
+            values = values.map(bytes.decode, na_action="ignore")
         if column in text or _id_name([column]):
             values = values.map(as_name, na_action="ignore").astype(object)
         elif pd.api.types.is_datetime64_any_dtype(values.dtype):
             values = values.astype(str).where(values.notna(), None)
         elif pd.api.types.is_extension_array_dtype(values.dtype):
-            if pd.api.types.is_numeric_dtype(values.dtype):
+            if pd.api.types.is_bool_dtype(values.dtype) and values.hasnans:
+                values = values.astype(object).where(values.notna(), None)
+            elif pd.api.types.is_numeric_dtype(values.dtype):
                 values = values.astype(float if values.hasnans else values.dtype.type)
             else:
                 values = values.astype(object).where(values.notna(), None)
+        elif values.dtype == object:
+            inferred = pd.api.types.infer_dtype(values)
+            if inferred == "decimal":
+                values = values.astype(float)
+            elif inferred not in ("string", "boolean", "empty"):
+                values = values.map(as_name, na_action="ignore")
         columns[column] = values
     return pd.DataFrame(columns, index=table.index)
 
@@ -350,7 +453,8 @@ def key_of(name: str) -> str:
     """
     plain = in_nfc(str(name)).strip().replace("\\", "/").removeprefix("./")
     stem, dot, ending = plain.rpartition(".")
-    return stem if dot and f".{ending.lower()}" in IMAGE_SUFFIXES else plain
+    is_image = dot and f".{ending.lower()}" in IMAGE_SUFFIXES
+    return stem.removesuffix(".ome") if is_image else plain
 
 
 def loose_key_of(name: str) -> str:
@@ -367,17 +471,20 @@ def match_names(asked: Sequence[str], there: Sequence[str]) -> np.ndarray:
     """Position of each name among others, -1 where it has no partner.
 
     By the strictest of these that is unique on both sides: the name as it is, its key, the file
-    name of its key, both without leading zeros. What is matched once is not matched again.
+    name of its key, both without leading zeros, whatever the case. What is matched once is not
+    matched again.
     """
     places = np.full(len(asked), -1)
     free = np.ones(len(there), bool)
+    asked, there = list(map(str, asked)), list(map(str, there))
     for way in (in_nfc, key_of, lambda n: key_of(n).rpartition("/")[2], loose_key_of,
-                lambda n: loose_key_of(n).rpartition("/")[2]):  # fmt: skip
+                lambda n: loose_key_of(n).rpartition("/")[2],
+                lambda n: loose_key_of(n).rpartition("/")[2].casefold()):  # fmt: skip
         rows, columns = np.flatnonzero(places < 0), np.flatnonzero(free)
         if len(rows) == 0 or len(columns) == 0:
             break
-        left = pd.Index([way(str(asked[i])) for i in rows])
-        right = pd.Index([way(str(there[i])) for i in columns])
+        left = pd.Index([way(asked[i]) for i in rows])
+        right = pd.Index([way(there[i]) for i in columns])
         once = ~right.duplicated(keep=False)
         right, columns = right[once], columns[once]
         found = right.get_indexer(left)

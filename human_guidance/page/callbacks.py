@@ -23,7 +23,6 @@ from human_guidance.page.figures import (
     heading,
     layout_of,
 )
-from human_guidance.page.run import colouring
 from human_guidance.page.selection import HOW, MOST_STROKES, class_shares, spread_out
 from human_guidance.page.space import Space, flags_of
 from human_guidance.page.state import PageState
@@ -233,7 +232,7 @@ def connect_space(app: Dash, state: PageState) -> None:
         column = state.run.column(colour)
         clickable = column is not None and column.name == state.run.label
         return pieces.legend(
-            None if column is None else str(column.name), colouring(column), clickable
+            None if column is None else str(column.name), state.run.colouring(colour), clickable
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from util.pages.report import VIRIDIS
-from util.style import MISSING_COLOUR, ClassColours, NumberColours
+from util.style import MISSING_COLOUR, ClassColours, NumberColours, one_line
 
 PLAIN_COLOUR = "#0072B2"
 INK, GRID, ANCHOR = "#1f2428", "#e4e7e9", "#b3003b"
@@ -32,12 +32,14 @@ class Points:
         codes: (n, d) their latent coordinates.
         colours: (n,) numbers on `scale`, or None for one colour.
         scale: plotly's colour scale, from 0 to 1.
+        shapes: n of plotly's symbols, or None for circles.
     """
 
     rows: np.ndarray
     codes: np.ndarray
     colours: np.ndarray | None = None
     scale: list[list[Any]] | None = None
+    shapes: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,17 @@ def packed(values: np.ndarray) -> dict[str, str]:
 
 def plain_text(text: object, length: int = 30) -> str:
     """Text for plotly.js, cut to length, with its tags and entities escaped."""
-    line = " ".join(str(text).split())
-    line = line if len(line) <= length else f"{line[: length - 1]}…"
-    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return one_line(text, length).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def coloured_points(
+    rows: np.ndarray, codes: np.ndarray, colouring: ClassColours | NumberColours | None
+) -> Points:
+    """The cells in `rows` of all codes (N, d), in the colours and shapes of a column."""
+    shapes = None
+    if isinstance(colouring, ClassColours) and len(set(colouring.shapes)) > 1:
+        shapes = [colouring.shapes[code] for code in colouring.codes[rows]]
+    return Points(rows, codes[rows], *colour_points(colouring, rows), shapes)
 
 
 def colour_points(
@@ -143,7 +153,8 @@ def _marker(points: Points, size: float, opacity: float = 1.0) -> dict[str, Any]
     if points.colours is None:
         return marker | {"color": PLAIN_COLOUR}
     scale = {"colorscale": points.scale, "cmin": 0, "cmax": 1, "showscale": False}
-    return marker | {"color": packed(points.colours)} | scale
+    shape = {} if points.shapes is None else {"symbol": points.shapes}
+    return marker | {"color": packed(points.colours)} | scale | shape
 
 
 def _point_size(n: int, solid: bool) -> float:

@@ -397,10 +397,11 @@ def legend(
         return [html.Span("One colour for all cells", className="note")]
     if isinstance(colouring, ClassColours):
         chips = []
-        for name, colour, count in zip(
-            colouring.names, colouring.colours, colouring.counts, strict=True
+        for name, colour, shape, count in zip(
+            colouring.names, colouring.colours, colouring.shapes, colouring.counts, strict=True
         ):
-            inner = [html.I(style={"background": colour}), f"{name} ", html.Small(f"{count:,}")]
+            dot = html.I(style={"background": colour}, className=shape)
+            inner = [dot, f"{name} ", html.Small(f"{count:,}")]
             chip = {"className": "chip"}
             if clickable:
                 chip |= {"id": {"type": "label", "name": name}, "title": f"Select all of {name}"}

@@ -18,7 +18,14 @@ from util.errors import UserError
 from util.helpers import compose_rgb, mix_channels
 from util.latents import OF_PROJECTIONS, OWN, axis_names, code_columns, find_code_columns
 from util.metadata import choose_labels, gradations
-from util.style import ClassColours, NumberColours, colour_column, is_colourable, thinning_stride
+from util.style import (
+    ClassColours,
+    NumberColours,
+    Roles,
+    colour_column,
+    is_colourable,
+    thinning_stride,
+)
 from util.tables import read_table
 from VAE_framework import load_again, open_finished_run
 
@@ -32,7 +39,7 @@ class GuidedRun:
         cells: images and metadata, N cells.
         model: the VAE at its best epoch, in evaluation mode.
         latents: latents.csv.
-        label: column of the classes, or None.
+        roles: the columns of the classes and of a known continuum, the order of the classes.
         features: (N, F) hand-crafted features, or None.
         quality: (N, q) local quality of the projections.
         device: of the model.
@@ -42,10 +49,15 @@ class GuidedRun:
     cells: Cells
     model: VAE
     latents: pd.DataFrame
-    label: str | None
+    roles: Roles
     features: pd.DataFrame | None
     quality: pd.DataFrame
     device: torch.device
+
+    @property
+    def label(self) -> str | None:
+        """Column of the classes, or None."""
+        return self.roles.label
 
     @cached_property
     def codes(self) -> np.ndarray:
@@ -95,6 +107,11 @@ class GuidedRun:
         """A column by its key group/name from `column_options`; None if there is none."""
         group, _, name = (key or "").partition("/")
         return self.columns.get(group, {}).get(name)
+
+    def colouring(self, key: str | None) -> ClassColours | NumberColours | None:
+        """Colours of the column of that key; None for no column."""
+        column = self.column(key)
+        return None if column is None else colour_column(column, self.roles)
 
     @cached_property
     def column_options(self) -> list[dict[str, str]]:
@@ -178,7 +195,7 @@ def open_run(folder: Path, device: str = "auto") -> GuidedRun:
         cells=loaded.cells,
         model=run.model(loaded.cells, where),
         latents=run.latents,
-        label=loaded.label,
+        roles=Roles(loaded.label, run.settings.progress, run.settings.order),
         features=loaded.features,
         quality=read_quality(folder, run.latents["Unique_ID"].astype(str)),
         device=where,
@@ -216,8 +233,3 @@ def as_png(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
-
-
-def colouring(values: pd.Series | None) -> ClassColours | NumberColours | None:
-    """Colours of a column; None for no column."""
-    return None if values is None else colour_column(values)

@@ -12,8 +12,8 @@ from dash import set_props
 
 from human_guidance.feedback_helpers import read_feedback
 from human_guidance.page.feedback import FeedbackList, Group, groups_of
-from human_guidance.page.figures import Points, colour_points
-from human_guidance.page.run import GuidedRun, codes_of, colouring
+from human_guidance.page.figures import Points, coloured_points
+from human_guidance.page.run import GuidedRun, codes_of
 from human_guidance.page.selection import Differences, parse_strokes, select
 from human_guidance.page.training import FineTuning, guided_runs
 from util.errors import UserError
@@ -64,8 +64,7 @@ class PageState:
 
     def points(self, rows: np.ndarray, column: str | None) -> Points:
         """Cells in the colours of a column, to draw."""
-        colours, scale = colour_points(colouring(self.run.column(column)), rows)
-        return Points(rows, self.run.codes[rows], colours, scale)
+        return coloured_points(rows, self.run.codes, self.run.colouring(column))
 
     def selected_rows(self, selected: np.ndarray) -> np.ndarray:
         """Rows of the selected cells to draw, at most `MOST_SELECTED`, evenly spaced."""

@@ -6,9 +6,12 @@
   const brush = picture.getContext("2d");
   let kept = null;  // index of the cell held by a click
 
-  // plotly reads tags and entities in its labels: escape them
+  // plotly reads tags and entities in its labels: escape them; long names that begin alike end
+  // differently, so they are cut in the middle
   const label = (text, length) => {
-    const short = text.length > length ? text.slice(0, length - 1) + "\u2026" : text;
+    const end = Math.floor((length - 1) / 2);
+    const short = text.length > length
+      ? text.slice(0, length - 1 - end) + "\u2026" + text.slice(-end) : text;
     return short.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   };
 
@@ -54,7 +57,7 @@
       const cells = column.names.map(() => []);
       for (const cell of known) cells[column.codes[cell]].push(cell);
       const classes = column.names.map((name, i) => ({
-        cells: cells[i], colour: column.colours[i], rank: i + 1,
+        cells: cells[i], colour: column.colours[i], shape: column.shapes[i], rank: i + 1,
         name: label(name, 28) + " (" + column.counts[i].toLocaleString("en") + ")",
       }));
       return classes.sort((a, b) => b.cells.length - a.cells.length);  // rare ones lie on top
@@ -67,7 +70,8 @@
   }
 
   function marker(group, size, opacity) {
-    if (!group.column) return {size: size, color: group.colour, opacity: opacity};
+    if (!group.column)
+      return {size: size, color: group.colour, opacity: opacity, symbol: group.shape || "circle"};
     return {
       size: size, opacity: opacity, color: group.cells.map((cell) => group.column.values[cell]),
       cmin: group.column.low, cmax: group.column.high, colorscale: data.viridis,

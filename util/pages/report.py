@@ -32,6 +32,7 @@ from util.pages.plot_page import beside, json_for_page, write_page
 from util.style import (
     MAX_CLASSES,
     ClassColours,
+    Roles,
     colour_column,
     is_colourable,
     spread,
@@ -65,7 +66,7 @@ def latent_view(
     latents: pd.DataFrame,
     projections: Mapping[str, Sequence[str]],
     thumbnails: np.ndarray,
-    colour_by: str | None = None,
+    roles: Roles = Roles(),  # noqa: B008  frozen
 ) -> LatentView:
     """Prepare the interactive latent space.
 
@@ -78,21 +79,22 @@ def latent_view(
         thumbnails: (N, S, S, 3) uint8 pictures of the cells (`helpers.compose_rgb`), or of the
             cells shown only, `[:: style.thinning_stride(N)]`. They are made smaller if the page
             would become too large.
-        colour_by: column that colours the cells at first; None takes the first suitable column.
+        roles: the label, which colours the cells at first (without one the first suitable column),
+            the progress, and the order of the classes.
 
     Raises:
         UserError: the table and the pictures differ in length, or a column is missing.
     """
     stride = thinning_stride(len(latents))
     shown = latents.iloc[::stride]
-    _refuse_mismatch(latents, len(thumbnails), len(shown), colour_by)
+    _refuse_mismatch(latents, len(thumbnails), len(shown), roles.label)
     axes = {name: coordinates_of(latents, columns) for name, columns in projections.items()}
     pictures = thumbnails if len(thumbnails) == len(shown) else thumbnails[::stride]
     sheet, side, per_row = thumbnail_sheet(pictures)
     metadata = _metadata_columns(latents, projections)
-    columns = [_column_data(latents[name], stride) for name in metadata]
+    columns = [_column_data(latents[name], stride, roles) for name in metadata]
     colourings = [i for i, column in enumerate(columns) if column["kind"] != "text"]
-    first = metadata.index(colour_by) if colour_by in metadata else None
+    first = metadata.index(roles.label) if roles.label in metadata else None
     data = {
         "ids": shown["Unique_ID"].astype(str).tolist(),
         "columns": columns,
@@ -109,14 +111,14 @@ def latent_view(
 
 
 def _refuse_mismatch(
-    latents: pd.DataFrame, n_pictures: int, n_shown: int, colour_by: str | None
+    latents: pd.DataFrame, n_pictures: int, n_shown: int, label: str | None
 ) -> None:
     if n_pictures not in (len(latents), n_shown) or latents.empty:
         raise UserError(
             f"{len(latents)} rows of the latent table and {n_pictures} pictures: "
             "expected one picture per row, and at least one"
         )
-    for column in ["Unique_ID", *([colour_by] if colour_by else [])]:
+    for column in ["Unique_ID", *([label] if label else [])]:
         if column not in latents:
             raise UserError(f"no column {column} in the latent table")
 
@@ -192,7 +194,7 @@ def _projection_data(name: str, axis_names: list[str], points: np.ndarray) -> di
     return {"name": str(name), "axes": axis_names[:3], "coordinates": coordinates}
 
 
-def _column_data(values: pd.Series, stride: int) -> dict[str, Any]:
+def _column_data(values: pd.Series, stride: int, roles: Roles) -> dict[str, Any]:
     """A column of metadata: its kind (class, number, or text without colours) and its values.
 
     Colours and counts are those of all cells, values those of every stride-th cell.
@@ -201,12 +203,13 @@ def _column_data(values: pd.Series, stride: int) -> dict[str, Any]:
     column = {"name": name, "kind": "text", "values": _plain_values(shown)}
     if not is_colourable(values):
         return column
-    colouring = colour_column(values)
+    colouring = colour_column(values, roles)
     if isinstance(colouring, ClassColours):
         classes = {
             "kind": "class",
             "names": colouring.names,
             "colours": colouring.colours,
+            "shapes": colouring.shapes,
             "counts": colouring.counts,
             "codes": colouring.codes[::stride].tolist(),
         }
@@ -214,6 +217,7 @@ def _column_data(values: pd.Series, stride: int) -> dict[str, Any]:
             del column["values"]  # the names of the classes are the values
         return column | classes
     low, high = (float(f"{bound:.{SIGNIFICANT}g}") for bound in (colouring.low, colouring.high))
+    column["values"] = _plain_values(pd.Series(colouring.values[::stride]))
     return column | {"kind": "number", "low": low, "high": high}
 
 
@@ -237,7 +241,7 @@ def write_latent_page(
     projections: Mapping[str, Sequence[str]],
     thumbnails: np.ndarray,
     path: Path,
-    colour_by: str | None = None,
+    roles: Roles = Roles(),  # noqa: B008  frozen
     title: str = "Latent space",
 ) -> LatentView:
     """Write `latent_space.html`: projections to turn and colour, and the cell under the pointer.
@@ -247,7 +251,7 @@ def write_latent_page(
         projections: name -> coordinate columns.
         thumbnails: (N, S, S, 3) uint8 pictures of the cells.
         path: HTML to write.
-        colour_by: column that colours the cells at first.
+        roles: as in `latent_view`.
         title: of the page.
 
     Returns:
@@ -256,7 +260,7 @@ def write_latent_page(
     Raises:
         UserError: see `latent_view`.
     """
-    view = latent_view(latents, projections, thumbnails, colour_by)
+    view = latent_view(latents, projections, thumbnails, roles)
     body = f'<main class="full"><h1>{escape(title)}</h1>{_view_html(view, wheel=True)}</main>'
     _write_page(path, title, body, view)
     return view

@@ -51,7 +51,7 @@ class Target:
     Attributes:
         out: the folder of data sets, e.g. DataSets.
         name: folder of the cells in it.
-        tables: names of the CSV files beside it; the metadata is the last.
+        tables: names of the files beside it; the metadata is the last.
         subsets: folders for copies of some of the cells.
     """
 
@@ -89,9 +89,9 @@ class Outcome:
     unmatched: pd.DataFrame
 
 
-# The tables of a data set by file name (None: no such table), and the rows of `Outcome.cells` in
-# each subset.
-Finish = Callable[[Outcome], tuple[dict[str, pd.DataFrame | None], dict[str, pd.DataFrame]]]
+# The tables of a data set by file name (None: no such table; text is written as it is), and the
+# rows of `Outcome.cells` in each subset.
+Finish = Callable[[Outcome], tuple[dict[str, pd.DataFrame | str | None], dict[str, pd.DataFrame]]]
 
 
 def write_data_set(
@@ -318,30 +318,31 @@ def _collect(target: Target, names: list[str]) -> Outcome:
 
 
 def _numbers_or_text(column: pd.Series) -> pd.Series:
-    """Integers, floats or text: the first of these that fits every value of a column.
+    """Integers, floats or text: the first of these that spells every value of a column the same.
 
-    Text such as "NA" or "None" may be a class, so only an empty field is missing. A number with a
-    leading zero is a name (plate 001), and so is one like 1E1 (a clone).
+    Text such as "NA" or "None" may be a class, so only an empty field is missing. A number that
+    Python would spell otherwise is a name: plate 001, clone 1E1, dose 1.50.
     """
     values = column.dropna()
     if column.name == "reason" or values.empty:
         return column
     if values.str.fullmatch(r"-?(0|[1-9]\d{0,17})").all():
         return column.astype("Int64" if len(values) < len(column) else np.int64)
-    if values.str.match(r"-?0\d|\d+[eE]\d+$").any():
-        return column
-    try:
+    spelt = r"-?(0|[1-9]\d*)(\.(0|\d*[1-9])|(\.\d*[1-9])?e[+-]\d+)|-?inf"
+    if values.str.fullmatch(spelt).all():
         return column.astype(np.float64)  # exact, unlike pandas' parser
-    except ValueError:
-        return column
+    return column
 
 
 def _stage(target: Target, outcome: Outcome, finish: Finish) -> None:
     """Write tables and subsets into the hidden folder, then the note that all is complete."""
     tables, subsets = finish(outcome)
     for name in target.tables:
-        if tables[name] is not None:
-            tables[name].to_csv(target.partial / "tables" / name, index=False)
+        path = target.partial / "tables" / name
+        if isinstance(tables[name], str):
+            path.write_text(f"{tables[name]}\n", encoding="utf-8")
+        elif tables[name] is not None:
+            tables[name].to_csv(path, index=False)
     for name in target.subsets:
         staged = target.partial / "subsets" / name
         shutil.rmtree(staged, ignore_errors=True)

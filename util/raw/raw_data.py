@@ -27,7 +27,7 @@ def read_channels(files: Sequence[Path]) -> tuple[np.ndarray | None, str]:
     for file in files:
         where = f"{file.parent.name}/{file.name}"
         try:
-            image, _ = read_image(file)
+            image, _ = read_image(file, turn=False)
         except FileNotFoundError:
             return None, f"no file {where}"
         except Exception as error:  # readers raise anything on a damaged file
