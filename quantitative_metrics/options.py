@@ -16,6 +16,13 @@ NO_LIMIT = ("image_size", "components", "pairs")  # 0 stands for None
 class ScoringOptions:
     """How to score; None takes what the mode or the number of cells asks for."""
 
+    replicate: str | None = None
+    """Column of what cells share that should look alike (well, site, donor); scored without
+    labels."""
+    group: str | None = None
+    """Column of cells that stay together in every split and resample (well, plate, donor); None
+    splits cells one by one."""
+
     rank_all_up_to: int = RANK_ALL_UP_TO
     """Cells up to which neighbourhood ranks are exact; above, a sample is ranked against all."""
     ranked_sample: int = 2000

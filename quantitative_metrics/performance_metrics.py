@@ -92,12 +92,6 @@ class Settings(ScoringOptions, CellSource):
     """Column of the branches of that continuum."""
     initial: str | None = None
     """Column of the states that the branches start from."""
-    replicate: str | None = None
-    """Column of what cells share that should look alike (well, site, donor); scored without
-    labels."""
-    group: str | None = None
-    """Column of cells that stay together in every split and resample (well, plate, donor); None
-    splits cells one by one."""
 
     seed: int = 0
     """Of samples, classifiers, critics and bootstrap."""

@@ -85,18 +85,12 @@ class Plan(ScoringOptions):
     task: the classes; None scores nothing by class. m1, m2 and m3 are added where the table has
         BBBC031's columns and its GT_label is the class.
     continuum: what is known of the order of the cells; None takes BBBC031's where its columns are.
-    replicate: column of what cells share that should look alike (well, site, donor); None skips
-        its scores.
-    group: column of cells that stay together in every split and resample; None splits cells one by
-        one.
     order: classes in the order of tables and figures; the others follow in natural order.
     """
 
     metrics: tuple[str, ...] = GROUPS
     task: ClassifierTask | None = None
     continuum: Continuum | None = None
-    replicate: str | None = None
-    group: str | None = None
     order: tuple[str, ...] = ()
     seed: int = 0
     device: str = "cpu"
