@@ -286,6 +286,9 @@ class Grid:
             # The storage mistook this worker for dead and accepts no result of this attempt. What
             # it trained is in the trial's folder, where the next worker finds it.
             print("the storage mistook this worker for dead; what it trained is kept")
+        except UnboundLocalError as error:  # Optuna's own, when it could not tell the storage
+            told = error.__context__ or error
+            raise told from told.__cause__
         finally:
             taking.release()
             if torch.cuda.is_available():

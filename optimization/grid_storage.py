@@ -123,16 +123,21 @@ def _wait_for_restarts(engine: Any) -> None:
     """From now on, try for a while to connect to a database that does not answer."""
     from sqlalchemy import event
 
+    failing_since: list[float] = []  # empty while the database answers
+
     @event.listens_for(engine, "do_connect")
     def connect(dialect: Any, _: Any, words: list, options: dict) -> Any:
-        until = time.monotonic() + RESTART_SECONDS
         while True:
             try:
-                return dialect.connect(*words, **options)
+                connection = dialect.connect(*words, **options)
             except dialect.loaded_dbapi.OperationalError:
-                if time.monotonic() > until:
+                failing_since.append(time.monotonic())
+                if time.monotonic() - failing_since[0] > RESTART_SECONDS:
                     raise
                 time.sleep(random.uniform(0.2, 1.0))
+            else:
+                failing_since.clear()
+                return connection
 
 
 class Heartbeats:
@@ -274,7 +279,7 @@ def explain_storage(url: str | None, grid: Path | None = None) -> Iterator[None]
     except Exception as error:
         if not is_storage_error(error) and not isinstance(error, optuna.exceptions.OptunaError):
             raise
-        reason = first_line(error, 160)
+        reason = first_line(error.__cause__ or error, 160)  # Optuna only guesses at causes
         if any(word in reason for word in passwords_of(url or "")):
             reason = type(error).__name__
         raise UserError(f"{shown}: cannot be used ({reason})") from error
