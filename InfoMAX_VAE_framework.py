@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import pandas as pd
 from torch import nn
 
 import VAE_framework
@@ -30,12 +29,13 @@ from models.learning_curve import steps_of
 from models.networks import input_side
 from models.train_net import embed, read_history
 from quantitative_metrics import choice
+from util import processes
 from util.augmentation import VIEWS, ViewName
 from util.data_processing import Cells
 from util.errors import UserError
 from util.latents import OWN
 from util.mutual_information import Bound, InformationEstimator
-from util.runs import read_json, slug, write_json, write_table
+from util.runs import read_description, read_json, slug, write_json
 from util.settings import (
     ABOVE_0,
     AT_LEAST_0,
@@ -184,33 +184,39 @@ def main_auto(settings: InfoMaxSettings) -> Path:
     Args:
         settings: of the preset auto; values that differ from SETTINGS are those of all candidates.
     """
+    if processes.world_size() > 1:
+        raise UserError("`preset` auto trains several small models: start it in one process")
     loaded = load(settings, measure=False)
     settings = with_sizes(settings, loaded.cells)
     run = prepare(settings, infomax_objective, loaded=loaded)
     with Beside(lambda: gold_standard(settings, loaded)) as beside:
         minutes = TRIED_SHARE * settings.minutes / len(CANDIDATES)
         epochs = math.ceil(TRIED_STEPS * settings.batch_size / len(loaded.split[0]))
-        ways = [
-            attempt(run, name, settings.seed, minutes, min(epochs, settings.epochs))
-            for name in CANDIDATES
-        ]
+        epochs = min(epochs, settings.epochs)
+        ways = [attempt(run, name, settings.seed, minutes, epochs) for name in CANDIDATES]
         features, notes, baselines = beside.result()
     run = with_features(run, features, notes)
     reference = choice.reference_of(loaded.cells, features)
     tried = choice.compare(ways, reference, settings.seed)
     way = ways[choice.best_way(tried)]
-    print(f"{way.name} is best by the criteria without labels; {SEEDS} seeds of it train longer")
+    print(f"{way.name}: best by the criteria without labels; now {SEEDS} seeds of it train longer")
     minutes += (1 - TRIED_SHARE) * settings.minutes / SEEDS
-    seeds = [
-        attempt(run, way.name, settings.seed + i, minutes, settings.epochs) for i in range(SEEDS)
-    ]
+    trained_from = range(settings.seed, settings.seed + SEEDS)
+    seeds = [attempt(run, way.name, seed, minutes, settings.epochs) for seed in trained_from]
     trained = choice.compare(seeds, reference, settings.seed)
     kept = seeds[choice.best_seed(trained)]
-    figure = choice.draw([(tried, ways, way), (trained, seeds, kept)], reference, run.folder)
-    run, history = adopt(run, kept)
     run = with_notes(run, choice.notes(way, seeds, kept))
-    write_table(run.folder / "choice.csv", pd.concat([tried, trained], ignore_index=True))
-    return show(run, history, baselines, [figure], choice.tables(tried, trained))
+    choice.write(run.folder, [(tried, ways, way), (trained, seeds, kept)], reference)
+    settings = as_candidate(settings, kept.name, loaded.cells)
+    settings = replace(settings, minutes=math.floor(kept.seconds / 0.06) / 1000)
+    path = run.folder / "settings.json"
+    chosen = {"settings": asdict(settings), "chosen": kept.folder.name}
+    write_json(path, read_json(path) | chosen)  # from here on it is a run like any other
+    history = adopt(run.folder, chosen["chosen"])
+    model, objective = build(settings, infomax_objective, loaded.cells, run.batches.device)
+    load_weights(run.folder / "best.pt", model)
+    run = replace(run, settings=settings, model=model, objective=objective)
+    return show(run, history, baselines, *choice.read(run.folder))
 
 
 def attempt(run: Run, name: str, seed: int, minutes: float, epochs: int) -> choice.Attempt:
@@ -222,21 +228,20 @@ def attempt(run: Run, name: str, seed: int, minutes: float, epochs: int) -> choi
         seed: of the training; the seed of the run stays the one that splits the cells.
         minutes, epochs: until it has learnt, but at most so long.
     """
+    print(f"candidate {name}, seed {seed}")
     settings = as_candidate(run.settings, name, run.loaded.cells)
-    settings = replace(settings, minutes=minutes, epochs=epochs)
+    settings = replace(settings, minutes=minutes, epochs=epochs, seed=seed)
     folder = run.folder / ATTEMPTS / f"{slug(name)}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"candidate {name}, seed {seed}")
-    trained = replace(settings, seed=seed)
-    model, objective = build(trained, infomax_objective, run.loaded.cells, run.batches.device)
-    own = replace(run, settings=trained, model=model, objective=objective, folder=folder)
+    model, objective = build(settings, infomax_objective, run.loaded.cells, run.batches.device)
+    own = replace(run, settings=settings, model=model, objective=objective, folder=folder)
     history = learn(own)
     cells = len(run.loaded.cells.table)
     return choice.Attempt(
         name=name,
         seed=seed,
         codes=embed(model, run.batches, cells)[0],
-        views=views_of(replace(own, settings=settings)).codes[OWN],
+        views=views_of(replace(own, settings=run.settings)).codes[OWN],
         steps=steps_of(history, len(run.loaded.split[0])),
         seconds=sum(entry["seconds"] for entry in history),
         folder=folder,
@@ -252,27 +257,25 @@ def as_candidate(settings: InfoMaxSettings, name: str, cells: Cells) -> InfoMaxS
     return replace(settings, **{field: values[field] for field in free})
 
 
-def adopt(run: Run, kept: choice.Attempt) -> tuple[Run, list[dict[str, Any]]]:
-    """The run with the model of an attempt, and its history; the other attempts are deleted."""
-    for name in ("best.pt", "checkpoint.pt", "log.jsonl"):
-        shutil.copy2(kept.folder / name, run.folder / name)
-    history = read_history(run.folder)
-    settings = as_candidate(run.settings, kept.name, run.loaded.cells)
-    settings = replace(settings, minutes=math.floor(kept.seconds / 0.06) / 1000)
-    path = run.folder / "settings.json"
-    write_json(path, read_json(path) | {"settings": asdict(settings)})
-    shutil.rmtree(run.folder / ATTEMPTS)
-    model, objective = build(settings, infomax_objective, run.loaded.cells, run.batches.device)
-    load_weights(run.folder / "best.pt", model)
-    return replace(run, settings=settings, model=model, objective=objective), history
+def adopt(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Make the files of an attempt those of the run, delete all attempts; returns the history."""
+    attempts = folder / ATTEMPTS
+    if attempts.is_dir():
+        for file in ("log.jsonl", "checkpoint.pt", "best.pt"):
+            shutil.copy2(attempts / name / file, folder / file)
+        shutil.rmtree(attempts)
+    return read_history(folder)
 
 
 def script_main(settings: InfoMaxSettings) -> Path:
-    """One run, which first chooses how to learn if the preset says so and it has not chosen yet."""
-    chosen = settings.resume and (Path(settings.resume) / "best.pt").is_file()
-    if settings.preset == "auto" and not chosen:
+    """One run, which first chooses how to learn if the preset says so and it has not yet."""
+    if settings.preset != "auto":
+        return main(settings, infomax_objective)
+    chosen = settings.resume and read_description(Path(settings.resume)).get("chosen")
+    if not chosen:
         return main_auto(settings)
-    return main(settings, infomax_objective)
+    adopt(Path(settings.resume), chosen)  # if it was stopped meanwhile
+    return main(settings, infomax_objective, *choice.read(Path(settings.resume)))
 
 
 # Script that trained a run -> class of its settings, and its objective.

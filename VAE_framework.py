@@ -401,12 +401,18 @@ class Run:
     lock: object = None
 
 
-def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> Path:
+def main(
+    settings: Settings,
+    make_objective: MakeObjective = elbo_objective,
+    figures: Sequence[tuple[str, Path]] = (),
+    tables: Sequence[tuple[str, pd.DataFrame]] = (),
+) -> Path:
     """One run from cells to report.
 
     Args:
         settings: every number of the run.
         make_objective: builds what is minimised, from the settings and the cells.
+        figures, tables: more of them, with their captions, shown first in the report.
 
     Returns:
         the run folder.
@@ -421,7 +427,7 @@ def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> 
         history = learn(run, beside.check)
         processes.leave()  # of many processes, the main one goes on alone
         features, notes, baselines = beside.result()
-    return show(with_features(run, features, notes), history, baselines)
+    return show(with_features(run, features, notes), history, baselines, figures, tables)
 
 
 def show(

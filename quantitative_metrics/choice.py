@@ -27,6 +27,9 @@ from quantitative_metrics.view_information import view_information
 from util.augmentation import align
 from util.data_processing import Cells
 from util.helpers import plot_projections
+from util.runs import write_table
+from util.style import Roles
+from util.tables import read_table
 
 NEIGHBOURS = 25
 FLOOR = 0.2  # of the best view information
@@ -34,6 +37,11 @@ RANKED = 2000  # cells whose neighbours are compared
 BLOCK = 512  # cells aligned at a time
 SIDE = 16  # px, of the aligned cells
 COLOURED_BY = "main direction of the features"
+CAPTIONS = {
+    "ways": "Ways to learn, each trained for a short time. One was chosen without labels.",
+    "seeds": "Seeds of that way, each trained until it had learnt. The one with the most view "
+    "information was kept.",
+}
 
 
 @dataclass(frozen=True)
@@ -130,14 +138,51 @@ def notes(way: Attempt, seeds: Sequence[Attempt], kept: Attempt) -> list[str]:
     ]
 
 
-def tables(tried: pd.DataFrame, trained: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The criteria of both stages for the report, with their captions."""
-    return [
-        ("Ways to learn, each trained for a short time. The best one was chosen by the criteria "
-         "without labels.", _shown(tried)),
-        ("Seeds of the chosen way, trained until they had learnt. The one with the most view "
-         "information was kept.", _shown(trained)),
-    ]  # fmt: skip
+def write(
+    folder: Path,
+    stages: Sequence[tuple[pd.DataFrame, Sequence[Attempt], Attempt]],
+    reference: np.ndarray,
+) -> None:
+    """Write choice.csv and choice.png, which `read` reads.
+
+    Args:
+        folder: of the run.
+        stages: criteria, attempts, and the one that was chosen: of the ways, then of the seeds.
+        reference: as for `compare`; the cells are coloured by its first component.
+    """
+    from sklearn.decomposition import PCA
+
+    coordinates, panels, tables = {}, {}, []
+    for stage, (criteria, attempts, chosen) in zip(CAPTIONS, stages, strict=True):
+        tables.append(criteria.assign(stage=stage, chosen=[a is chosen for a in attempts]))
+        for attempt, row in zip(attempts, criteria.itertuples(), strict=True):
+            star = "★ " if attempt is chosen else ""
+            name = (
+                f"{star}{attempt.name}, seed {attempt.seed}, {row.steps:,} steps\n"
+                f"neighbours {row.neighbours:.3f}, views {row.view_information:.2f} nats"
+            )
+            columns = [f"{len(panels)}-{axis}" for axis in range(attempt.codes.shape[1])]
+            coordinates |= dict(zip(columns, attempt.codes.T, strict=True))
+            panels[name] = columns
+    write_table(folder / "choice.csv", pd.concat(tables, ignore_index=True))
+    coordinates[COLOURED_BY] = PCA(1, random_state=0).fit_transform(reference)[:, 0]
+    roles = Roles(progress=COLOURED_BY)
+    plot_projections(pd.DataFrame(coordinates), panels, COLOURED_BY, folder / "choice.png", roles)
+
+
+def read(folder: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, pd.DataFrame]]]:
+    """Figure and tables of the choice for the report, with their captions.
+
+    Raises:
+        UserError: choice.csv is missing or damaged.
+    """
+    table = read_table(folder / "choice.csv")
+    caption = (
+        "The codes that were compared without labels, and their criteria. ★ marks the way to learn "
+        "that was chosen, and the seed of it that was kept."
+    )
+    tables = [(said, _shown(table[table["stage"] == stage])) for stage, said in CAPTIONS.items()]
+    return [(caption, folder / "choice.png")], tables
 
 
 def _shown(criteria: pd.DataFrame) -> pd.DataFrame:
@@ -148,42 +193,9 @@ def _shown(criteria: pd.DataFrame) -> pd.DataFrame:
             "way to learn": criteria["name"],
             "seed": criteria["seed"],
             "steps": criteria["steps"],
-            "seconds": criteria["seconds"].round(),
+            "seconds": criteria["seconds"].round().astype(int),
             "neighbours among features": criteria["neighbours"].round(3),
             "view information, nats": [f"{value:.2f} ± {error:.2f}" for value, error in spread],
+            "chosen": np.where(criteria["chosen"], "★", ""),
         }
     ).set_index("way to learn")
-
-
-def draw(
-    stages: Sequence[tuple[pd.DataFrame, Sequence[Attempt], Attempt]],
-    reference: np.ndarray,
-    folder: Path,
-) -> tuple[str, Path]:
-    """choice.png: the code of every attempt with its criteria; returns its caption and path.
-
-    Args:
-        stages: criteria, attempts, and the one that was chosen.
-        reference: as for `compare`; the cells are coloured by its first component.
-        folder: where the figure goes.
-    """
-    from sklearn.decomposition import PCA
-
-    coordinates, panels = {}, {}
-    for criteria, attempts, chosen in stages:
-        for attempt, row in zip(attempts, criteria.itertuples(), strict=True):
-            star = "★ " if attempt is chosen else ""
-            name = (
-                f"{star}{attempt.name}, seed {attempt.seed}, {row.steps:,} steps\n"
-                f"neighbours {row.neighbours:.3f}, views {row.view_information:.2f} nats"
-            )
-            columns = [f"{len(panels)}-{axis}" for axis in range(attempt.codes.shape[1])]
-            coordinates |= dict(zip(columns, attempt.codes.T, strict=True))
-            panels[name] = columns
-    coordinates[COLOURED_BY] = PCA(1, random_state=0).fit_transform(reference)[:, 0]
-    path = plot_projections(pd.DataFrame(coordinates), panels, COLOURED_BY, folder / "choice.png")
-    caption = (
-        "The codes that were compared without labels, and their criteria; ★ marks the choice of "
-        "the ways to learn, and of the seeds of that way."
-    )
-    return caption, path
