@@ -154,7 +154,7 @@ def write(
 
     coordinates, panels, tables = {}, {}, []
     for stage, (criteria, attempts, chosen) in zip(CAPTIONS, stages, strict=True):
-        tables.append(criteria.assign(stage=stage, chosen=[a is chosen for a in attempts]))
+        tables.append(criteria.assign(stage=stage, chosen=[int(a is chosen) for a in attempts]))
         for attempt, row in zip(attempts, criteria.itertuples(), strict=True):
             star = "★ " if attempt is chosen else ""
             name = (
