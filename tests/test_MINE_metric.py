@@ -216,7 +216,9 @@ def test_standard_error_is_the_spread_over_samples(bound):
     for rows in torch.arange(len(x)).split(300):
         values.append(critics._held_out_bound(estimator, x, z, [rows]))
         errors.append(critics._standard_error(estimator, x, z, [rows]))
-    assert np.std(values) == pytest.approx(np.mean(errors), rel=0.2)  # 150 samples: 6 % by chance
+    assert np.std(values) == pytest.approx(
+        np.mean(errors), rel=0.17
+    )  # 150 samples: 3 x 5.8 % by chance
     assert np.mean(values) < nats + 4 * np.std(values) / math.sqrt(150)
 
 
@@ -377,6 +379,7 @@ def test_held_out_critics_train_like_a_plain_loop():
             assert found[name].curves[repeat] == pytest.approx(
                 curve, abs=1e-3
             )  # rounding grows in training
+            assert found[name].epochs[repeat] == 20  # 40 steps, two of 50 pairs in an epoch
             value = reported[np.argmax(curve)] if max(curve) > 0 else 0
             assert found[name].values[repeat] == pytest.approx(value, abs=1e-3)
 
@@ -419,6 +422,9 @@ def test_images_give_the_same_reduced_before_or_inside():
     inside = mutual_information(images, codes, **settings)
     before = mutual_information(smaller_images(images), codes, **settings)
     assert (before.values, before.curves, before.cap) == (inside.values, inside.curves, inside.cap)
+    wide = 3 * images.astype(np.uint16) + 50
+    ranged = mutual_information(wide, codes, low=50, high=50 + 3 * 255, **settings)
+    assert ranged.values == pytest.approx(inside.values, abs=1e-4)
     pixels = mutual_information(images, codes, image_size=None, **settings)
     assert pixels.value != inside.value
 
@@ -454,6 +460,7 @@ CODES = np.ones((60, 2))
         (IMAGES, CODES, {"repeats": 0}, "repeats = 0: must be at least 1"),
         (IMAGES, CODES, {"steps": 10}, "steps = 10: must be at least 20"),
         (IMAGES, CODES, {"alpha": 0.0}, "alpha = 0.0: must be above 0"),
+        (IMAGES, CODES, {"alpha": 1.01}, "alpha = 1.01: must be above 0 and at most 1"),
         (IMAGES, CODES, {"pairs": 10}, "pairs = 10: must be at least 50"),
     ],
 )
@@ -513,7 +520,7 @@ def test_encoder_information_error_covers_its_spread():
     for settings in ({"sample": 100}, {"sample": 450, "draws": 2}):
         scores = [analytic_information(mean, logvar, seed=s, **settings) for s in range(40)]
         spread = np.std([score.value for score in scores], ddof=1)
-        assert spread == pytest.approx(np.mean([s.standard_error for s in scores]), rel=0.35)
+        assert spread == pytest.approx(np.mean([s.standard_error for s in scores]), rel=0.3)
 
 
 @pytest.mark.parametrize(

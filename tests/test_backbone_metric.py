@@ -14,6 +14,7 @@ from quantitative_metrics.backbone_metric import (
     Continuum,
     backbone_scores,
     distance_along,
+    refuse_unknown_continuum,
 )
 from util.errors import UserError
 
@@ -155,6 +156,17 @@ def test_rule_of_the_thesis_equals_the_loop(dimensions):
     codes, table = bbbc031_like()
     turn = np.random.default_rng(1).normal(size=(3, dimensions))
     check_against_the_loop(codes @ turn, table)
+
+
+def test_only_cells_of_the_right_shape_make_a_centre():
+    """The cells nearest to the start are at the limits of the shape, which are not inside."""
+    codes, table = bbbc031_like()
+    used = table[table["GT_label"] != 7]
+    for state, limit in (("green", 0.35), ("red", 0.15)):
+        first = used[used["GT_initial_state"] == state].nsmallest(9, "GT_dist_toInit_state").index
+        table.loc[first, "GT_Shape"] = limit
+        codes[first] += 5  # so that the centre shows whether they were part of it
+    check_against_the_loop(codes, table)
 
 
 @pytest.mark.skipif(not REAL_CODES.is_file(), reason="real data not at hand")
@@ -316,6 +328,7 @@ def test_three_cells():
     np.testing.assert_allclose(score.latent_distance, [0, 1, math.sqrt(2) / length])
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", [0.0, 0.1, -1e6 / 3])
 def test_constant_codes_have_no_correlation(value):
     _, table = bbbc031_like()
@@ -391,6 +404,36 @@ def test_what_is_missing_is_left_out_and_said():
     clean = table.dropna().query("GT_dist_toInit_state < inf")
     alone = backbone_scores(codes[clean.index], clean, n_bootstrap=0)
     np.testing.assert_array_equal(alone.latent_distance, score.latent_distance[clean.index])
+
+
+def test_lines_without_length_are_left_out_and_named():
+    codes, table = bbbc031_like()
+    still = (table["GT_label"] == 3).to_numpy()
+    codes[still] = 1.5
+    table["GT_initial_state"] = "green"
+    table.loc[still, "GT_Shape"] = table.loc[still, "GT_Shape"].clip(0.36, None)
+    lone = table[still | (table["GT_label"] == 9)]
+    score = backbone_scores(codes[lone.index], lone, n_bootstrap=0)
+    assert score.n_cells == 0 and np.isnan(score.latent_distance).all()
+    assert score.report[0] == (
+        "1 lines have no length, since all their codes are equal, and were left out: "
+        f"3 green ({still.sum()} cells)"
+    )
+
+
+def test_columns_of_a_continuum_are_checked_before_anything_is_computed():
+    _, table = on_a_line(9)
+    table["word"] = "much"
+    refuse_unknown_continuum(table, "dose", None)
+    refuse_unknown_continuum(table, None, None)
+    for progress, branch, message in (
+        ("word", None, "`progress`: column 'word' is not numeric"),
+        ("time", None, "`progress` time: no such column; there are dose, word"),
+        ("dose", "drug", "`branch` drug: no such column"),
+        (None, "word", "`branch` word: a backbone needs `progress`"),
+    ):
+        with pytest.raises(UserError, match=message):
+            refuse_unknown_continuum(table, progress, branch)
 
 
 def test_lines_of_too_few_cells_are_left_out_and_named():

@@ -6,6 +6,7 @@ import pytest
 from numba.core.caching import CacheImpl
 from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -78,11 +79,41 @@ def test_umap_needs_no_folder_to_keep_compiled_code_in(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "umap")
 
 
+def test_tsne_is_scikit_learns(blobs):
+    """Of 40 columns, and of more after a PCA to 50."""
+    for columns, given in ((40, {}), (60, {"perplexity": 7.0})):
+        narrow = blobs[:, :columns]
+        if columns > 50:
+            narrow = PCA(50, svd_solver="full").fit_transform(narrow)
+        options = {"perplexity": 30.0, "init": "pca", "random_state": 0} | given
+        expected = TSNE(2, **options).fit_transform(narrow)
+        found = tsne_projection(blobs[:, :columns], dim=2, **given)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_pca_is_the_singular_value_decomposition(blobs):
     left, scale, _ = np.linalg.svd(blobs - blobs.mean(axis=0), full_matrices=False)
     expected = left[:, :2] * scale[:2]
     projection = pca_projection(blobs, dim=2)
     np.testing.assert_allclose(np.abs(projection), np.abs(expected), rtol=1e-4, atol=1e-4)
+    alone = pca_projection(blobs, dim=1)
+    np.testing.assert_allclose(np.abs(alone), np.abs(expected[:, :1]), rtol=1e-4, atol=1e-4)
+
+
+def test_components_of_pixels_follow_the_seed_and_nearly_are_those_of_a_full_pca(blobs):
+    first, again, other = (principal_components(blobs, 5, seed) for seed in (0, 0, 1))
+    assert first.tobytes() == again.tobytes() != other.tobytes()
+    exact = PCA(5).fit_transform(blobs)
+    assert abs(np.corrcoef(first[:, 0], exact[:, 0])[0, 1]) > 0.999
+    assert principal_components(blobs[:4], 50).shape == (4, 4)
+
+
+def test_whole_numbers_are_the_same_features_as_floats(tmp_path):
+    whole = np.random.default_rng(0).integers(0, 99, (20, 4))
+    first, second = (
+        cached_projection("PCA", whole.astype(dtype), cache_dir=tmp_path) for dtype in "if"
+    )
+    assert first.tobytes() == second.tobytes() and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.filterwarnings("error")

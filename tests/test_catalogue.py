@@ -10,6 +10,7 @@ from quantitative_metrics.backbone_metric import Continuum
 from quantitative_metrics.catalogue import (
     CATALOGUE,
     GROUPS,
+    GROUPS_HELP,
     SPACES,
     Score,
     better_when,
@@ -129,6 +130,20 @@ def test_which_way_is_better():
     assert better_when("my_own") == 1 and counts_by_size("spearman[dose]")
     assert list(goodness(pd.Series([-0.9, 0.5], name="spearman[dose]"))) == [0.9, 0.5]
     assert list(goodness(pd.Series([3.0, 5.0], name="valid_loss"))) == [-3, -5]
+
+
+def test_help_names_the_scores_of_each_group():
+    assert GROUPS_HELP.startswith("Groups of scores to compute: neighbours (trustworthiness, conti")
+    for group in GROUPS:
+        listed = GROUPS_HELP.split(f"{group} (")[1].split(")")[0].split(", ")
+        assert listed == [s.title for s in CATALOGUE if s.group == group and s.brief]
+    assert "classifier (accuracy, balanced accuracy" in GROUPS_HELP
+
+
+def test_the_bar_chart_shows_the_accuracies():
+    shown = [score.name for score in CATALOGUE if score.bar]
+    assert shown[:2] == ["accuracy", "balanced_accuracy"] and {"m1", "m2", "m3"} <= {*shown}
+    assert {score.group for score in CATALOGUE if score.bar} == {"classifier"}
 
 
 def test_rows_are_complete():

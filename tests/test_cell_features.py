@@ -106,6 +106,25 @@ def test_unmasked_window_finds_the_cell_in_the_centre():
     assert overlap.min() > 0.8
 
 
+@pytest.mark.parametrize(("radius", "is_chosen"), [(2.0, False), (3.3, True)])
+def test_a_speck_in_the_centre_of_a_window_is_no_cell(radius, is_chosen):
+    """Of areas below a quarter of the largest none is chosen, whatever its place."""
+    y, x = np.indices((48, 48)) - 23.5
+    cell, speck = np.hypot(y + 12, x + 10) < 6, np.hypot(y, x) < radius
+    assert (speck.sum() >= 0.25 * cell.sum()) == is_chosen
+    image = 100 + 300 * (cell | speck) + np.random.default_rng(0).normal(0, 2, (48, 48))
+    (mask,), _ = find_masks(image[None, None].astype(np.uint16), masked=False)
+    chosen, other = (speck, cell) if is_chosen else (cell, speck)
+    assert mask[chosen].all() and not mask[other].any()
+
+
+def test_a_quarter_of_the_largest_area_is_enough():
+    image = np.full((48, 48), 100, np.uint16)
+    image[3:9, 3:9] = image[22:25, 22:25] = 400  # 36 and 9 pixels
+    (mask,), _ = find_masks(image[None, None], masked=False)
+    assert mask.sum() == 9 and mask[22:25, 22:25].all()
+
+
 @pytest.mark.parametrize("padding", [0, 123])
 def test_padding_of_a_window_changes_nothing(padding):
     images, _ = windows(8)

@@ -90,6 +90,31 @@ def test_damaged_spreadsheets_are_named(tmp_path, lines, message):
     assert "Cells.csv" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_an_object_is_chosen_by_its_name(tmp_path):
+    """Of two objects in one spreadsheet; its rows are numbered from 0, whatever was left out."""
+    lines = [
+        "Image,Image,Cells,Cells,Nuclei,Nuclei",
+        "ImageNumber,ObjectNumber,AreaShape_Center_X,AreaShape_Center_Y,AreaShape_Center_X,"
+        "AreaShape_Center_Y",
+        "1,1,nan,nan,5,6",
+        "1,2,7,8,9,10",
+    ]
+    path = write(tmp_path / "Both.csv", *lines)
+    table = read_objects(path, "Cells")
+    assert table.index.tolist() == [0] and "index" not in table
+    assert table["AreaShape_Center_Y"].tolist() == [8]
+    with pytest.raises(
+        UserError, match="Both.csv holds .*Cells, Nuclei.*, no object called Bodies"
+    ):
+        read_objects(path, "Bodies")
+
+
+def test_a_header_in_windows_letters_is_read(tmp_path):
+    path = tmp_path / "Cells.csv"
+    path.write_bytes(f"{HEADER},Metadata_größe\n1,1,A01,5,6,x\n".encode("cp1252"))
+    assert read_objects(path, "Cells", columns=())["AreaShape_Center_Y"].tolist() == [6]
+
+
 def test_semicolons_and_tabs(tmp_path):
     for separator in ";\t":
         lines = [line.replace(",", separator) for line in (HEADER, "1,2,A01,5,6")]
@@ -144,6 +169,9 @@ def test_compartments_are_joined_by_their_parents(tmp_path):
     )
     pd.testing.assert_frame_equal(features, expected)
     assert notes == ["1 Cells have no Cytoplasm: these features are empty"]
+    write(tmp_path / "R_Cytoplasm.csv", "ImageNumber,ObjectNumber,Parent_Cells,F_a", "1,1,1,42")
+    first, _ = joined_features(tmp_path / "R_Cells.csv", "Cells")
+    np.testing.assert_array_equal(first["Cytoplasm_F_a"], [42, np.nan])
     from_nuclei, _ = joined_features(tmp_path / "R_Nuclei.csv", "Nuclei")
     assert from_nuclei["Cells_F_a"].tolist()[1:] == [21, 31]
     assert np.isnan(from_nuclei["Cells_F_a"].iloc[0])

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import norm
 from torch import nn
 
 from quantitative_metrics import classifier_metric
@@ -127,6 +128,47 @@ def test_converged_mode_does_not_depend_on_scale_and_thesis_mode_does():
         )
         assert (once.accuracy == scaled.accuracy) == same
         assert once.knn_accuracy == scaled.knn_accuracy  # the checks are always standardised
+
+
+@pytest.mark.parametrize(("mode", "epochs"), [("thesis", 20), ("converged", 100)])
+def test_epochs_of_both_modes(mode, epochs, monkeypatch):
+    """Each shows every training cell so often: 150 of them in two batches per epoch."""
+    trained, fit = [], classifier_metric._fit
+
+    def watched(batches, **more):
+        trained.extend(batches)
+        fit(batches=iter(trained), **more)
+
+    monkeypatch.setattr(classifier_metric, "_fit", watched)
+    codes, labels = clusters([150, 150])
+    classifier_accuracy(codes, labels, mode=mode, repeats=2)
+    assert [batch.shape[1] for batch in trained] == [128, 22] * epochs
+    for repeat in range(2):
+        shown = torch.cat([batch[repeat] for batch in trained])
+        assert torch.bincount(shown).tolist() == [epochs] * 150
+
+
+def test_accuracy_reaches_that_of_the_best_classifier():
+    """Two Gaussians at distance d are told apart with probability Phi(d / 2)."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 1000)
+    codes = rng.normal(size=(2000, 3)) + [1.2, 0, 0] * labels[:, None]
+    score = classifier_accuracy(codes, labels)
+    best = norm.cdf(0.6)  # 0.726; 1,000 test cells know it to 0.014
+    for found in (score.accuracy, score.knn_accuracy + 0.02, score.logistic_accuracy):
+        assert found == pytest.approx(best, abs=0.03)
+
+
+def test_tasks_of_bbbc031_choose_and_merge_as_in_the_thesis():
+    """m1 all but process 7, m2 the strong ones of them, m3 these in pairs of processes."""
+    table = pd.DataFrame({"GT_label": np.repeat(range(1, 8), 20)})
+    table["GT_dist_toInit_state"] = np.tile([0.0, 0.49, 0.5, 1.0], 35)
+    codes = np.random.default_rng(0).normal(size=(140, 2)) + 9 * table[["GT_label"]].to_numpy()
+    scores = m_scores(codes, table, repeats=1)
+    assert [s.n_cells for s in scores.values()] == [120, 60, 60]
+    assert [s.classes for s in scores.values()] == [
+        *(tuple("123456"),) * 2, ("1+2", "3+4", "5+6")
+    ]  # fmt: skip
 
 
 def test_a_seed_gives_the_same_score():

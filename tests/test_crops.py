@@ -57,8 +57,10 @@ def test_squeeze_does_what_was_done_before():
 
 @pytest.mark.parametrize("fit", ["scale", "squeeze"])
 def test_crops_that_fit_stay_as_they_are(fit):
-    crops = [ellipse(10, 12), ellipse(5, 15)]
+    whole = np.full((2, 32, 32), 9, np.uint8)  # as large as the input, and no larger
+    crops = [ellipse(10, 12), ellipse(5, 15), whole]
     inputs, originals, notes = fill(crops, fit=fit)
+    np.testing.assert_array_equal(inputs[2], whole)
     assert originals is None and notes == []
     np.testing.assert_array_equal(inputs[0], Fitter(32, ZERO)(crops[0]))
 

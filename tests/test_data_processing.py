@@ -167,6 +167,22 @@ def test_array_source_joins_by_row(tmp_path):
     assert cells.images[0, 0, 0, 0] == round(cells.padding[0])
 
 
+def test_names_of_channels_count_only_where_there_is_one_for_each(tmp_path):
+    images = RNG.integers(1, 255, (6, 20, 20, 2), dtype=np.uint8)
+    for names in (["DNA"], ["DNA", "actin", "ER"], [1, 2]):
+        np.savez(tmp_path / "a.npz", images=images, channels=np.array(names))
+        assert load(tmp_path / "a.npz").channels == ["channel_0", "channel_1"]
+
+
+def test_images_beside_class_folders_are_of_no_class(tmp_path):
+    for i, place in enumerate((".", "A", "A", "B", "B")):
+        (tmp_path / "set" / place).mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(tmp_path / "set" / place / f"c{i}.tif", masked_crop(20, 20, seed=i))
+    cells = load(tmp_path / "set")
+    of = dict(zip(cells.table["Unique_ID"], cells.table["class"], strict=True))
+    assert of["c1.tif"] == "A" and of["c4.tif"] == "B" and of["c0.tif"] not in ("A", "B")
+
+
 def test_padding_follows_the_border():
     crops = [masked_crop(50, 60, seed=i).transpose(2, 0, 1) for i in range(5)]
     assert choose_padding(crops)[0]
@@ -182,6 +198,22 @@ def test_scaling_is_robust_to_hot_pixels():
     low, high = choose_scaling(images, masked=True)
     assert low[0] == 0 and high[0] == 2000
     assert choose_scaling(images.astype(np.uint8), masked=True)[1][0] == 255
+
+
+def test_unmasked_windows_are_scaled_between_two_percentiles_of_each_channel():
+    """Both ends: the darkest and the brightest pixel in ten thousand lie outside."""
+    images = RNG.normal((20_000, 600), (900, 40), (50, 64, 64, 2)).astype(np.uint16)
+    images = images.transpose(0, 3, 1, 2)
+    low, high = choose_scaling(images, masked=False)
+    for c in range(2):
+        pixels = np.sort(images[:, c].ravel())
+        beyond = len(pixels) // 10_000
+        assert pixels[beyond - 1] <= low[c] <= pixels[beyond + 1]
+        assert pixels[-beyond - 2] <= high[c] <= pixels[-beyond]
+    assert low[0] > 15_000 and low[1] > 400
+    flat = np.full((3, 1, 8, 8), 700, np.uint16)
+    assert [end[0] for end in choose_scaling(flat, masked=False)] == [700, 701]
+    assert [end[0] for end in choose_scaling(0 * flat, masked=True)] == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -243,25 +275,42 @@ def test_ids_without_partner_are_counted_and_named(folder):
     )
 
 
+def test_the_array_and_its_axes_are_those_that_were_named(tmp_path):
+    images = RNG.integers(1, 255, (6, 20, 3, 16), dtype=np.uint8)  # no axis is surely the channel
+    other = RNG.integers(1, 255, (6, 20, 20, 3), dtype=np.uint8)
+    np.savez(tmp_path / "two.npz", other=other, cells=images)
+    for axes, order in (("NHCW", (0, 2, 1, 3)), ("NWHC", (0, 3, 2, 1)), ("CHWN", (3, 0, 1, 2))):
+        found = load(tmp_path / "two.npz", array_key="cells", array_axes=axes, image_size=20)
+        wanted = images.transpose(order)
+        assert found.images.shape == (*wanted.shape[:2], 20, 20)
+        height, width = wanted.shape[2:]
+        top, left = round((20 - height) / 2), round((20 - width) / 2)
+        inside = found.images[..., top : top + height, left : left + width]
+        np.testing.assert_array_equal(inside, wanted)
+    assert load(tmp_path / "two.npz", array_key="other").images.shape[:2] == (6, 3)
+
+
 def test_array_errors(tmp_path):
     images = RNG.integers(0, 255, (6, 20, 20, 3), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", images=images)
     pd.DataFrame({"x": range(5)}).to_csv(tmp_path / "a.csv", index=False)
     with pytest.raises(UserError, match="5 rows, but .* 6 images"):
         load(tmp_path / "a.npz", tmp_path / "a.csv")
-    with pytest.raises(UserError, match="`array_key` cells"):
+    with pytest.raises(UserError, match="`array_key` cells: .*a.npz holds images"):
         load(tmp_path / "a.npz", array_key="cells")
+    with pytest.raises(UserError, match=r"`array_axes` NHW does not fit .* of .*a.npz"):
+        load(tmp_path / "a.npz", array_axes="NHW")
     np.savez(tmp_path / "two.npz", a=images, b=images)
-    with pytest.raises(UserError, match="`array_key`"):
+    with pytest.raises(UserError, match=r"two.npz holds a .*, b .*: .*`array_key`"):
         load(tmp_path / "two.npz")
     (tmp_path / "cut.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:500])
-    with pytest.raises(UserError, match="is it complete"):
+    with pytest.raises(UserError, match="cut.npz cannot be read .*is it complete"):
         load(tmp_path / "cut.npz")
     np.save(tmp_path / "nan.npy", np.full((4, 20, 20), np.nan))
-    with pytest.raises(UserError, match="NaN"):
+    with pytest.raises(UserError, match="nan.npy holds NaN"):
         load(tmp_path / "nan.npy")
     np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object))
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="pickled.npy .*more than numbers"):
         load(tmp_path / "pickled.npy")
 
 

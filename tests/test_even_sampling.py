@@ -17,10 +17,11 @@ def test_equal_areas_get_equal_shares():
     """Closed form: drawn by density^-g, the share of an area goes as its cells^(1 - g)."""
     rng = np.random.default_rng(0)
     points = two_squares(rng)
-    for balance in (0.0, 0.5, 1.0):
+    # The corners of a square look emptier than they are: 7 and 9 % of bias, and 3 % by chance.
+    for balance, near in ((0.0, 1e-9), (0.5, 0.15), (1.0, 0.18)):
         share = sampling_probabilities(points, balance)[1900:].sum()
         right = 100 ** (1 - balance) / (100 ** (1 - balance) + 1900 ** (1 - balance))
-        assert share == pytest.approx(right, rel=0.3), balance
+        assert share == pytest.approx(right, rel=near), balance
 
 
 def test_chances_follow_the_distance_to_the_15th_neighbour():

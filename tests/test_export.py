@@ -11,8 +11,27 @@ import torch
 import VAE_framework
 from util.data_processing import CellSource, load_cells
 from util.errors import UserError
-from util.export import write_anndata
+from util.export import RawPixelEncoder, write_anndata
 from util.runs import read_json
+
+
+class MeanOfPixels(torch.nn.Module):
+    """An encoder whose code is the mean of the pixels that it is shown."""
+
+    def encode(self, x):
+        return x.mean((2, 3)), x.amax((2, 3))
+
+
+@pytest.mark.parametrize("downsample", [None, 2])
+def test_the_encoder_of_raw_pixels_scales_them(downsample):
+    more = {} if downsample is None else {"downsample": downsample}
+    encoder = RawPixelEncoder(MeanOfPixels(), np.array([10.0, 0.0]), np.array([30.0, 8.0]), **more)
+    pixels = torch.tensor([[10.0, 30.0], [50.0, 20.0]]).expand(1, 2, 2, 2)
+    mean, largest = encoder(pixels)
+    torch.testing.assert_close(mean, torch.tensor([[2.5 / 4, 1.0]]))  # 0, 1, 1 and 1/2
+    torch.testing.assert_close(
+        largest, torch.tensor([[1.0 if downsample is None else 2.5 / 4, 1.0]])
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -41,6 +41,12 @@ def test_each_field_gets_its_row(case):
     assert notes == []
 
 
+def test_one_row_is_that_of_all_fields_of_its_well():
+    keys = [{"well": "A01", "site": site} for site in "12"]
+    rows, notes = rows_of_fields(pd.DataFrame({"Well": ["A1"], "drug": ["a"]}), keys, "map.csv")
+    assert [row["drug"].tolist() for row in rows] == [["a"], ["a"]] and notes == []
+
+
 def test_fields_without_metadata_are_counted():
     keys = [{"well": f"A{i:02d}"} for i in range(1, 21)]
     table = pd.DataFrame({"well": [f"A{i}" for i in range(1, 20)]})

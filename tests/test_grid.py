@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import optuna
 import pytest
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState as AttemptState
 from sqlalchemy import text
 
@@ -96,6 +97,23 @@ def test_trials_are_the_product_in_order():
         {"a": 1, "b": "x"}, {"a": 1, "b": "y"}, {"a": 2, "b": "x"}, {"a": 2, "b": "y"}
     ]  # fmt: skip
     assert trial_name({"alpha": 5.0, "set": "my cells"}) == "alpha-5-set-my-cells"
+
+
+def test_one_worker_starts_no_other_process(results, monkeypatch):
+    def refuse(*args, **more):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr("multiprocessing.context.SpawnContext.Process", refuse)
+    grid = opened(results, workers=1)
+    train_all(grid, record, make_record)
+    assert times_trained(grid) == [1] * 6
+
+
+def test_a_folder_left_by_an_interrupted_trial_is_used(results):
+    grid = opened(results)
+    grid.trials[2].folder.mkdir()
+    grid.work(record)
+    assert times_trained(grid) == [1] * 6
 
 
 def test_one_worker_trains_every_trial_once(results):
@@ -332,6 +350,28 @@ def test_tpe_trains_some_trials_each_once(results):
     assert times_trained(everything) == [1] * 6
 
 
+@pytest.mark.parametrize(
+    ("goal", "direction"),
+    [("reconstruction", "MINIMIZE"), ("accuracy", "MAXIMIZE"), ("trustworthiness", "MAXIMIZE")],
+)
+def test_tpe_looks_for_the_better_end_of_its_goal(results, goal, direction):
+    """Also where a worker joins later: it draws as the first one does, but other numbers."""
+    options = {"sampler": "tpe", "trials": 4, "goal": goal}
+    grid = opened(results, **options)
+    joined = attach(grid.folder, Options(**options), stream=1)
+    for one in (grid, joined):
+        assert one.study.direction.name == direction
+        assert isinstance(one.study.sampler, TPESampler)
+    draws = [
+        one.study.sampler._rng.rng.random()
+        for one in (grid, attach(grid.folder, Options(**options)), joined)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+    joined.work(record)
+    assert sum(times_trained(joined)) == 4
+    assert isinstance(attach(opened(results).folder, Options()).study.sampler, RandomSampler)
+
+
 def test_the_same_seed_draws_the_same_trials(results):
     axes = {"alpha": tuple(map(float, range(6))), "beta": tuple(map(float, range(6)))}
     drawn = []
@@ -382,6 +422,7 @@ def test_sqlite_is_a_database_too(results, tmp_path):
     elsewhere = opened(tmp_path / "another_machine", storage=storage)  # no shared disk
     assert elsewhere.study.study_name == grid.study.study_name
     assert elsewhere.folder.parent.name == "another_machine"
+    assert read_grid(elsewhere.folder)["digest"] == read_grid(grid.folder)["digest"]
     grid._train_next(record)
     elsewhere.work(record)
     assert times_trained(grid) == [1, 0, 0, 0, 0, 0]

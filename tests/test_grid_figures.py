@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from optimization import grid_figures
 from optimization.grid_figures import (
     best_runs,
     colour_scale,
@@ -97,6 +98,21 @@ def test_curves_of_a_sweep_mark_the_best(runs, tmp_path):
     assert red(path).any()
 
 
+def data_of(path):
+    """What the script of a page is given."""
+    return json.loads(re.search(r'id="data">(.*?)</script>', path.read_text()).group(1))
+
+
+def test_axes_of_a_heat_map_are_named(runs, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(grid_figures, "save_figure", lambda figure, path: drawn.append(figure))
+    plot_heat_maps(runs, "alpha", "beta", ["accuracy"], path=tmp_path / "one.png")
+    panel = drawn[0].axes[0]
+    assert (panel.get_ylabel(), panel.get_xlabel()) == ("alpha", "beta")
+    assert [text.get_text() for text in panel.get_xticklabels()] == ["1", "500"]
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["0", "5", "20"]
+
+
 def test_the_explorer_holds_every_run_and_no_foreign_markup(runs, tmp_path):
     run = tmp_path / "grid" / "0001-x"
     run.mkdir(parents=True)
@@ -107,8 +123,14 @@ def test_the_explorer_holds_every_run_and_no_foreign_markup(runs, tmp_path):
     write_explorer(
         runs, ["alpha", "beta"], ["accuracy"], path, first="accuracy", run_folders=folders
     )
+    assert data_of(path)["first"] == 0
+    scores = ["valid_kl", "accuracy"]
+    for first, place in (("accuracy", 1), ("valid_kl", 0), ("absent", 0)):
+        other = tmp_path / "pages" / "other.html"
+        write_explorer(runs, ["alpha", "beta"], scores, other, first=first, run_folders={})
+        assert data_of(other)["first"] == place
     page = path.read_text()
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page).group(1))
+    data = data_of(path)
     assert [one["link"] for one in data["runs"]] == ["../grid/0001-x/report.html"] + [None] * 4
     assert data["runs"][2]["reason"] == "</script><b>diverged" and "<b>diverged" not in page
     assert data["runs"][2]["values"] == [None]
@@ -118,6 +140,7 @@ def test_the_explorer_holds_every_run_and_no_foreign_markup(runs, tmp_path):
 def test_everything_of_a_grid_is_drawn(runs, tmp_path):
     report = draw_runs(tmp_path, runs, ["alpha", "beta"], "accuracy", run_folders={})
     text = report.read_text()
+    assert f"{tmp_path.name}: 5 runs over alpha and beta" in text
     assert "Best by accuracy: alpha 0, beta 500 (0.62; 0002-x)." in text
     assert "alpha 5.0, beta 1.0 failed: &lt;/script&gt;" in text
     assert (tmp_path / "heatmap_valid_reconstruction.png").stat().st_size > 0

@@ -328,6 +328,16 @@ def test_a_dead_channel_is_named(tmp_path):
     assert notes == ["channel_1 is dead: it has one value within 8 of 8 cells"]
 
 
+@pytest.mark.parametrize(("bright", "is_told"), [(10, True), (9, False)])
+def test_one_pixel_in_a_hundred_saturates_a_channel(tmp_path, bright, is_told):
+    cells = RNG.integers(1, 250, (10, 10, 10)).astype(np.uint8)
+    cells[:bright, 3, 3] = 255
+    np.save(tmp_path / "set.npy", cells)
+    notes = pixels_of(tmp_path / "set.npy").notes
+    told = [note for note in notes if "saturated" in note]
+    assert told == (["channel_0 is saturated: 1.0% of its pixels are 255"] if is_told else [])
+
+
 def test_an_unreadable_codec_is_one_message(tmp_path, monkeypatch):
     write_all(tmp_path, CHW8)
 

@@ -87,7 +87,9 @@ def test_neighbourhood_is_the_thesis_one_or_shrinks_with_few_cells():
     assert neighbourhood(200) == (30, 50)
     assert neighbourhood(3) == (0, 1)
     assert neighbourhood(7387, kt=2, ks=9) == (2, 9)
-    with pytest.raises(UserError, match="1 <= ks <= 199"):
-        neighbourhood(200, ks=200)
+    assert neighbourhood(200, kt=0, ks=1) == (0, 1) and neighbourhood(200, ks=199)[1] == 199
+    for ks in (0, 200):
+        with pytest.raises(UserError, match=f"ks = {ks}: .* of 200 cells needs 1 <= ks <= 199"):
+            neighbourhood(200, ks=ks)
     with pytest.raises(UserError, match="kt = -1"):
         neighbourhood(200, kt=-1)

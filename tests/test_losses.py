@@ -1,5 +1,7 @@
 """The ELBO and its likelihoods against closed forms and torch.distributions."""
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Bernoulli, Normal
@@ -69,6 +71,12 @@ def test_heteroscedastic_likelihood_learns_with_the_vae_which_cells_are_noisy():
         adam.step()
     learnt = (0.5 * objective.likelihood.logvar(z[:2])).exp().flatten()
     torch.testing.assert_close(learnt, sigma[:2], rtol=0.03, atol=0)
+
+
+def test_before_anything_is_learnt_the_standard_deviation_is_that_of_minus_two_nats():
+    loss = build_likelihood("heteroscedastic", 2, 3)
+    found = loss.logvar(100 * torch.randn(5, 3))
+    torch.testing.assert_close((0.5 * found).exp(), torch.full((5, 2), math.exp(-2)))
 
 
 def test_free_bits_cost_nothing_and_are_logged():

@@ -109,6 +109,9 @@ def test_what_a_run_writes_itself_is_renamed():
     assert renamed.columns.is_unique and "8 columns of the metadata" in notes[0]
     np.testing.assert_array_equal(renamed.to_numpy(), table.to_numpy())
     assert rename_reserved(table[kept])[1] == []
+    for number, ends in ((3, "UMAP_X_metadata"), (4, "UMAP_X_metadata, ...")):
+        (note,) = rename_reserved(table[list(table)[1 : number + 1]])[1]
+        assert note.endswith(f"renamed to split_metadata, Split_metadata, {ends}")
 
 
 def test_a_table_with_a_class_beside_class_folders(tmp_path):

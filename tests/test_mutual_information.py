@@ -113,6 +113,14 @@ def test_separable_critic_scores_pairs():
             torch.testing.assert_close(scores[i, j], critic.h(z[i]) @ critic.g(x[j].flatten()))
 
 
+def test_vectors_and_codes_keep_all_their_digits_in_bfloat16():
+    torch.manual_seed(0)
+    critic, x, z = SeparableCritic((6,), 2), torch.randn(5, 6), torch.randn(5, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = critic(x, z)
+    assert torch.equal(low, critic(x, z))
+
+
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_every_network_of_a_bound_learns(bound):
     torch.manual_seed(0)

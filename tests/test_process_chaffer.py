@@ -124,6 +124,9 @@ def test_what_is_wrong_with_the_raw_data_is_said_first(raw, process, tmp_path):
     assert "no column Cell_Condition_status" in process(ok=False)
     (raw / "ground_truth.csv").write_text("")
     assert "one CSV with a column Unique_Cell_ID is needed, there is none" in process(ok=False)
+    for name in ("one.csv", "two.csv"):
+        (raw / name).write_text("Unique_Cell_ID,x\n")
+    assert "is needed, there is one.csv, two.csv; name it with" in process(ok=False)
     (raw / FOLDERS[0]).rename(raw / "actin")
     assert "no folder called Phalloidin_..." in process(ok=False)
     assert not (tmp_path / "out").exists()

@@ -227,7 +227,11 @@ def other_images(raw):
 
 
 def wrong_name(raw):
-    change_table(truth_of(raw), lambda t: t.assign(ImageName="field 1"))
+    """Of the second row alone."""
+    change_table(
+        truth_of(raw),
+        lambda t: t.assign(ImageName=t["ImageName"].where(t.index != 1, "field 1")),
+    )
 
 
 @pytest.mark.parametrize(

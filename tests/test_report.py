@@ -210,6 +210,12 @@ def test_many_cells_are_thinned_and_the_page_says_so():
     assert shown_only == view
 
 
+def test_coordinates_have_five_digits_of_the_largest():
+    table = pd.DataFrame({"Unique_ID": ["a", "b"], "x": [1234.5678, 0.01], "y": [-2.25, 3.0]})
+    data = json.loads(latent_view(table, {"P": ["x", "y"]}, np.zeros((2, 8, 8, 3), np.uint8)).data)
+    assert data["projections"][0]["coordinates"] == [[1234.6, 0.0], [-2.2, 3.0]]
+
+
 def test_a_table_without_metadata_or_with_a_gap_everywhere():
     table = pd.DataFrame({"Unique_ID": ["a", "b"], "x": [np.nan] * 2, "y": [1.0, 2.0]})
     data = json.loads(latent_view(table, {"P": ["x", "y"]}, np.zeros((2, 8, 8, 3), np.uint8)).data)

@@ -5,7 +5,17 @@ import pandas as pd
 import pytest
 from long_scores import long_scores
 
-from quantitative_metrics.score_table import format_table, headline, mark_best, scores_table
+from quantitative_metrics.backbone_metric import Continuum
+from quantitative_metrics.classifier_metric import ClassifierTask
+from quantitative_metrics.score_table import (
+    detail_tables,
+    format_table,
+    headline,
+    mark_best,
+    scores_table,
+    write_scores,
+)
+from quantitative_metrics.scores import Plan, score_projections
 from util.errors import UserError
 
 
@@ -107,3 +117,64 @@ def test_the_short_table_knows_the_spread():
     wide = scores.assign(std=scores["std"].where(scores["metric"] != "accuracy", 0.2))
     assert ("VAE", "accuracy") in scores_table(scores).attrs["best"]
     assert ("VAE", "accuracy") not in scores_table(wide).attrs["best"]
+
+
+@pytest.fixture(scope="module")
+def scored():
+    """Scores of two projections of 60 cells of two classes, two branches and two gradations."""
+    rng = np.random.default_rng(0)
+    codes = {name: rng.normal(size=(60, 2)) for name in ("A", "B/C")}
+    table = pd.DataFrame({"Unique_ID": [f"c{i}" for i in range(60)], "kind": ["x", "y"] * 30})
+    table["drug"], table["dose"] = ["p"] * 30 + ["q"] * 30, rng.uniform(size=60)
+    plan = Plan(
+        ("neighbours", "classifier", "backbone", "axes"),
+        ClassifierTask("accuracy", "kind"),
+        classifier_mode="thesis",
+        continuum=Continuum("dose", branch="drug"),
+    )
+    return score_projections(codes, {"features": rng.normal(size=(60, 4))}, table, plan)
+
+
+def test_tables_of_classes_branches_axes_and_confusion(scored):
+    tables = dict(detail_tables(scored))
+    assert list(tables) == [
+        "Accuracy by class",
+        "Backbone Spearman by branch",
+        "Backbone Kendall by branch",
+        "Spearman correlation of each axis with what is known of the cells",
+        *(
+            f"{name}: true class by row, predicted by column; held-out cells of all repeats"
+            for name in ("A", "B/C")
+        ),
+    ]
+    whole = scored.table[scored.table["k"].isna()]
+    values = whole.set_index(whole["projection"] + " " + whole["metric"])["value"]
+    by_class, by_branch, _, axes, confusion, _ = tables.values()
+    assert by_class.loc["B/C", "y"] == values["B/C accuracy[y]"]
+    assert by_branch.loc["A", "q"] == values["A backbone_spearman[q]"]
+    for row in scored.axes.itertuples():
+        assert axes.loc[row.column, f"{row.projection} {row.axis}"] == row.spearman
+    assert confusion.to_numpy().tolist() == scored.confusion["A"].to_numpy().tolist()
+
+
+def test_files_of_the_scores(scored, tmp_path):
+    write_scores(scored, [f"c{i}" for i in range(60)], tmp_path)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(
+            tmp_path / "scores.csv", keep_default_na=False, na_values={"value": "", "std": ""}
+        )[["projection", "metric", "value", "std"]],
+        scored.table[["projection", "metric", "value", "std"]].astype({"std": float}),
+    )
+    axes = pd.read_csv(tmp_path / "axes.csv")
+    np.testing.assert_allclose(axes["spearman"], scored.axes["spearman"])
+    local = pd.read_csv(tmp_path / "local_quality.csv")
+    assert local.columns[0] == "Unique_ID" and local["Unique_ID"][59] == "c59"
+    for name in ("A", "B/C"):
+        quality = scored.local_quality[f"{name}_features_local_Q_score"]
+        np.testing.assert_allclose(local[f"{name}_features_local_Q_score"], quality)
+        distance = scored.backbones[name].latent_distance
+        np.testing.assert_allclose(local[f"{name}_backbone_distance"], distance)
+    files = sorted(path.name for path in tmp_path.glob("confusion_*.csv"))
+    assert len(files) == 2 and files[0] == "confusion_A.csv"
+    confusion = pd.read_csv(tmp_path / "confusion_A.csv", index_col="true")
+    assert confusion.to_numpy().tolist() == scored.confusion["A"].to_numpy().tolist()

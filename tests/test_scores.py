@@ -2,20 +2,31 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from scipy.stats import spearmanr
+from sklearn.manifold import trustworthiness
 
-from quantitative_metrics.backbone_metric import Continuum
-from quantitative_metrics.classifier_metric import ClassifierTask
+from quantitative_metrics import scores as scores_module
+from quantitative_metrics.backbone_metric import BBBC031_CONTINUUM, Continuum, backbone_scores
+from quantitative_metrics.classifier_metric import (
+    BBBC031_TASKS,
+    ClassifierTask,
+    classifier_accuracy,
+    m_scores,
+)
 from quantitative_metrics.critics import InformationSettings
+from quantitative_metrics.MINE_metric import mutual_information_of
 from quantitative_metrics.options import ScoringOptions
 from quantitative_metrics.performance_metrics import (
     SETTINGS,
     compute_perf_metrics,
     main,
+    score_source,
 )
 from quantitative_metrics.scores import COLUMNS, Plan, has_variation, score_projections
 from quantitative_metrics.unsupervised_metric import co_ranking
@@ -66,6 +77,146 @@ def test_truth_and_chance(line):
     assert value(scores.table, "spearman[dose]", "kept") == pytest.approx(1)
     assert scores.local_quality["kept_features_local_Q_score"].mean() == pytest.approx(1)
     assert scores.corners["features"]["kept"].trace() == scores.corners["features"]["kept"].sum()
+
+
+def lcmc(reference, codes, k):
+    """Share of the k nearest neighbours that both spaces have in common, above chance."""
+    near = []
+    for space in (reference, codes):
+        distances = ((space[:, None] - space[None]) ** 2).sum(2)
+        np.fill_diagonal(distances, np.inf)
+        near.append(np.argsort(distances, axis=1)[:, :k])
+    shared = [len({*a} & {*b}) for a, b in zip(*near, strict=True)]
+    return np.mean(shared) / k - k / (len(codes) - 1)
+
+
+def test_the_rows_of_neighbours_are_those_of_scikit_learn_and_of_a_loop():
+    rng = np.random.default_rng(0)
+    space = rng.normal(size=(120, 4))
+    codes = {"A": space[:, :2] + 0.1 * rng.normal(size=(120, 2)), "B": rng.normal(size=(120, 3))}
+    cells = pd.DataFrame({"Unique_ID": range(120)})
+    table = score_projections(codes, {"features": space}, cells, Plan(("neighbours",))).table
+    sizes = [max(int(share / 100 * 119), 1) for share in range(1, 21)]  # 1 % to 20 % of N - 1
+    for name, code in codes.items():
+        measures = {
+            "trustworthiness": lambda k, c=code: trustworthiness(space, c, n_neighbors=k),
+            "continuity": lambda k, c=code: trustworthiness(c, space, n_neighbors=k),
+            "lcmc": lambda k, c=code: lcmc(space, c, k),
+        }
+        for metric, measure in measures.items():
+            for k in (1, 7, 59):
+                assert value(table, metric, name, k=k) == pytest.approx(measure(k), abs=1e-12)
+            at = [measure(k) for k in sizes]
+            area = sum((a + b) / 2 for a, b in zip(at[:-1], at[1:], strict=True))
+            assert value(table, f"{metric}_area", name) == pytest.approx(area, abs=1e-9)
+    assert table["std"].isna().all() and set(table["n_cells"]) == {120}
+    assert set(table["reference"]) == {"features"}
+    assert table["k"].max() == 59 and set(table["seed"]) == {0}
+
+
+@pytest.fixture
+def bbbc031():
+    """300 cells with the columns of BBBC031 and codes that follow them; one class of one cell."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"Unique_ID": [f"c{i}" for i in range(300)]})
+    table["GT_label"] = [8, *rng.integers(1, 8, 299)]
+    table["GT_initial_state"] = rng.choice(["green", "red"], 300)
+    table["GT_dist_toInit_state"] = rng.uniform(0, 1, 300)
+    table["GT_Shape"] = np.where(table["GT_initial_state"] == "green", 0.4, 0.1)
+    place = table["GT_dist_toInit_state"].to_numpy()[:, None]
+    return place * rng.normal(size=(9, 3))[table["GT_label"]] + rng.normal(0, 0.1, (300, 3)), table
+
+
+def test_the_rows_of_the_classifier_are_its_scores(bbbc031):
+    """m1 to m3 report the accuracy, the task of the user every number that there is."""
+    codes, table = bbbc031
+    task = ClassifierTask("accuracy", "GT_label")
+    plan = Plan(("classifier",), task, classifier_mode="thesis", class_weights=True, seed=3)
+    found = score_projections({"A": codes}, {}, table, plan)
+    how = {"mode": "thesis", "class_weights": True, "seed": 3}
+    alone = classifier_accuracy(codes, table["GT_label"], context="accuracy: ", **how)
+    expected = {
+        "accuracy": (alone.accuracy, alone.accuracy_std),
+        "balanced_accuracy": (alone.balanced_accuracy, alone.balanced_accuracy_std),
+        "knn_accuracy": (alone.knn_accuracy, None),
+        "logistic_accuracy": (alone.logistic_accuracy, None),
+    }
+    expected |= {f"accuracy[{name}]": (found, None) for name, found in alone.per_class.items()}
+    of_thesis = m_scores(codes, table, BBBC031_TASKS, **how)
+    expected |= {n: (score.accuracy, score.accuracy_std) for n, score in of_thesis.items()}
+    rows = found.table.set_index("metric")
+    assert set(rows.index) == expected.keys()
+    for metric, (wanted, spread) in expected.items():
+        wanted = pytest.approx([wanted, np.nan if spread is None else spread], nan_ok=True)
+        assert rows.loc[metric, ["value", "std"]].astype(float).tolist() == wanted, metric
+    assert of_thesis["m1"].accuracy != of_thesis["m1"].balanced_accuracy
+    for name, score in of_thesis.items():
+        assert rows.loc[name, "n_cells"] == score.n_cells < 300
+    assert found.confusion["A"].to_numpy().tolist() == alone.confusion.tolist()
+    assert list(found.confusion["A"].index) == list(alone.classes)
+    assert alone.report and set(alone.report) <= set(found.notes)
+
+
+def test_the_rows_of_the_backbone_are_its_scores(bbbc031):
+    codes, table = bbbc031
+    table.loc[5, "GT_dist_toInit_state"] = np.nan
+    found = score_projections({"A": codes}, {}, table, Plan(("backbone",), seed=2))
+    alone = backbone_scores(codes, table, BBBC031_CONTINUUM, seed=2)
+    expected = {}
+    for coefficient in ("spearman", "kendall"):
+        estimate, name = getattr(alone, coefficient), f"backbone_{coefficient}"
+        expected[name] = (estimate.value, estimate.std)
+        expected[f"{name}_low"], expected[f"{name}_high"] = (estimate.low,), (estimate.high,)
+        assert estimate.low < estimate.value < estimate.high
+        for branch, part in alone.branches.items():
+            of_branch = getattr(part, coefficient)
+            expected[f"{name}[{branch}]"] = (of_branch.value, of_branch.std)
+    rows = found.table.set_index("metric")
+    for metric, (wanted, *spread) in expected.items():
+        std = spread[0] if spread else np.nan
+        wanted = pytest.approx([wanted, std], nan_ok=True)
+        assert rows.loc[metric, ["value", "std"]].astype(float).tolist() == wanted, metric
+    assert set(rows.index) == expected.keys()
+    assert rows.loc["backbone_spearman", "n_cells"] == alone.n_cells
+    assert rows.loc["backbone_kendall[1]", "n_cells"] == alone.branches["1"].n_cells
+    assert alone.report and set(alone.report) <= set(found.notes)
+    backbone = found.backbones["A"]
+    for name in ("latent_distance", "progress", "branch"):
+        np.testing.assert_array_equal(getattr(backbone, name), getattr(alone, name))
+
+
+def test_the_rows_of_the_information_are_its_scores(line):
+    codes, space, table = (part[:60] if name else part for name, part in enumerate(line))
+    codes = {name: code[:60] for name, code in codes.items()}
+    plan = Plan(("information",), information_mode="thesis", seed=1)
+    found = score_projections(codes, {"features": space}, table, plan)
+    how = {"mode": "thesis", "seed": 1, "context": "{}, features: "}
+    alone = mutual_information_of(space, codes, **how)
+    assert found.table["projection"].tolist() == [*codes]
+    for row in found.table.itertuples():
+        score = alone[row.projection]
+        assert (row.metric, row.reference) == ("mutual_information", "features")
+        assert row.value == score.value and np.isnan(row.std) and row.n_cells == 60
+        assert score.report and set(score.report) <= set(found.notes)
+
+
+def test_the_rows_of_the_axes_are_scipys():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"Unique_ID": range(60), "dose": rng.normal(size=60), "age": rng.permutation(60) / 7}
+    )
+    table.loc[:9, "age"] = np.nan
+    codes = np.stack([-table["dose"] + rng.normal(size=60), rng.normal(size=60)], 1)
+    found = score_projections({"A": codes}, {}, table, Plan(("axes",)))
+    assert len(found.axes) == 4
+    for row in found.axes.itertuples():
+        known = table[row.column].notna()
+        rho = spearmanr(codes[known, row.axis - 1], table[row.column][known]).statistic
+        assert row.spearman == pytest.approx(rho) and row.n_cells == known.sum()
+    for column, n_cells in (("dose", 60), ("age", 50)):
+        of_column = found.axes[found.axes["column"] == column]["spearman"]
+        row = found.table[found.table["metric"] == f"spearman[{column}]"].iloc[0]
+        assert row["value"] == max(of_column, key=abs) and row["n_cells"] == n_cells
 
 
 def test_cells_without_a_place_are_left_out_for_all(line):
@@ -207,6 +358,24 @@ def test_what_mutual_information_can_be_told_is_an_option():
     assert {f"information_{name}" for name in told} <= options
 
 
+def test_the_rows_of_a_sample_have_the_errors_of_their_k(line, monkeypatch):
+    """Also where there are too many sizes to keep each: then they are spread evenly in ratio."""
+    monkeypatch.setattr(scores_module, "EVERY_K_UP_TO", 20)
+    codes, space, table = line
+    codes = {"shuffled": codes["shuffled"]}
+    plan = Plan(("neighbours",), rank_all_up_to=119, ranked_sample=40, seed=4)
+    found = score_projections(codes, {"features": space}, table, plan).table
+    alone = co_ranking(space, codes, sample=40, seed=4)["shuffled"]
+    sizes = np.unique(np.geomspace(1, 59, 1000).astype(int)).tolist()
+    for metric in ("trustworthiness", "continuity", "lcmc"):
+        rows = found[found["metric"] == metric]
+        assert rows["k"].tolist() == sizes
+        for row in rows.itertuples():
+            assert (row.value, row.std) == (alone.at(row.k)[metric], alone.errors_at(row.k)[metric])
+        (area,) = found[found["metric"] == f"{metric}_area"].to_dict("records")
+        assert area["value"] == alone.areas()[metric] and area["std"] == alone.area_errors[metric]
+
+
 def test_one_class_only_skips_the_classifier(line):
     codes, _, table = line
     table["class"] = "all"
@@ -276,6 +445,7 @@ def test_order_of_the_rows_does_not_matter(picture_set):
     turned = table[::-1].reset_index(drop=True)
     turned["Unique_ID"] = turned["Unique_ID"].str.removesuffix(".tif")
     second = compute_perf_metrics(turned, **options)
+    assert set(second["n_cells"]) == {40}
     pd.testing.assert_frame_equal(first, second)
 
 
@@ -288,6 +458,30 @@ def test_rows_and_images_without_partner(picture_set):
     table["Unique_ID"] = "x" + table["Unique_ID"]
     with pytest.raises(UserError, match="no Unique_ID matches an image; it has 'xc00.tif'"):
         compute_perf_metrics(table, **options)
+
+
+def test_rows_without_ids_are_taken_in_the_order_of_an_array(tmp_path):
+    """Said in a note; the columns of the images' own table follow those of the projections."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(1, 255, (30, 16, 16), dtype=np.uint8)
+    np.save(tmp_path / "cells.npy", images)
+    known = pd.DataFrame({"zeta": rng.normal(size=30), "alpha": rng.normal(size=30)})
+    known.to_csv(tmp_path / "known.csv", index=False)
+    table = pd.DataFrame(rng.normal(size=(30, 2)), columns=["UMAP_1", "UMAP_2"])
+    where = {"dataset": str(tmp_path / "cells.npy"), "metadata": str(tmp_path / "known.csv")}
+    settings = replace(SETTINGS, **where, image_size=16, metrics=("neighbours", "axes"))
+    found = score_source(table, settings)
+    ids = [f"cell_{i:06d}" for i in range(30)]
+    assert found.latents["Unique_ID"].tolist() == ids
+    assert list(found.latents) == ["Unique_ID", "UMAP_1", "UMAP_2", "zeta", "alpha"]
+    said = "the table has no column Unique_ID: its rows are taken in the order of the images"
+    assert said in found.scores.notes
+    (rho,) = found.scores.axes.query("axis == 1 and column == 'zeta'")["spearman"]
+    assert rho == pytest.approx(spearmanr(table["UMAP_1"], known["zeta"]).statistic)
+    with pytest.raises(UserError, match="no column Unique_ID and 29 rows for 30 images"):
+        score_source(table[:29], settings)
+    found = score_source(table.assign(Unique_ID=ids[::-1]), settings)
+    np.testing.assert_allclose(found.latents["zeta"], known["zeta"][::-1])
 
 
 def test_a_table_of_features_is_a_reference_too(picture_set, tmp_path):

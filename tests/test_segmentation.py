@@ -88,6 +88,27 @@ def test_table_crop_window():
     assert window(field, 4, 4, 8).shape == (8, 8, 2)
 
 
+def test_cells_of_a_field_are_found_with_their_areas():
+    """20 ellipses on black, each with a dark hole, a pair of them touching; and specks."""
+    rng = np.random.default_rng(0)
+    field, areas = np.zeros((400, 500), np.uint8), []
+    y, x = np.indices(field.shape)
+    for i in range(20):
+        row, column = 45 + 100 * (i // 5), 45 + 100 * (i % 5)
+        if i == 1:
+            column -= 50  # beside the first one
+        a, b = rng.uniform(22, 25), rng.uniform(22, 25)
+        inside = ((y - row) / a) ** 2 + ((x - column) / b) ** 2 <= 1
+        field[inside] = rng.integers(40, 255)
+        field[row : row + 2, column : column + 2] = 0
+        areas.append(inside.sum())
+    field[1:6, 1:6] = field[392:397, 380:385] = 255
+    labels = split_touching(foreground(field, 0, 0), diameter=50, min_area=500)
+    assert labels.max() == 20
+    found = np.sort(object_table(labels)["area"].to_numpy())
+    assert np.abs(found - np.sort(areas)).max() <= 3
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not here")
 def test_the_real_field_of_bbbc031_holds_40_cells():
     from scipy import ndimage

@@ -167,6 +167,43 @@ def test_sub_populations_are_distinct_but_overlap(population):
     assert 0.8 < balanced_accuracy_score(label[chosen], predicted) < 0.97
 
 
+def test_conditions_are_as_frequent_as_the_thesis_weighs_them(population):
+    """Its classifier weighs a class by the inverse of its size."""
+    weights = {
+        "HCC38HI_NS_NS_DHT_NS": 0.27, "HCC38HI_NS_NS_DMSO_NS": 0.51,
+        "HCC38LO_NS_NS_DHT_NS": 0.031, "HCC38LO_NS_NS_DMSO_NS": 0.031,
+        "HMLER_Primed_NS_DMSO_C2": 0.5, "HMLER_Primed_NS_DHT_C2": 0.41,
+        "HMLER_Primed_NS_DMSO_C4": 0.27, "HMLER_Primed_NS_DHT_C4": 0.64,
+        "HMLER_HIGH_Positive_DMSO_E3": 1.0, "HMLER_HIGH_Positive_DHT_E3": 0.51,
+        "HMLER_HIGH_Positive_DMSO_F11": 0.27, "HMLER_HIGH_Positive_DHT_F11": 0.28,
+    }  # fmt: skip
+    share = 1 / pd.Series(weights)
+    counts = population[0]["Cell_Condition_status"].value_counts()
+    assert np.abs(counts - 5400 * share / share.sum()).max() < 1
+
+
+def test_primed_cells_are_rounder_than_mesenchymal_ones(population):
+    table, traits = population
+    irregularity = pd.Series(traits[:, TRAITS.index("irregularity")])
+    mean = irregularity.groupby(table["Cell_Condition_status"].str.split("_").str[1]).mean()
+    assert mean["Primed"] < 0.16 and mean["HIGH"] > 0.25
+
+
+def test_nuclei_are_nearly_round_and_no_pixel_of_a_cell_is_black(rendered):
+    _, _, (image, cell, nucleus) = rendered
+    solidity = [measure.regionprops(n.astype(np.uint8))[0].solidity for n in nucleus]
+    assert np.mean(solidity) > 0.965  # 0.952 for nuclei that are twice as irregular
+    assert image[cell].min() == 1 and image[~cell].max() == 0
+
+
+def test_few_cells_have_no_discriminants():
+    table, traits = draw_chaffer_population(9, np.random.default_rng(0))
+    groups = table[CATEGORIES].agg("-".join, axis=1).nunique()
+    assert 3 < groups and len(table) <= 2 * groups
+    umap, pca = (table[[f"{name}_{axis}" for axis in "XYZ"]] for name in ("UMAP", "PCA"))
+    np.testing.assert_allclose(umap, pca / pca.std(ddof=0).to_numpy(), atol=1e-4)
+
+
 def test_same_seed_same_bytes(raw, tmp_path):
     write_chaffer_raw(tmp_path / "again", N, seed=2, unequal=0.1)
     write_chaffer_raw(tmp_path / "other", N, seed=3, unequal=0.1)

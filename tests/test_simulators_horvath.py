@@ -184,7 +184,8 @@ def test_same_seed_same_bytes(raw, tmp_path):
     [
         ({"n_cells": 0}, "n_cells = 0"),
         ({"n_cells": 10_000, "n_plates": 1}, "n_plates = 1"),
-        ({"n_cells": 10, "n_plates": 0}, "n_plates = 0"),
+        ({"n_cells": 10, "n_plates": 0}, "n_plates = 0: an integer of 1 or more"),
+        ({"n_cells": 10, "n_plates": 1.5}, "n_plates = 1.5: an integer of 1 or more"),
         ({"n_cells": 10, "missed": 2}, "missed = 2"),
     ],
 )

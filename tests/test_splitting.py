@@ -61,6 +61,9 @@ def test_a_subset_is_shared_out_over_the_classes(folder, number, of_a):
 
 def test_a_subset_is_a_table_of_ids(folder, tmp_path):
     ids = tmp_path / "some.csv"
+    first = load(folder).table["Unique_ID"][0]
+    ids.write_text(f"Unique_ID\n{first}\ncell_5.tiff\n")
+    assert load(folder, subset=str(ids)).table["Unique_ID"].tolist() == [first, "cell_5.tiff"]
     ids.write_text("Unique_ID\ncell_10.tiff\ncell_2.tiff\ncell_99.tiff\n")
     cells = load(folder, folder.parent / "meta.csv", subset=str(ids))
     assert set(cells.table["Unique_ID"]) == {"cell_10.tiff", "cell_2.tiff"}

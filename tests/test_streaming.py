@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,20 @@ def test_augmentation_only_turns_and_flips():
     assert torch.equal(
         torch.cat(list(batches.in_order(np.arange(64)))), batches.take(torch.arange(64))
     )
+
+
+@pytest.mark.parametrize("kind", [CellBatches, StreamedBatches])
+def test_corners_of_turned_windows_are_filled_with_the_padding(kind):
+    """A window of background in two channels stays what it is however it is turned."""
+    images = np.full((64, 2, 16, 16), 60, np.uint8)
+    images[:, 1] = 130
+    cells = replace(cells_of(images), masked=False, padding=np.array([60.0, 130.0]))
+    cells = replace(cells, low=np.array([10.0, 0.0]), high=np.array([110.0, 260.0]))
+    torch.manual_seed(0)
+    batches = kind(cells, CPU, 32, True)
+    turned = torch.cat(list(batches.shuffled(np.arange(64))))
+    np.testing.assert_allclose(turned.numpy(), 0.5, atol=1e-6)
+    torch.testing.assert_close(batches.fill, torch.tensor([0.5, 0.5]))
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,13 @@ def test_names_that_zeros_would_confuse_stay_apart():
     assert match_names(["001"], ["1.png", "01.png"]).tolist() == [-1]
 
 
+def test_every_row_finds_its_image_without_its_ending():
+    """The first row and the first image, too."""
+    names = ["a.tif", "b.tif", "c.tif", "d.tif"]
+    assert match_names(["a", "b", "c", "d"], names).tolist() == [0, 1, 2, 3]
+    assert match_names(["d", "b.tif", "a", "c.png"], names).tolist() == [3, 1, 0, 2]
+
+
 @pytest.mark.parametrize("name", ["", "index", "cell_id", "what_i_call_it"])
 def test_the_ids_are_found_by_their_values(tmp_path, name):
     rows = "".join(f"c{i}.png,{i % 2},{i / 10}\n" for i in (3, 1, 2))

@@ -492,7 +492,7 @@ def nan_in(tensor):
         (
             ["model", "encoder.down.0.conv.weight"],
             lambda w: w[:2],
-            r"\[2, 1, 4, 4\] torch.float32, expected",
+            r"\[2, 1, 4, 4\] float32, expected",
         ),
         (["model", "encoder.down.0.conv.weight"], [1.0], "list, no tensor"),
         (["model", "encoder.down.0.conv.weight"], None, "is missing from model"),
@@ -552,3 +552,39 @@ def test_a_large_checkpoint_is_not_written_to_be_deleted(cells, tmp_path, monkey
     run(cells, tmp_path / "r", 2, keep_checkpoint=False)
     assert written == ["checkpoint.pt", "best.pt"]  # before the first epoch, after the last
     assert sorted(p.name for p in (tmp_path / "r").glob("*.pt")) == ["best.pt"]
+
+
+def test_before_resuming_the_checkpoint_is_tried_on_the_model(cells, tmp_path):
+    """It takes the weights; another model is refused and named, as are other files."""
+    folder = tmp_path / "r"
+    trained, *_ = run(cells, folder, 1)
+    schedule = Schedule(5, 1e-3, decay_every=2)  # as in `run`
+    fresh, smaller = (build_vae(image_size=32, channels=1, base=base) for base in (4, 2))
+    refuse_unusable_checkpoint(folder, fresh, ELBOObjective(), schedule)
+    for name, value in trained.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], value)
+    with pytest.raises(UserError, match=r"r/checkpoint.pt does not fit this run \("):
+        refuse_unusable_checkpoint(folder, smaller, ELBOObjective(), schedule)
+    torch.save({"model": trained.state_dict()}, folder / "checkpoint.pt")
+    with pytest.raises(UserError, match="checkpoint.pt holds no objective: no checkpoint of this"):
+        refuse_unusable_checkpoint(folder, fresh, ELBOObjective(), schedule)
+    (folder / "log.jsonl").write_text("{")
+    (folder / "checkpoint.pt").unlink()
+    with pytest.raises(UserError, match="r/log.jsonl is missing or damaged .*: restore it"):
+        refuse_unusable_checkpoint(folder, fresh, ELBOObjective(), schedule)
+    (folder / "best.pt").unlink()  # stopped before training
+    refuse_unusable_checkpoint(folder, fresh, ELBOObjective(), schedule)
+
+
+def test_evaluation_uses_the_statistics_of_training(cells):
+    """A cell's terms do not depend on the other cells of its batch."""
+    torch.manual_seed(0)
+    model, objective = build_vae(image_size=32, channels=1, base=4), ELBOObjective()
+    batches = CellBatches(cells, torch.device("cpu"), 16, augmentation=False)
+    model.train()
+    found = evaluate(model, objective, list(batches.in_order(np.arange(20))))
+    assert not model.training and not objective.training
+    model.train()
+    alone = [evaluate(model, objective, [batches.take(torch.tensor([cell]))]) for cell in range(20)]
+    for name, value in found.items():
+        assert value == pytest.approx(np.mean([terms[name] for terms in alone]), rel=1e-4)

@@ -322,6 +322,36 @@ def test_standard_error_is_that_of_a_mean_over_cells():
     assert result.errors_at(k)["trustworthiness"] == pytest.approx(expected)
 
 
+def test_copies_of_earlier_cells_are_found():
+    rows = np.random.default_rng(0).normal(size=(3, 20))
+    rows[0, 0] = 0.0
+    data = rows[[0, 1, 0, 2, 1, 0]]
+    data[5, 0] = -0.0
+    copies, originals = unsupervised_metric._copies(data)
+    assert copies.tolist() == [2, 4, 5] and originals.tolist() == [0, 1, 0]
+    assert unsupervised_metric._copies(rows)[0].tolist() == []
+
+
+def test_standard_errors_of_two_cells_are_half_their_difference():
+    """The smallest sample: of a mean of two, with the correction for drawing from N cells."""
+    reference = make_reference("bytes", n=40)
+    projection = np.random.default_rng(1).normal(size=(40, 2))
+    result = co_ranking(reference, {"p": projection}, sample=2, seed=5)["p"]
+    rho, r = slow_ranks(reference), slow_ranks(projection)
+    one, other = result.local_quality.cells
+    for k in (1, 5, 19):
+        scale = 2 / (k * (2 * 40 - 3 * k - 1))
+        trust = [1 - scale * (rho[i] - k)[(r[i] <= k) & (rho[i] > k)].sum() for i in (one, other)]
+        shared = [((r[i] <= k) & (rho[i] <= k)).sum() - 1 for i in (one, other)]
+        lcmc = [n / k - k / 39 for n in shared]
+        for name, values in (("trustworthiness", trust), ("lcmc", lcmc)):
+            assert result.at(k)[name] == pytest.approx(np.mean(values))
+            error = abs(values[0] - values[1]) / 2 * (1 - 2 / 40) ** 0.5
+            assert result.errors_at(k)[name] == pytest.approx(error, abs=1e-9)
+    sizes = area_sizes(40)
+    assert sizes.tolist() == [max(int(share / 100 * 39), 1) for share in range(1, 21)]
+
+
 def test_sample_of_every_cell_is_exact_and_a_seed_repeats():
     rng = np.random.default_rng(0)
     reference, projection = rng.normal(size=(70, 20)), {"p": rng.normal(size=(70, 2))}

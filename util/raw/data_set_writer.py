@@ -262,8 +262,9 @@ def _cut_group(partial: Path, name: str, content: Any, cut: Callable[[Any], Iter
     with explain_os_error(partial, GO_ON):
         for row, image in cut(content):
             if image is not None:
-                for column in ("Unique_ID", "folder"):
-                    refuse_path(row[column], f"{column} of a cell,")
+                refuse_path(row["Unique_ID"], "Unique_ID of a cell,")
+                if row["folder"]:  # else all cells share one
+                    refuse_path(row["folder"], "folder of a cell,")
                 folder = partial / "cells" / row["folder"]
                 folder.mkdir(exist_ok=True)
                 write_cell(folder / row["Unique_ID"], image)
