@@ -96,3 +96,14 @@ def test_images_that_another_process_replaces_stay_open(tmp_path):
     assert np.array_equal(load(path).images, second)
     assert np.array_equal(opened.images, first)
     assert not CellCache(opened.cache, "0" * 64).fresh()
+
+
+@pytest.mark.parametrize("crops", [32, 40])
+def test_what_was_just_written_can_be_sent_to_another_process(tmp_path, crops):
+    """joblib sends a memory map as the name of its file, which must be the final one."""
+    path = tmp_path / "cells.npz"
+    write(path, crops=crops)
+    cells = load(path)
+    maps = [cells.images] if cells.originals is None else [cells.images, cells.originals.pixels]
+    for pixels in maps:
+        assert np.array_equal(np.memmap(pixels.filename)[-1000:], pixels.reshape(-1)[-1000:])

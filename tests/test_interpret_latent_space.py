@@ -480,7 +480,7 @@ def test_damaged_and_foreign_run_folders_are_named(here):
     write_json(run / "settings.json", changed)
     refused("discs.npz is no longer what .*0001-discs-VAE learnt from")
     write_json(run / "settings.json", described | {"settings": described["settings"] | {"base": 4}})
-    refused("best.pt holds another model")
+    refused("best.pt does not fit this run")
     write_json(run / "settings.json", described)
 
     (run / "best.pt").write_bytes(best[:100])

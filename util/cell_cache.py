@@ -172,8 +172,11 @@ class CacheWriter:
         (self.folder / "facts.json").write_text(
             json.dumps(facts, indent=2) + "\n", encoding="utf-8"
         )
-        self.cached.opened = _open(self.folder)  # stays open under its new name
+        self.cached.opened = _open(self.folder)  # stays open, whatever becomes of the folder
         self._publish(self.cached.folder)
+        with contextlib.suppress(OSError, UserError):  # another stamp may have replaced it
+            # A map that is sent to another process is opened there by its name.
+            self.cached.opened = _open(self.cached.folder / self.cached.place)
 
     def _publish(self, cache: Path) -> None:
         """Put the images in place, unless another process did; remove older ones."""
