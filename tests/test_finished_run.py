@@ -79,5 +79,5 @@ def test_another_model_is_named(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "run")
     run = read_finished_run(folder, VAE_framework.Settings)
     cells = VAE_framework.load_again(run).cells
-    with pytest.raises(UserError, match=r"best.pt holds another model than .*settings.json says"):
+    with pytest.raises(UserError, match=r"best.pt does not fit this run"):
         replace(run, settings=replace(run.settings, base=4)).model(cells, CPU)
