@@ -143,11 +143,12 @@ CANDIDATES = {
     "views": CONTRAST,
     "views, balanced": CONTRAST | {"density_balance": 0.5},
     "views, gaussian": CONTRAST | {"alpha": 0.04, "likelihood": "gaussian"},
+    "views, strong": CONTRAST | {"alpha": 0.16, "likelihood": "bernoulli"},
     "aligned": NO_CONTRAST | VAE_framework.ALIGNED,
     "even": NO_CONTRAST | VAE_framework.EVEN,
     "vanilla": NO_CONTRAST | {"target_view": "none", "likelihood": "gaussian"},
 }
-TRIED_STEPS = 500  # of each candidate
+TRIED_STEPS = 400  # of each candidate
 TRIED_SHARE = 0.4  # of the minutes, for all candidates
 SEEDS = 3
 ATTEMPTS = "attempts"  # folder of their runs below the run folder, until one is chosen
