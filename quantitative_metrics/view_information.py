@@ -26,7 +26,7 @@ from util.splitting import deal_out
 LEAST_CELLS = 50  # fewer leave 25 to find directions, which are then mostly noise
 HALVINGS = 5
 PARTS = 20  # of the cells, each left out once for the standard error
-LARGEST = 1 - 1e-6  # squared correlation that is told from 1: at most 6.9 nats per direction
+LARGEST = 1 - 1e-6  # largest squared correlation that counts: at most 6.9 nats per direction
 FLAT = 1e-6  # of the largest coordinate: less variation is the rounding of float32
 
 

@@ -2,7 +2,7 @@
 
 A threshold per field moves with the stain. Where a treatment dims the cytoplasm, the outlines close
 in on the nuclei, and cells seem to shrink that did not: their area is no property of the cell, and
-a window of the field is the better crop. So the stain is measured where it does not depend on the
+a window of the field is the better choice. So the stain is measured where it does not depend on the
 outline, in a ring around the nucleus, and compared with the area of the mask. Where outlines can be
 trusted and cells touch, masked crops are better, since a window shows the neighbours as well.
 """
@@ -181,7 +181,7 @@ def advise(cells: pd.DataFrame, field: Sequence[str], masks: bool) -> Advice:
     if found:
         crop, reason = "window", f"outlines follow the stain {'; '.join(found)}"
         if share >= CROWDED:
-            reason += f"; but {crowd}: outlines from --cell-masks would do without"
+            reason += f"; but {crowd}: give --cell-masks to avoid that"
     elif share >= CROWDED and known:
         crop, reason = "masked", f"{crowd}, and {trust}"
     elif share >= CROWDED:
