@@ -20,22 +20,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 
 from quantitative_metrics.stability import seed_stability
 from quantitative_metrics.unsupervised_metric import co_ranking
 from quantitative_metrics.view_information import view_information
 from util.augmentation import align
 from util.data_processing import Cells
-from util.helpers import plot_projections
+from util.helpers import add_key, draw_points, projection_panel
 from util.runs import write_table
-from util.style import Roles
+from util.style import Roles, colour_column, house_style, save_figure, thinning_stride
 from util.tables import read_table
 
 NEIGHBOURS = 25
 RANKED = 2000  # cells whose neighbours are compared
 BLOCK = 512  # cells aligned at a time
 SIDE = 16  # px, of the aligned cells
-COLOURED_BY = "main direction of the features"
+COLOURED_BY = "1st component, features"
+COLUMNS = 4  # of the figure
 CAPTIONS = {
     "ways": "Ways to learn, each trained for a short time. One was chosen without labels.",
     "seeds": "Seeds of that way, each trained until it had learnt. The one with the most view "
@@ -147,24 +149,47 @@ def write(
         stages: criteria, attempts, and the one that was chosen: of the ways, then of the seeds.
         reference: as for `compare`; the cells are coloured by its first component.
     """
+    tables = [
+        criteria.assign(stage=stage, chosen=[int(a is chosen) for a in attempts])
+        for stage, (criteria, attempts, chosen) in zip(CAPTIONS, stages, strict=True)
+    ]
+    write_table(folder / "choice.csv", pd.concat(tables, ignore_index=True))
+    codes = [attempt.codes for _, attempts, _ in stages for attempt in attempts]
+    _draw(pd.concat(tables), codes, reference, folder / "choice.png")
+
+
+def _draw(table: pd.DataFrame, codes: Sequence[np.ndarray], reference: np.ndarray, path: Path):
+    """A panel for each attempt: its code from the side where it is widest, and its criteria."""
+    values = pd.Series(_widest(reference, 1)[:, 0], name=COLOURED_BY)
+    colouring = colour_column(values, Roles(progress=COLOURED_BY))
+    stride = thinning_stride(len(values))
+    ways = int((table["stage"] == "ways").sum())
+    places = [*range(ways), *range(-(-ways // COLUMNS) * COLUMNS, 10**6)]  # seeds in a new row
+    rows = -(-(places[len(codes) - 1] + 1) // COLUMNS)
+    with house_style():
+        figure = Figure(figsize=(3.1 * COLUMNS + 1.4, 3.3 * rows), layout="constrained")
+        panels = []
+        for place, points, row in zip(places, codes, table.itertuples(), strict=False):
+            panel = projection_panel(figure, (rows, COLUMNS, place + 1), 2)
+            draw_points(panel, _widest(points, 2), colouring, stride)
+            panel.set(xticks=[], yticks=[])
+            panel.set_title(
+                f"{'★ ' * row.chosen}{row.name}, seed {row.seed}\n"
+                f"neighbours {row.neighbours:.3f}, views {row.view_information:.2f} nats",
+                fontsize=9,
+                fontweight="bold" if row.chosen else "normal",
+            )
+            panels.append(panel)
+        add_key(figure, panels, colouring, COLOURED_BY)
+        return save_figure(figure, path)
+
+
+def _widest(points: np.ndarray, axes: int) -> np.ndarray:
+    """The first principal components, (N, axes); 0 where there are fewer."""
     from sklearn.decomposition import PCA
 
-    coordinates, panels, tables = {}, {}, []
-    for stage, (criteria, attempts, chosen) in zip(CAPTIONS, stages, strict=True):
-        tables.append(criteria.assign(stage=stage, chosen=[int(a is chosen) for a in attempts]))
-        for attempt, row in zip(attempts, criteria.itertuples(), strict=True):
-            star = "★ " if attempt is chosen else ""
-            name = (
-                f"{star}{attempt.name}, seed {attempt.seed}, {row.steps:,} steps\n"
-                f"neighbours {row.neighbours:.3f}, views {row.view_information:.2f} nats"
-            )
-            columns = [f"{len(panels)}-{axis}" for axis in range(attempt.codes.shape[1])]
-            coordinates |= dict(zip(columns, attempt.codes.T, strict=True))
-            panels[name] = columns
-    write_table(folder / "choice.csv", pd.concat(tables, ignore_index=True))
-    coordinates[COLOURED_BY] = PCA(1, random_state=0).fit_transform(reference)[:, 0]
-    roles = Roles(progress=COLOURED_BY)
-    plot_projections(pd.DataFrame(coordinates), panels, COLOURED_BY, folder / "choice.png", roles)
+    found = PCA(min(axes, *points.shape), random_state=0).fit_transform(points)
+    return np.pad(found, ((0, 0), (0, axes - found.shape[1])))
 
 
 def read(folder: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, pd.DataFrame]]]:
