@@ -270,8 +270,9 @@ class _Training:
         if self.schedule.minutes is None:
             return tqdm(total=self.schedule.epochs, initial=len(history), unit="epoch", **shown)
         form = "{l_bar}{bar}| of the minutes{postfix}"
-        spent = _seconds(history)
-        return tqdm(total=60 * self.schedule.minutes, initial=spent, bar_format=form, **shown)
+        total = 60 * self.schedule.minutes
+        spent = min(_seconds(history), total)
+        return tqdm(total=total, initial=spent, bar_format=form, **shown)
 
     def restore(self) -> list[dict[str, Any]]:
         """Load the checkpoint, or write the first one; returns the history so far."""
