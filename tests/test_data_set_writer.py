@@ -226,8 +226,13 @@ def test_the_outcome_is_counted_by_class_and_reason(tmp_path):
     assert "  GT_label 1: 10 cells, 5 left out" in lines
 
 
-@pytest.mark.parametrize("column", ["Unique_ID", "folder"])
-@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "a/escaped", "..", ""])
+PATHS = ("../escaped", "/tmp/escaped", "a/escaped", "..")
+
+
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [("Unique_ID", ""), *((column, path) for column in ("Unique_ID", "folder") for path in PATHS)],
+)
 def test_no_name_of_a_cell_leaves_its_folder(tmp_path, column, name):
     def cut_with_path(cells):
         for row, image in cut(cells):

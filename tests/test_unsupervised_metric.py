@@ -10,6 +10,7 @@ from sklearn.manifold import trustworthiness
 from quantitative_metrics import unsupervised_metric
 from quantitative_metrics.unsupervised_metric import MEASURES, area_sizes, co_ranking
 from util.errors import UserError
+from util.latents import first_alike
 
 
 def slow_ranks(data, places=None):
@@ -327,9 +328,8 @@ def test_copies_of_earlier_cells_are_found():
     rows[0, 0] = 0.0
     data = rows[[0, 1, 0, 2, 1, 0]]
     data[5, 0] = -0.0
-    copies, originals = unsupervised_metric._copies(data)
-    assert copies.tolist() == [2, 4, 5] and originals.tolist() == [0, 1, 0]
-    assert unsupervised_metric._copies(rows)[0].tolist() == []
+    assert first_alike(data).tolist() == [0, 1, 0, 3, 1, 0]
+    assert first_alike(rows).tolist() == [0, 1, 2]
 
 
 def test_standard_errors_of_two_cells_are_half_their_difference():
