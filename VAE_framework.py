@@ -34,7 +34,9 @@ from models.train_net import (
     describe_training,
     embed,
     refuse_unusable_checkpoint,
+    signs_of_collapse,
     train,
+    why_ended,
 )
 from models.views import choose_viewed, embed_views, two_views
 from quantitative_metrics.agreement import Views
@@ -50,6 +52,7 @@ from quantitative_metrics.scores import (
     reference_spaces,
     score_latents,
 )
+from quantitative_metrics.view_information import LEAST_CELLS, view_information
 from util import processes
 from util.augmentation import TARGETS, TargetName, align
 from util.cell_features import hand_crafted_features, refuse_identical
@@ -65,6 +68,7 @@ from util.devices import (
 from util.errors import UserError
 from util.even_sampling import image_components, sampling_probabilities
 from util.export import ExportFormat, RawPixelEncoder, export_run, refuse_missing_packages
+from util.fitting import INPUT_SIZES
 from util.helpers import draw_pictures, plot_losses
 from util.image_files import Projection
 from util.latents import AXES, OWN, table_of_run
@@ -133,17 +137,18 @@ class Settings:
     """Cells to draw when the data set is `simulated`; 7,387 is the size of the real matched set."""
     simulated_seed: int = 0
     """Seed of the simulator, apart from the seed of the run."""
-    image_size: int = 64
+    image_size: int | None = 64
     """Side of the network's input in pixels: 32, 64, 128 or 256. Smaller cells are padded; see
-    `fit` for larger ones."""
+    `fit` for larger ones. None takes the smallest that holds 19 of 20 cells."""
     fit: Fit | None = None
     """How cells larger than that are brought to it: `scale` rescales all cells by one factor, so
     that sizes and shapes stay comparable; `squeeze` brings each larger cell alone to the square,
     as in the thesis. None squeezes the `simulated` cells and scales all others. Features are
     measured on the original pixels."""
-    downsample: int = 1
+    downsample: int | None = 1
     """Factor by which the network's input is downsampled (means over squares of pixels); features
-    and reference spaces keep all pixels. A factor of 2 trains two to three times faster."""
+    and reference spaces keep all pixels. A factor of 2 trains two to three times faster. None
+    downsamples to 32 pixels."""
     valid_fraction: float = 0.15
     """Share of the cells kept for validation, drawn per class."""
     augment: bool = True
@@ -178,6 +183,10 @@ class Settings:
 
     epochs: int = 100
     """Passes over the training cells, at most."""
+    minutes: float | None = None
+    """Train until it has learnt, but at most this many minutes: until neither the validation loss
+    nor the view information improves. `decay_every` and `patience` then play no part, and where the
+    minutes end the training, so does the speed of the machine. None trains for `epochs`."""
     batch_size: int = 64
     """Cells per training step."""
     learning_rate: float = 1e-4
@@ -251,12 +260,16 @@ class Settings:
     it."""
 
     BEFORE: ClassVar = CellSource.BEFORE
-    PRESETS_ELSEWHERE: ClassVar = {"views": "InfoMAX_VAE_framework.py"}
+    PRESETS_ELSEWHERE: ClassVar = dict.fromkeys(("views", "auto"), "InfoMAX_VAE_framework.py")
     RENAMED: ClassVar = {"shrink": "downsample", "evenness": "density_balance"}
     # The numbers above as they came, where a preset has another: if one above was edited since, it
     # wins over the preset. Edit those above, not these.
     SHIPPED: ClassVar = {
         "simulated_cells": 7387,
+        "image_size": 64,
+        "downsample": 1,
+        "minutes": None,
+        "keep_checkpoint": False,
         "fit": None,
         "base": 32,
         "likelihood": "bernoulli",
@@ -271,6 +284,7 @@ class Settings:
         "downsample": AT_LEAST_1,
         "density_balance": Range(0, 1),
         "epochs": AT_LEAST_1,
+        "minutes": ABOVE_0,
         "batch_size": Range(2),  # batch norm
         "learning_rate": ABOVE_0,
         "decay_every": AT_LEAST_1,
@@ -309,8 +323,18 @@ PRESETS = {
 }
 
 # A resumed run may train longer, or elsewhere; any other change would make it another run.
-CHANGEABLE = ("epochs", "order", "patience", "device", "keep_checkpoint", "tensorboard", "export")
+CHANGEABLE = (
+    "epochs",
+    "minutes",
+    "order",
+    "patience",
+    "device",
+    "keep_checkpoint",
+    "tensorboard",
+    "export",
+)
 
+VIEWED = 256  # validation cells whose reconstructions are compared with each other
 EXAMPLES = 12  # cells in the figures of reconstructions and samples
 
 MakeObjective = Callable[[Settings, Cells], nn.Module]
@@ -377,12 +401,18 @@ class Run:
     lock: object = None
 
 
-def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> Path:
+def main(
+    settings: Settings,
+    make_objective: MakeObjective = elbo_objective,
+    figures: Sequence[tuple[str, Path]] = (),
+    tables: Sequence[tuple[str, pd.DataFrame]] = (),
+) -> Path:
     """One run from cells to report.
 
     Args:
         settings: every number of the run.
         make_objective: builds what is minimised, from the settings and the cells.
+        figures, tables: more of them, with their captions, shown first in the report.
 
     Returns:
         the run folder.
@@ -391,15 +421,32 @@ def main(settings: Settings, make_objective: MakeObjective = elbo_objective) -> 
         UserError: a mistake in the settings or the data, in one line.
     """
     loaded = load(settings, measure=False)
+    settings = with_sizes(settings, loaded.cells)
     run = prepare(settings, make_objective, loaded=loaded)
     with Beside(lambda: gold_standard(settings, loaded)) as beside:
         history = learn(run, beside.check)
         processes.leave()  # of many processes, the main one goes on alone
         features, notes, baselines = beside.result()
-    run = with_features(run, features, notes)
+    return show(with_features(run, features, notes), history, baselines, figures, tables)
+
+
+def show(
+    run: Run,
+    history: list[dict[str, Any]],
+    baselines: Mapping[str, np.ndarray],
+    figures: Sequence[tuple[str, Path]] = (),
+    tables: Sequence[tuple[str, pd.DataFrame]] = (),
+) -> Path:
+    """Project, score, draw and export a trained run; returns its folder.
+
+    Args:
+        run, history: the run and what its training returned.
+        baselines: of `project_features`.
+        figures, tables: more of them, with their captions, shown first in the report.
+    """
     latents, projections = project(run, baselines)
     scores = score(run, latents, projections)
-    report = draw(run, history, latents, projections, scores)
+    report = draw(run, history, latents, projections, scores, figures, tables)
     for path in export(run, latents, projections, scores):
         print(f"exported: {path}")
     print(format_table(scores_table(scores.table)))
@@ -455,6 +502,14 @@ def load_features(settings: Settings, cells: Cells) -> tuple[pd.DataFrame | None
     return features, notes
 
 
+def with_sizes(settings: Settings, cells: Cells) -> Settings:
+    """The settings with the sizes that the cells ask for, where they are None."""
+    side, downsample = cells.images.shape[-1], settings.downsample
+    if downsample is None:
+        downsample = side // INPUT_SIZES[0]
+    return replace(settings, image_size=side, downsample=downsample)
+
+
 def load_again(run: FinishedRun) -> Loaded:
     """The cells of a finished run, as it learnt from them.
 
@@ -493,9 +548,8 @@ def prepare(
         summary_writer()  # installed?
     loaded = loaded or load(settings)
     cells = loaded.cells
-    seed_everything(settings.seed)  # of the initial weights
-    model = build_vae(**network_arguments(settings, cells.images.shape[1])).to(device)
-    objective = make_objective(settings, cells).to(device)
+    settings = with_sizes(settings, cells)
+    model, objective = build(settings, make_objective, cells, device)
     precision = resolve_precision(settings.precision, device)
     lock = None
     if settings.resume:
@@ -523,6 +577,15 @@ def prepare(
         folder=processes.from_main(folder),
         lock=lock,
     )
+
+
+def build(
+    settings: Settings, make_objective: MakeObjective, cells: Cells, device: torch.device
+) -> tuple[VAE, nn.Module]:
+    """The model with its first weights, and what it minimises."""
+    seed_everything(settings.seed)
+    model = build_vae(**network_arguments(settings, cells.images.shape[1])).to(device)
+    return model, make_objective(settings, cells).to(device)
 
 
 def open_run(
@@ -580,7 +643,30 @@ def learn(
         on_epoch=lambda entry: [listen(entry) for listen in listeners],
         probabilities=probabilities,
         keep_checkpoint=settings.keep_checkpoint,
+        judge=judge_views(run) if settings.minutes is not None else None,
     )
+
+
+def judge_views(run: Run) -> Callable[[nn.Module], float]:
+    """Measures the view information of the run's model on its validation cells, in nats.
+
+    Raises:
+        UserError: these are too few to measure it.
+    """
+    cells, settings = run.loaded.cells, run.settings
+    rows = choose_viewed(run.loaded.split[1], settings.seed)
+    if len(rows) < LEAST_CELLS:
+        raise UserError(
+            f"{len(rows)} validation cells are too few to see whether a training has learnt "
+            f"(`minutes`): {LEAST_CELLS} are needed; raise `valid_fraction`, or train for `epochs`"
+        )
+    views = list(two_views(cells, rows, settings.seed))
+
+    def judge(model: nn.Module) -> float:
+        codes = embed_views(model, views, run.batches.device, settings.downsample)
+        return view_information(*codes, seed=settings.seed).value
+
+    return judge
 
 
 def schedule_of(settings: Settings, precision: Precision) -> Schedule:
@@ -632,13 +718,20 @@ def baselines_of(settings: Settings) -> dict[str, dict[str, float]]:
 
 def with_features(run: Run, features: pd.DataFrame | None, notes: list[str]) -> Run:
     """The run with its features, whose names are kept in settings.json; notes are also printed."""
+    run = with_notes(replace(run, loaded=replace(run.loaded, features=features)), notes)
+    if features is not None:
+        path = run.folder / "settings.json"
+        write_json(path, read_json(path) | {"features": features.columns.tolist()})
+    return run
+
+
+def with_notes(run: Run, notes: list[str]) -> Run:
+    """The run with more notes, which are printed and kept in settings.json."""
     for note in notes_for_user(notes):
         print(f"note: {note}")
-    notes = notes_for_user(run.loaded.notes + notes)
-    loaded = replace(run.loaded, features=features, notes=notes)
+    loaded = replace(run.loaded, notes=notes_for_user(run.loaded.notes + notes))
     path = run.folder / "settings.json"
-    kept = {} if features is None else {"features": features.columns.tolist()}
-    write_json(path, read_json(path) | {"notes": loaded.notes} | kept)
+    write_json(path, read_json(path) | {"notes": loaded.notes})
     return replace(run, loaded=loaded)
 
 
@@ -735,7 +828,7 @@ def draw(
         described=read_json(folder / "settings.json"),
         titles=(f"{folder.name}: {name}", name),
         summary=summary_lines(run, history),
-        notes=notes_for_user(loaded.notes + scores.notes),
+        notes=notes_for_user(training_warnings(run, history) + loaded.notes + scores.notes),
         figures=[*figures, losses, *decode_examples(run)],
         tables=tables,
     )
@@ -755,6 +848,17 @@ def summary_lines(run: Run, history: list[dict[str, Any]]) -> list[str]:
         f"Preset {settings.preset}; settings that differ from the defaults: "
         f"{', '.join(changed_settings(settings)) or 'none'}.",
     ]
+
+
+@torch.no_grad()
+def training_warnings(run: Run, history: list[dict[str, Any]]) -> list[str]:
+    """Whether the model is good enough to be looked at; why the training ended comes last."""
+    valid = run.loaded.split[1]
+    rows = valid[np.linspace(0, len(valid) - 1, min(VIEWED, len(valid))).astype(int)]
+    cells = run.batches.take(torch.from_numpy(rows))
+    drawn = run.model.eval().decode(run.model.encode(cells)[0]).sigmoid()
+    why = why_ended(history, schedule_of(run.settings, run.precision), len(run.loaded.split[0]))
+    return [*signs_of_collapse(history, cells, drawn), why]
 
 
 @torch.no_grad()

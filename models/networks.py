@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from models.nn_modules import ConvDown, ConvUp, SkipDown, SkipIn, SkipUp, initialise
 from util.devices import in_float32
 from util.errors import UserError
+from util.fitting import INPUT_SIZES
 
-IMAGE_SIZES = (32, 64, 128, 256)
 ARCHITECTURES = ("vanilla", "sc", "simple")
 LOGVAR_RANGE = (-6.0, 2.0)  # of the thesis; keeps the code finite while the encoder is untrained
 
@@ -192,10 +192,10 @@ def input_side(image_size: int, downsample: int) -> int:
         UserError: no network takes such an image.
     """
     size, odd = divmod(image_size, downsample)
-    if downsample > 1 and (odd or size not in IMAGE_SIZES):
+    if downsample > 1 and (odd or size not in INPUT_SIZES):
         raise UserError(
             f"`downsample` {downsample} of `image_size` {image_size}: what is left must be one of "
-            f"{', '.join(map(str, IMAGE_SIZES))} pixels"
+            f"{', '.join(map(str, INPUT_SIZES))} pixels"
         )
     return size
 
@@ -222,9 +222,9 @@ def _refuse_impossible(
     architecture: str, image_size: int, at_least_1: Mapping[str, int], min_logvar: float
 ) -> None:
     """Arguments of `build_vae`, those of `at_least_1` by their names."""
-    if image_size not in IMAGE_SIZES:
+    if image_size not in INPUT_SIZES:
         raise UserError(
-            f"`image_size` {image_size}: must be one of {', '.join(map(str, IMAGE_SIZES))}"
+            f"`image_size` {image_size}: must be one of {', '.join(map(str, INPUT_SIZES))}"
         )
     if architecture not in ARCHITECTURES:
         raise UserError(f"`architecture` {architecture}: must be one of {', '.join(ARCHITECTURES)}")

@@ -21,6 +21,7 @@ part's size. If the memory runs out, the run ends instead of halving the batch.
 import gc
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable
 from copy import deepcopy
@@ -33,6 +34,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from models import learning_curve
 from models.checkpoints import load_weights, read_checkpoint, refuse_odd_epoch
 from util import processes
 from util.data_processing import Batches
@@ -45,6 +47,8 @@ from util.runs import save_checkpoint, seed_everything
 SMALLEST_BATCH = 16  # smaller batches give batch norm too few cells
 SAVE_EVERY = 60.0  # seconds at least from one checkpoint to the next
 WRITTEN_PER_EPOCH = 48e6  # bytes, at most on average: 100 epochs write less than 5 GB
+LEAST_KL = 0.1  # nats per cell; the posteriors of a code that holds less are the prior
+LEAST_DRAWN = 0.01  # of the variance between cells, for an image that depends on its cell
 LARGEST_KEPT = 32 * 2**20  # bytes; a checkpoint has three to seven times the size of its model
 
 
@@ -62,6 +66,10 @@ class Schedule:
         bfloat16: compute in bfloat16 where that is safe (autocast); weights stay float32.
         freeze_norm_after: epochs after which the batch-norm statistics are frozen, while the
             weights of batch norm stay trainable; None never freezes them.
+        minutes: train until validation loss and view information stand still
+            (`models.learning_curve`), for at most this many minutes and `epochs`. The learning rate
+            is cut where they first stand still; `decay_every` and `patience` play no part. None
+            trains for `epochs`.
     """
 
     epochs: int
@@ -73,6 +81,10 @@ class Schedule:
     seed: int = 0
     bfloat16: bool = False
     freeze_norm_after: int | None = None
+    minutes: float | None = None
+
+
+Judge = Callable[[nn.Module], float]
 
 
 def train(
@@ -88,6 +100,7 @@ def train(
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
     probabilities: np.ndarray | None = None,
     keep_checkpoint: bool = True,
+    judge: Judge | None = None,
 ) -> list[dict[str, Any]]:
     """Train until the last epoch or a stalled validation loss; the best weights end in `model`.
 
@@ -109,6 +122,8 @@ def train(
         keep_checkpoint: keep checkpoint.pt at the end whatever its size, so that a longer training
             can continue from it; else one above `LARGEST_KEPT` is deleted, unless this call trained
             no epoch.
+        judge: view information of the model, in nats, measured every few hundred steps of a
+            schedule of minutes.
 
     Returns:
         the history, one dict per epoch: epoch, train and valid terms, learning_rate, batch_size,
@@ -128,6 +143,7 @@ def train(
         remember=remember or {},
         probabilities=probabilities,
         keep_checkpoint=keep_checkpoint,
+        judge=judge,
     )
     history = training.restore()
     training.run(history, progress, on_epoch)
@@ -182,7 +198,8 @@ def _parts(
     """All that has a state: what is trained, and what trains it."""
     groups = objective.parameter_groups(model, schedule.learning_rate)
     optimizer = torch.optim.Adam(groups, fused=fused)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, schedule.decay_every, schedule.decay)
+    every = schedule.decay_every if schedule.minutes is None else sys.maxsize
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, every, schedule.decay)
     return {
         "model": model,
         "objective": objective,
@@ -206,11 +223,12 @@ class _Training:
         remember: dict[str, Any],
         probabilities: np.ndarray | None,
         keep_checkpoint: bool,
+        judge: Judge | None,
     ):
         self.model, self.objective, self.batches = model, objective, batches
         self.split, self.schedule = split, schedule
         self.folder, self.remember, self.probabilities = folder, remember, probabilities
-        self.keep_checkpoint = keep_checkpoint
+        self.keep_checkpoint, self.judge = keep_checkpoint, judge
         if processes.world_size() > 1:
             _refuse_small_parts(min(batches.batch_size, len(split[0])))
             if batches.device.type == "cuda":  # replaces the layers, keeps their parameters
@@ -229,13 +247,7 @@ class _Training:
         on_epoch: Callable[[dict[str, Any]], None] | None,
     ) -> None:
         """Train what is left of the schedule; lengthens the history."""
-        with tqdm(
-            total=self.schedule.epochs,
-            initial=len(history),
-            desc="training",
-            unit="epoch",
-            disable=not progress,
-        ) as bar:
+        with self.bar(history, progress) as bar:
             try:
                 while not _finished(history, self.schedule):
                     entry = self.try_epoch(len(history) + 1)
@@ -248,9 +260,19 @@ class _Training:
                         on_epoch(entry)
                     losses = {side: f"{entry[side]['loss']:.1f}" for side in ("train", "valid")}
                     bar.set_postfix(losses)
-                    bar.update()
+                    bar.update(1 if self.schedule.minutes is None else entry["seconds"])
             finally:
                 self.save_what_is_new()
+
+    def bar(self, history: list[dict[str, Any]], progress: bool) -> tqdm:
+        """The progress bar, with the time left: in epochs, or in seconds of the minutes."""
+        shown = {"desc": "training", "disable": not progress}
+        if self.schedule.minutes is None:
+            return tqdm(total=self.schedule.epochs, initial=len(history), unit="epoch", **shown)
+        form = "{l_bar}{bar}| of the minutes{postfix}"
+        total = 60 * self.schedule.minutes
+        spent = min(_seconds(history), total)
+        return tqdm(total=total, initial=spent, bar_format=form, **shown)
 
     def restore(self) -> list[dict[str, Any]]:
         """Load the checkpoint, or write the first one; returns the history so far."""
@@ -345,8 +367,7 @@ class _Training:
         learnt = self._learn(self.batches.shuffled(train_cells), number)
         valid = self._validate(valid_cells)
         _refuse_non_finite(valid, f"epoch {number}, validation")
-        self.scheduler.step()
-        return {
+        entry = {
             "epoch": number,
             "train": learnt,
             "valid": valid,
@@ -354,6 +375,25 @@ class _Training:
             "batch_size": self.batches.batch_size,
             "seconds": time.perf_counter() - started,
         }
+        if self.schedule.minutes is not None:
+            self.compare_with_before(entry)
+            entry["seconds"] = time.perf_counter() - started
+        self.scheduler.step()
+        return entry
+
+    def compare_with_before(self, entry: dict[str, Any]) -> None:
+        """Measure view information where it is due, and cut the learning rate at a plateau."""
+        before = self.last["history"]
+        history = [*before, entry]
+        last = len(history) == self.schedule.epochs
+        if not (last or learning_curve.is_due(history, len(self.split[0]))):
+            return
+        entry["view_information"] = processes.from_main(
+            self.judge(self.model) if processes.is_main() else None
+        )
+        if learning_curve.plateaus(history) > learning_curve.plateaus(before):
+            for group in self.optimizer.param_groups:
+                group["lr"] *= learning_curve.DECAY
 
     def _learn(self, batches: Iterable[Tensor], epoch: int) -> dict[str, float]:
         self.model.train()
@@ -454,12 +494,64 @@ def best_epoch(history: list[dict[str, Any]]) -> int:
 def describe_training(history: list[dict[str, Any]], device: torch.device) -> str:
     """One sentence: the best epoch, its loss, and how long the training took."""
     best = history[best_epoch(history) - 1]
-    seconds = sum(entry["seconds"] for entry in history)
     return (
         f"Epoch {best['epoch']} of {len(history)} had the lowest validation loss, "
         f"{best['valid']['loss']:.1f} nats per image, and is the one shown and scored; training "
-        f"took {seconds:.0f} s on {device}."
+        f"took {_seconds(history):.0f} s on {device}."
     )
+
+
+def why_ended(history: list[dict[str, Any]], schedule: Schedule, n_cells: int) -> str:
+    """One sentence: why the training ended, and how to go on if it was still improving.
+
+    Args:
+        history: of a finished training.
+        schedule: of it.
+        n_cells: training cells.
+    """
+    steps = f"after {learning_curve.steps_of(history, n_cells):,} steps ({len(history)} epochs)"
+    longest, way = len(history) >= schedule.epochs, f"`epochs` {2 * len(history)}"
+    if schedule.minutes is not None:
+        if learning_curve.plateaus(history) >= learning_curve.LAST_PLATEAU:
+            return f"Training ended {steps} because loss and view information stood still."
+        if not longest:
+            way = f"`minutes` {2 * schedule.minutes:g}"
+    elif not longest:
+        return (
+            f"Training ended {steps} because the validation loss had not fallen for "
+            f"{schedule.patience} epochs."
+        )
+    if not learning_curve.still_improving(history):
+        return f"Training ended {steps}; the validation loss stood still."
+    return (
+        f"WARNING: the validation loss was still falling when training ended {steps}: go on with "
+        f"`resume` {way}."
+    )
+
+
+def signs_of_collapse(history: list[dict[str, Any]], cells: Tensor, drawn: Tensor) -> list[str]:
+    """Warnings about a model whose code says nothing of the cells.
+
+    Args:
+        history: of its training.
+        cells: (B, C, S, S) held-out images in 0..1.
+        drawn: their reconstructions.
+    """
+    kl = history[best_epoch(history) - 1]["valid"]["kl"]
+    drawn_spread, spread = (images.var(dim=0).sum() for images in (drawn, cells))
+    found = []
+    if kl < LEAST_KL:
+        found.append(
+            f"WARNING: the model has collapsed: its code holds {kl:.2f} nats per cell, so it says "
+            "nothing about them. Lower `beta`, raise `free_bits` or train longer."
+        )
+    if len(cells) > 1 and drawn_spread < LEAST_DRAWN * spread:
+        found.append(
+            "WARNING: the decoder draws the same image for every cell (its images vary by "
+            f"{drawn_spread / spread:.1%} of the cells' variance), so look at no reconstruction. "
+            "Train longer, or take `likelihood` gaussian where channels are faint."
+        )
+    return found
 
 
 def _refuse_small_parts(batch: int) -> None:
@@ -471,9 +563,17 @@ def _refuse_small_parts(batch: int) -> None:
 
 
 def _finished(history: list[dict[str, Any]], schedule: Schedule) -> bool:
-    """Whether the last epoch is reached, or the validation loss has stalled."""
-    stalled = bool(history) and len(history) - best_epoch(history) >= schedule.patience
-    return stalled or len(history) >= schedule.epochs
+    """Whether the last epoch or minute is over, or nothing more is learnt."""
+    if len(history) >= schedule.epochs or not history:
+        return bool(history)
+    if schedule.minutes is None:
+        return len(history) - best_epoch(history) >= schedule.patience
+    over = _seconds(history) >= 60 * schedule.minutes
+    return over or learning_curve.plateaus(history) >= learning_curve.LAST_PLATEAU
+
+
+def _seconds(history: list[dict[str, Any]]) -> float:
+    return sum(entry["seconds"] for entry in history)
 
 
 def _bytes_of(state: Any) -> int:

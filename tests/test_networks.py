@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from models.losses import ELBOObjective
-from models.networks import ARCHITECTURES, IMAGE_SIZES, build_vae
+from models.networks import ARCHITECTURES, build_vae
 from util.errors import UserError
+from util.fitting import INPUT_SIZES
 
 
 def n_parameters(module):
@@ -45,7 +46,7 @@ def test_parameter_counts():
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("size", IMAGE_SIZES)
+@pytest.mark.parametrize("size", INPUT_SIZES)
 def test_shapes(architecture, size):
     model = build_vae(architecture, size, channels=2, base=4, latent_dim=5, decoder_base=6)
     logits, mean, logvar, z = model(torch.rand(3, 2, size, size))

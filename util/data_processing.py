@@ -33,9 +33,9 @@ from util.cell_cache import CacheWriter, CellCache, cache_folder, cache_name, fi
 from util.crops import Crops, CropWriter, Fit
 from util.devices import select_rows, tensor_type
 from util.errors import UserError
-from util.fitting import LOOK_AT, choose_padding, choose_scaling, scaling_rule
+from util.fitting import INPUT_SIZES, LOOK_AT, choose_padding, choose_scaling, scaling_rule
 from util.image_checks import ImageChecks, Seen, look_at
-from util.image_files import Meaning, Projection, read_array, try_read
+from util.image_files import Meaning, Projection, image_shape, read_array, try_read
 from util.image_folders import class_folders, list_images, paths_below
 from util.latents import rename_reserved
 from util.metadata import count_and_name, join_array, join_metadata, read_array_metadata
@@ -163,9 +163,9 @@ class CellSource:
     """Name of the images in an .npz; None takes the only array that can be images."""
     array_axes: str | None = None
     """Axes of that array, e.g. NHWC or NCHW; None finds the channel axis."""
-    image_size: int = 64
+    image_size: int | None = 64
     """Side of the square cell images in pixels: 32, 64, 128 or 256. Smaller cells are padded; see
-    `fit` for larger ones."""
+    `fit` for larger ones. None takes the smallest that holds 19 of 20 cells."""
     fit: Fit | None = None
     """How cells larger than that are brought to it: `scale` rescales all cells by one factor, so
     that sizes and shapes stay comparable; `squeeze` brings each larger cell alone to the square,
@@ -201,7 +201,7 @@ class CellSource:
 def load_cells(
     source: CellSource | str | Path,
     metadata: str | Path | None = None,
-    image_size: int = CellSource.image_size,
+    image_size: int | None = CellSource.image_size,
     progress: bool = True,
     **more: Any,
 ) -> Cells:
@@ -219,6 +219,8 @@ def load_cells(
     if not isinstance(source, CellSource):
         metadata = None if metadata is None else str(metadata)
         source = CellSource(str(source), metadata=metadata, image_size=image_size, **more)
+    if source.image_size is None:
+        source = dataclasses.replace(source, image_size=_side_that_holds(source))
     cells = _load_all(source, progress)
     if source.channels:
         cells = dataclasses.replace(cells, channels=_named(cells.channels, source.channels))
@@ -262,6 +264,26 @@ def _load_all(source: CellSource, progress: bool) -> Cells:
     if path.is_file():
         raise UserError(f"`dataset` {path}: give a folder of images or an .npz/.npy file")
     raise UserError(f"`dataset` {path}: there is no such folder or file")
+
+
+def _side_that_holds(source: CellSource) -> int:
+    """The smallest of `INPUT_SIZES` that holds 19 of 20 cells, else the largest."""
+    if source.dataset == "simulated":
+        return CellSource.image_size
+    path = Path(source.dataset)
+    if path.is_dir():
+        files = list_images(path)
+        meaning = Meaning(source.image_axes, source.project_z)
+        with ThreadPoolExecutor() as pool:
+            looked_at = files[:: math.ceil(len(files) / LOOK_AT) or 1]
+            found = pool.map(lambda file: image_shape(file, meaning), looked_at)
+            sides = [max(shape) for shape in found if shape]
+    elif path.is_file():
+        sides = [max(read_array(path, source.array_key, source.array_axes)[0].shape[2:])]
+    else:
+        sides = []  # the reader says what is wrong
+    holding = np.quantile(sides or [CellSource.image_size], 0.95)
+    return next((side for side in INPUT_SIZES if side >= holding), INPUT_SIZES[-1])
 
 
 def _load_simulated(source: CellSource) -> Cells:
@@ -510,7 +532,7 @@ def _look_at_some(
 ) -> list[tuple[Path, np.ndarray]]:
     """Readable images, evenly spaced over the files, that agree in channels and kind."""
     reason, looked = "", []
-    for file in files[:: math.ceil(len(files) / LOOK_AT)]:
+    for file in files[:: math.ceil(len(files) / LOOK_AT) or 1]:
         image, why, _ = try_read(file, meaning)
         if image is None:
             reason = reason or f"{file.name}: {why}"

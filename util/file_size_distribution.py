@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 
 from util.data_processing import Cells, CellSource, load_cells
 from util.errors import UserError
+from util.fitting import INPUT_SIZES
 from util.helpers import compose_rgb, draw_sheet, mix_channels
 from util.image_files import Meaning, image_shape, read_array, read_image
 from util.image_folders import list_images
@@ -33,7 +34,6 @@ from util.settings import notes_for_user, parse_options, run_script
 from util.style import OKABE_ITO, house_style, save_figure
 from util.tables import read_table
 
-INPUT_SIZES = (32, 64, 128, 256)  # px, those of the networks
 NO_CLASS = "(none)"
 CELLS_PER_CLASS = 10  # on the sheet of examples
 CLASSES_SHOWN = 24  # at most on that sheet

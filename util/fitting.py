@@ -9,6 +9,7 @@ import skimage
 
 MASKED_BORDER = 0.1  # crops are masked from this share of border pixels 0 in every channel
 OUTLIER = 2.0  # times the 99th percentile of the sides
+INPUT_SIZES = (32, 64, 128, 256)  # px, sides of the networks' input
 LOOK_AT = 1000  # images looked at to choose padding and scaling
 
 
