@@ -83,6 +83,11 @@ class Schedule:
     freeze_norm_after: int | None = None
     minutes: float | None = None
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether the minutes may end the training."""
+        return self.minutes is not None and self.minutes < math.inf
+
 
 Judge = Callable[[nn.Module], float]
 
@@ -260,14 +265,14 @@ class _Training:
                         on_epoch(entry)
                     losses = {side: f"{entry[side]['loss']:.1f}" for side in ("train", "valid")}
                     bar.set_postfix(losses)
-                    bar.update(1 if self.schedule.minutes is None else entry["seconds"])
+                    bar.update(entry["seconds"] if self.schedule.is_timed else 1)
             finally:
                 self.save_what_is_new()
 
     def bar(self, history: list[dict[str, Any]], progress: bool) -> tqdm:
         """The progress bar, with the time left: in epochs, or in seconds of the minutes."""
         shown = {"desc": "training", "disable": not progress}
-        if self.schedule.minutes is None:
+        if not self.schedule.is_timed:
             return tqdm(total=self.schedule.epochs, initial=len(history), unit="epoch", **shown)
         form = "{l_bar}{bar}| of the minutes{postfix}"
         total = 60 * self.schedule.minutes

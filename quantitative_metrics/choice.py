@@ -39,9 +39,9 @@ SIDE = 16  # px, of the aligned cells
 COLOURED_BY = "1st component, features"
 COLUMNS = 4  # of the figure
 CAPTIONS = {
-    "ways": "Ways to learn, each trained for a short time. One was chosen without labels.",
-    "seeds": "Seeds of that way, each trained until it had learnt. The one with the most view "
-    "information was kept.",
+    "ways": "Ways to learn, each trained for as many steps. One was chosen without labels.",
+    "seeds": "Seeds of that way, trained until they had learnt or their minutes were over. The one "
+    "with the most view information was kept.",
 }
 
 
