@@ -16,13 +16,10 @@ trains it from three seeds until it has learnt, keeps the best seed, and reports
 
 import math
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import nn
 
 import VAE_framework
@@ -35,6 +32,7 @@ from quantitative_metrics import choice
 from util import processes
 from util.augmentation import VIEWS, ViewName
 from util.data_processing import Cells
+from util.devices import one_thread
 from util.errors import UserError
 from util.latents import OWN
 from util.mutual_information import Bound, InformationEstimator
@@ -221,21 +219,8 @@ def main_auto(settings: InfoMaxSettings) -> Path:
     return show(run, history, baselines, *choice.read(run.folder))
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one CPU thread.
-
-    A second one saves a third of the time of such small networks on an idle machine. On a busy one,
-    as while features are measured, the threads wait for each other ten times as long.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
+# A second thread saves a third of the time of such small networks on an idle machine. On a busy
+# one, as while features are measured, the threads wait for each other ten times as long.
 @one_thread()
 def attempt(run: Run, name: str, seed: int, minutes: float, epochs: int) -> choice.Attempt:
     """Train a candidate in a folder of its own below the run's, or go on training it.

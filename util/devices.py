@@ -6,8 +6,8 @@ deviation of 0.05, nor for a log-variance, whose rounding error counts once per 
 Layers that read or write such numbers run `in_float32`.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import numpy as np
@@ -124,3 +124,14 @@ def select_rows(values: Tensor, rows: Tensor | slice) -> Tensor:
 def tensor_type(dtype: np.dtype) -> torch.dtype:
     """Torch's name of a NumPy type."""
     return torch.from_numpy(np.empty(0, dtype)).dtype
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute on one CPU thread meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -18,7 +18,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +48,7 @@ from quantitative_metrics.scores import Plan, score_projections  # noqa: E402
 from quantitative_metrics.unsupervised_metric import co_ranking  # noqa: E402
 from util.cell_features import measure_features  # noqa: E402
 from util.data_processing import CellBatches, CellSource, load_cells  # noqa: E402
+from util.devices import one_thread  # noqa: E402
 from util.raw.centroid_matching import match_centroids  # noqa: E402
 
 KNOWN = Path(__file__).with_name("ratios.json")
@@ -293,17 +293,6 @@ def _seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch on one thread, so that the ratios hold on any number of cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def main() -> int:
